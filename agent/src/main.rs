@@ -1,0 +1,2 @@
+//! Hearth agent.
+fn main() {}

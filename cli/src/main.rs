@@ -1,0 +1,2 @@
+//! Hearth cli.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Hearth controller.
+fn main() {}
