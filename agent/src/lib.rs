@@ -1,1 +1,4 @@
 //! Hearth agent.
+
+pub mod clock;
+pub mod task;

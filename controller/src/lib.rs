@@ -1,1 +1,4 @@
 //! Hearth controller.
+
+pub mod clock;
+pub mod task;
