@@ -1,0 +1,35 @@
+//! Versions of the protocol, and how two parties agree on one.
+//!
+//! **What.** The ALPN carries the major version; `Hello` carries the range of minor versions the agent speaks.
+//! **Why a range.** Agents and controller are upgraded apart; each serves its current and its previous version.
+//! **Invariants.** Hello and Refused messages keep their bytes for good, because they do the negotiating.
+
+/// ALPN of agent sessions.
+pub const ALPN: &[u8] = b"hearth/1";
+/// ALPN of enrolment: only the server is authenticated.
+pub const ALPN_ENROL: &[u8] = b"hearth-enrol/1";
+
+/// Version 1: first release. Control session, plans, inventory, piece transfer.
+pub const VERSION_MIN: u16 = 1;
+/// Newest version that this build speaks.
+pub const VERSION_MAX: u16 = 1;
+
+/// The newest version that both ranges hold, or `None`.
+#[must_use]
+pub fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
+    let (low, high) = (ours.0.max(theirs.0), ours.1.min(theirs.1));
+    (low <= high).then_some(high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_wins() {
+        assert_eq!(negotiate((1, 3), (2, 5)), Some(3));
+        assert_eq!(negotiate((2, 2), (1, 2)), Some(2));
+        assert_eq!(negotiate((1, 1), (2, 3)), None);
+        assert_eq!(negotiate((1, 1), (3, 0)), None);
+    }
+}
