@@ -24,7 +24,8 @@ pub struct IdError {
 macro_rules! id_types {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd, Encode, Decode)]
+        #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd, Encode, Decode, utoipa::ToSchema)]
+        #[schema(value_type = String, format = Uuid, example = "019ab3c4-5d6e-7f80-9123-456789abcdef")]
         pub struct $name([u8; 16]);
 
         impl $name {

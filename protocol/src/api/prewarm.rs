@@ -1,0 +1,146 @@
+//! `/api/v1/prewarms`: jobs that put one image on many locations.
+
+use serde::{Deserialize, Serialize};
+
+use super::cache::{Keep, Targets};
+use crate::digest::ContentId;
+use crate::id::{ImageId, LocationId, PrewarmId};
+use crate::words::{EntryStatus, PrewarmState, Priority};
+
+/// A new job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrewarmCreate {
+    /// Id of the image; it must be active.
+    pub image: ImageId,
+    /// Where.
+    pub targets: Targets,
+    /// Order of work; default `deadline` with a deadline, else `bulk`.
+    #[serde(default)]
+    pub priority: Option<Priority>,
+    /// When it must be done, RFC 3339.
+    #[serde(default)]
+    pub deadline: Option<String>,
+    /// When it begins, RFC 3339; absent: now.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// Cap per location, bytes per second, at least 65,536.
+    #[serde(default)]
+    pub rate_bytes_per_s: Option<u64>,
+    /// How long the copies are kept.
+    #[serde(default)]
+    pub keep: Keep,
+    /// Only say what would happen; the answer is a [`DryRun`].
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Prewarm {
+    /// Its id.
+    pub id: PrewarmId,
+    /// The image.
+    pub image: ImageId,
+    /// Its name.
+    pub image_name: String,
+    /// Its content.
+    pub content: ContentId,
+    /// State.
+    pub state: PrewarmState,
+    /// Where, as it was asked for.
+    pub targets: Targets,
+    /// Order of work.
+    pub priority: Priority,
+    /// When it must be done.
+    pub deadline: Option<String>,
+    /// When it begins or began.
+    pub start: String,
+    /// Cap per location.
+    pub rate_bytes_per_s: Option<u64>,
+    /// How long the copies are kept.
+    pub keep: Keep,
+    /// Targets.
+    pub total: u32,
+    /// Targets that say "verified on disk".
+    pub active: u32,
+    /// Targets that failed.
+    pub failed: u32,
+    /// Raw bytes verified at all targets.
+    pub done_bytes: u64,
+    /// Raw bytes of all targets.
+    pub data_bytes: u64,
+    /// Stored bytes that moved.
+    pub moved_bytes: u64,
+    /// Who made it.
+    pub created_by: String,
+    /// When it was made.
+    pub created_at: String,
+    /// When it ended.
+    pub finished_at: Option<String>,
+}
+
+/// One location of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PrewarmTarget {
+    /// The location.
+    pub location: LocationId,
+    /// Its name.
+    pub location_name: String,
+    /// Whether its agent has a session now.
+    pub online: bool,
+    /// State of the entry there.
+    pub status: EntryStatus,
+    /// Progress, 0 to 100.
+    pub percent: u8,
+    /// Raw bytes verified.
+    pub done_bytes: u64,
+    /// Raw bytes of all chunks.
+    pub data_bytes: u64,
+    /// Stored bytes that moved.
+    pub moved_bytes: u64,
+    /// Raw bytes taken from other images there.
+    pub reused_bytes: u64,
+    /// Why it failed or waits; empty otherwise.
+    pub reason: String,
+    /// Tries so far.
+    pub attempts: u32,
+    /// When it was verified on disk.
+    pub done_at: Option<String>,
+}
+
+/// A job with its targets, failed ones first, then running ones, then the rest by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PrewarmDetails {
+    /// The job.
+    #[serde(flatten)]
+    pub prewarm: Prewarm,
+    /// Its targets.
+    pub locations: Vec<PrewarmTarget>,
+}
+
+/// What a job would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DryRun {
+    /// Locations that have the image already.
+    pub warm: u32,
+    /// Locations that must fetch it.
+    pub cold: u32,
+    /// Stored bytes that move at most (locations may reuse chunks of other images).
+    pub move_bytes_max: u64,
+    /// Lower bound of the time in seconds, from the slowest interface among the cold ones and the source's.
+    pub time_bound_s: f64,
+    /// Locations that cannot take it, with the reason.
+    pub unfit: Vec<Unfit>,
+}
+
+/// A location that cannot take the image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Unfit {
+    /// The location.
+    pub location: LocationId,
+    /// Its name.
+    pub location_name: String,
+    /// Why.
+    pub reason: String,
+}
