@@ -1,4 +1,5 @@
 //! Hearth controller.
 
 pub mod clock;
+pub mod ingest;
 pub mod task;

@@ -1,0 +1,3 @@
+//! Takes uploaded files in: inspection, conversion, cutting.
+
+pub mod inspect;
