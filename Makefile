@@ -1,0 +1,100 @@
+# One line per habit; `make help` lists them. Every target installs what it lacks (scripts/prerequisites).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+IMAGES  ?= images
+IMAGE   ?=
+AGENTS  ?= 3
+SEED    ?=
+TARGET  ?=
+SECONDS ?= 120
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The tests that need the real images read the folder from here.
+export HEARTH_IMAGES := $(abspath $(IMAGES))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: dev
+dev: ## a controller and three agents that do the main job before your eyes (IMAGE=FILE, AGENTS=N)
+	@scripts/prerequisites dev
+	cargo build --locked -p hearth-controller -p hearth-agent -p hearth
+	target/debug/hearth dev --agents $(AGENTS) $(if $(IMAGE),--image $(IMAGE)) $(ARGS)
+
+.PHONY: test
+test: ## everything a change must pass: check, then all tests
+	@scripts/prerequisites test check
+	@$(MAKE) --no-print-directory check
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace --doc --quiet
+	cargo nextest run --locked --workspace
+
+.PHONY: check
+check: ## format, lints, docs, licences, bans and sources
+	@scripts/prerequisites check
+	cargo fmt --all -- --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	cargo deny --locked check bans licenses sources
+
+.PHONY: audit
+audit: ## check, and known vulnerabilities where the network allows
+	@scripts/prerequisites check
+	cargo deny --locked check bans licenses sources
+	@if cargo deny --locked fetch db 2>/dev/null; then cargo deny --locked check --disable-fetch advisories; \
+	else echo "audit: the advisory database (github.com/RustSec/advisory-db) cannot be reached from here." >&2; \
+	  echo "audit: advisories were NOT checked. Run \`make audit\` where the network allows it." >&2; fi
+
+.PHONY: images
+images: ## build the project's own test images into IMAGES=DIR (root; about 3 minutes, 6 GB)
+	tests/images/make-images.sh $(IMAGES)
+
+.PHONY: sim
+sim: ## the simulation of many agents (SEED=N repeats one run)
+	$(if $(SEED),HEARTH_SEED=$(SEED)) cargo test --locked -p hearth-tests --test sim -- --nocapture
+
+.PHONY: golden
+golden: ## compare the wire with the frozen encodings, one per message and version
+	cargo test --locked -p hearth-protocol golden
+
+.PHONY: bless
+bless: ## accept new snapshots and golden bytes; read the diff before you commit
+	INSTA_UPDATE=always HEARTH_BLESS=1 cargo test --locked --workspace --quiet snapshot golden
+	git status --short
+
+.PHONY: fuzz
+fuzz: ## fuzz one decoder (TARGET=NAME) or each in turn, SECONDS=120 for each
+	@scripts/prerequisites fuzz
+	@set -e; for target in $(or $(TARGET),$$(cargo fuzz list --fuzz-dir tests/fuzz)); do \
+	  echo "== $$target"; cargo fuzz run --fuzz-dir tests/fuzz -s none $$target -- -max_total_time=$(SECONDS); done
+
+.PHONY: bench
+bench: ## Hearth against nginx + curl and rsync, side by side
+	@scripts/prerequisites dev bench
+	cargo build --locked --release -p hearth-controller -p hearth-agent -p hearth
+	tests/bench/run.sh $(ARGS)
+
+.PHONY: boot-test
+boot-test: images ## boot a VM from a cached image by qemu and through libvirt
+	@scripts/prerequisites dev boot
+	cargo build --locked --workspace --bins
+	tests/boot/run.sh $(ARGS)
+
+.PHONY: units
+units: ## check the systemd units: syntax, and exposure of at most 1.5
+	@scripts/prerequisites units
+	tests/systemd/verify.sh
+
+.PHONY: packages
+packages: ## Debian packages of both daemons and the command line, into target/debian
+	@scripts/prerequisites dev packages
+	cargo build --locked --release -p hearth-controller -p hearth-agent -p hearth
+	cargo deb --locked --no-build -p hearth-controller
+	cargo deb --locked --no-build -p hearth-agent
+	cargo deb --locked --no-build -p hearth
+
+.PHONY: systemd-test
+systemd-test: packages ## install the packages under a real systemd and do the main job there (root)
+	@scripts/prerequisites nspawn
+	tests/systemd/run.sh $(IMAGES)
