@@ -56,11 +56,11 @@ sim: ## the simulation of many agents (SEED=N repeats one run)
 
 .PHONY: golden
 golden: ## compare the wire with the frozen encodings, one per message and version
-	cargo test --locked -p hearth-protocol golden
+	cargo test --locked -p hearth-protocol --test golden
 
 .PHONY: bless
 bless: ## accept new snapshots and golden bytes; read the diff before you commit
-	INSTA_UPDATE=always HEARTH_BLESS=1 cargo test --locked --workspace --quiet snapshot golden
+	BLESS=1 INSTA_UPDATE=always cargo test --locked --quiet -p hearth-protocol -p hearth-controller -p hearth-agent -p hearth
 	git status --short
 
 .PHONY: fuzz
