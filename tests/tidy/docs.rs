@@ -94,6 +94,35 @@ fn headings(text: &str) -> BTreeSet<String> {
     text.lines().filter(|line| line.starts_with('#')).map(anchor).collect()
 }
 
+/// Every dependency of the workspace has its line in CONTRIBUTING.md that says why it is there.
+pub(crate) fn dependencies_have_reasons(files: &[SourceFile]) -> Vec<Finding> {
+    let named = |path: &str| files.iter().find(|file| file.path == path);
+    let (Some(manifest), Some(page)) = (named("Cargo.toml"), named("CONTRIBUTING.md")) else {
+        return Vec::new();
+    };
+    let rows: BTreeSet<&str> = page
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .flat_map(|cell| cell.split(", "))
+        .collect();
+    let mut findings = Vec::new();
+    let (mut offset, mut in_table) = (0, false);
+    for line in manifest.text.split_inclusive('\n') {
+        if line.starts_with('[') {
+            in_table = line.trim() == "[workspace.dependencies]";
+        }
+        let name = line.split([' ', '=', '.']).next().unwrap_or_default();
+        let is_dependency = in_table && line.contains('=') && !line.starts_with(['[', '#']);
+        if is_dependency && !name.starts_with("hearth") && !rows.contains(name) {
+            findings
+                .push(manifest.finding_at(offset, format!("say in CONTRIBUTING.md why {name} is needed")));
+        }
+        offset += line.len();
+    }
+    findings
+}
+
 /// Nothing names the machine on which somebody happened to work, or a private mirror of a registry.
 pub(crate) fn private_words(files: &[SourceFile]) -> Vec<Finding> {
     // Put together here, so that this file does not break its own rule.
@@ -145,6 +174,14 @@ mod tests {
             &[("ARCHITECTURE.md", &"x\n".repeat(200)), ("README.md", &"x\n".repeat(201))],
             &[],
         );
+    }
+
+    #[test]
+    fn a_dependency_without_a_reason_is_found() {
+        let manifest = "[workspace.dependencies]\nhearth-agent = { path = \"agent\" }\nblake3 = \"1\"\nsha2 = \"1\"\n# a = b\n[x]\ny = 1\n";
+        let page = "| crate | why |\n|---|---|\n| md-5, blake3 | hashes |\n";
+        let files = [("Cargo.toml", manifest), ("CONTRIBUTING.md", page)];
+        check(dependencies_have_reasons, &files, &["Cargo.toml:4:"]);
     }
 
     #[test]

@@ -78,6 +78,17 @@ pub(crate) fn crate_imports(files: &[SourceFile]) -> Vec<Finding> {
     findings
 }
 
+/// The codec of the wire is known to the protocol alone, so that it can be replaced there.
+pub(crate) fn codec_stays_in_protocol(files: &[SourceFile]) -> Vec<Finding> {
+    let elsewhere = |file: &SourceFile| !file.path.starts_with("protocol/");
+    words_in(
+        files,
+        elsewhere,
+        &["bincode::"],
+        "use hearth_protocol::frame; the codec may have to be replaced",
+    )
+}
+
 /// Places where `file` uses the package `package`.
 fn imports_of(file: &SourceFile, package: &str) -> Vec<Finding> {
     let message = format!(
@@ -126,6 +137,16 @@ mod tests {
     fn protocol_that_does_something_is_found() {
         check(protocol_is_pure, &[("protocol/src/a.rs", "use std::fs;")], &["protocol/src/a.rs:1:"]);
         check(protocol_is_pure, &[("protocol/src/a.rs", "use std::net::SocketAddr;")], &[]);
+    }
+
+    #[test]
+    fn a_codec_outside_protocol_is_found() {
+        let planted = "use bincode::Encode;";
+        check(
+            codec_stays_in_protocol,
+            &[("agent/src/a.rs", planted), ("protocol/src/a.rs", planted)],
+            &["agent/src/a.rs:1:"],
+        );
     }
 
     #[test]

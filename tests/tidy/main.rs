@@ -36,6 +36,7 @@ const RULES: &[(&str, Rule)] = &[
     ("bare-allow", rust::bare_allow),
     ("logic-is-pure", layers::logic_is_pure),
     ("protocol-is-pure", layers::protocol_is_pure),
+    ("codec-in-protocol", layers::codec_stays_in_protocol),
     ("crate-imports", layers::crate_imports),
     ("sql-types", sql::column_types),
     ("sql-order", sql::order_names_nulls),
@@ -45,6 +46,7 @@ const RULES: &[(&str, Rule)] = &[
     ("sql-begin", sql::one_door_for_transactions),
     ("links", docs::dead_links),
     ("page-length", docs::page_length),
+    ("dependency-reasons", docs::dependencies_have_reasons),
     ("private-words", docs::private_words),
 ];
 
