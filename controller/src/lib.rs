@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod ingest;
+pub mod logic;
 pub mod task;

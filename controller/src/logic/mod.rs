@@ -1,0 +1,16 @@
+//! Decisions of the controller: pure functions that take `now` and a snapshot and return a plan.
+//!
+//! **What.** Which locations a selector names, what a location should hold, which transfers may run, how a prewarm job
+//! advances, who is silent, who may enrol. Nothing here waits, stores, logs or reads a clock; `fleet` performs.
+//! **Why apart.** These rules decide what a thousand hosts do; here each is compared with a slow obvious version.
+
+pub mod admission;
+pub mod glob;
+pub mod hold;
+pub mod join;
+pub mod liveness;
+pub mod plan;
+pub mod prewarm;
+pub mod rate;
+pub mod selector;
+pub mod slots;
