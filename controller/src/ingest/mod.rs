@@ -1,3 +1,5 @@
 //! Takes uploaded files in: inspection, conversion, cutting.
 
+pub mod convert;
 pub mod inspect;
+pub mod sandbox;
