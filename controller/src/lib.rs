@@ -1,6 +1,7 @@
 //! Hearth controller.
 
 pub mod clock;
+pub mod fleet;
 pub mod ingest;
 pub mod logic;
 pub mod task;
