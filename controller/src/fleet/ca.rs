@@ -308,7 +308,7 @@ fn store(path: &Path, bytes: &[u8]) -> Result<(), CaError> {
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&new, path).map_err(failed)?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 

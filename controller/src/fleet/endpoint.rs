@@ -130,7 +130,7 @@ fn size_buffers(socket: &UdpSocket) {
     let socket = SockRef::from(socket);
     let asked = socket
         .set_recv_buffer_size(SOCKET_BUFFER_BYTES)
-        .and(socket.set_send_buffer_size(SOCKET_BUFFER_BYTES));
+        .and_then(|()| socket.set_send_buffer_size(SOCKET_BUFFER_BYTES));
     if let Err(error) = asked {
         tracing::warn!(%error, "cannot ask for larger UDP buffers");
     }
