@@ -8,6 +8,7 @@ AGENTS  ?= 3
 SEED    ?=
 TARGET  ?=
 SECONDS ?= 120
+PROFILE ?= release
 export PATH := $(PATH):$(HOME)/.cargo/bin
 # The tests that need the real images read the folder from here.
 export HEARTH_IMAGES := $(abspath $(IMAGES))
@@ -87,12 +88,11 @@ units: ## check the systemd units: syntax, and exposure of at most 1.5
 	tests/systemd/verify.sh
 
 .PHONY: packages
-packages: ## Debian packages of both daemons and the command line, into target/debian
+packages: ## Debian packages of both daemons and the command line, into target/debian (PROFILE=dev is quicker)
 	@scripts/prerequisites dev packages
-	cargo build --locked --release -p hearth-controller -p hearth-agent -p hearth
-	cargo deb --locked --no-build -p hearth-controller
-	cargo deb --locked --no-build -p hearth-agent
-	cargo deb --locked --no-build -p hearth
+	cargo build --locked --profile $(PROFILE) -p hearth-controller -p hearth-agent -p hearth
+	set -e; for package in hearth-controller hearth-agent hearth; do \
+	  cargo deb --locked --no-build --profile $(PROFILE) -p $$package; done
 
 .PHONY: systemd-test
 systemd-test: packages ## install the packages under a real systemd and do the main job there (root)
