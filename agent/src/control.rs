@@ -1,0 +1,9 @@
+//! Everything between this agent and its controller, except the payload.
+//!
+//! **What.** Enrolment and identity, the home session, the plan it brings and the reports it takes.
+//! **Why apart from `transfer`.** The session carries small messages that must arrive soon; payload must not delay them.
+//! **Invariants.** Nothing here writes into the cache; it only says what should be there.
+
+pub mod enrol;
+pub mod identity;
+pub mod tls;
