@@ -1,6 +1,7 @@
 //! Hearth controller.
 
 pub mod clock;
+pub mod config;
 pub mod fleet;
 pub mod ingest;
 pub mod logic;

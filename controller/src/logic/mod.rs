@@ -1,10 +1,13 @@
 //! Decisions of the controller: pure functions that take `now` and a snapshot and return a plan.
 //!
 //! **What.** Which locations a selector names, what a location should hold, which transfers may run, how a prewarm job
-//! advances, who is silent, who may enrol. Nothing here waits, stores, logs or reads a clock; `fleet` performs.
+//! advances, who is silent, who may enrol, who may do what, what may stand in a record. Nothing here waits, stores, logs
+//! or reads a clock; `fleet` and `api` perform.
 //! **Why apart.** These rules decide what a thousand hosts do; here each is compared with a slow obvious version.
 
 pub mod admission;
+pub mod authz;
+pub mod catalog;
 pub mod glob;
 pub mod hold;
 pub mod join;

@@ -1,0 +1,294 @@
+//! The controller's configuration: `/etc/hearth/controller.toml`, checked once, at start.
+//!
+//! **What.** [`load`] reads the file, refuses what cannot work, and reports keys it does not know. Every default is a
+//! constant with its unit and reason.
+//!
+//! **Why unknown keys are not simply refused.** A package upgrade must not keep a controller from starting because a
+//! key went away; but a mistyped key must be seen. So: a loud warning at start, an error under `--check-config`.
+//!
+//! **Invariants.** A `Config` that exists can be used: addresses parse, sizes are in range, paths are absolute.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Where the configuration is when nobody says.
+pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
+/// Folder of everything the controller keeps. Matches `StateDirectory=` of the unit.
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/hearth/controller";
+/// TCP address of the HTTP interface and UDP address of the agents' sessions: one number to open in a firewall.
+pub const LISTEN_DEFAULT: &str = "0.0.0.0:7443";
+/// Imports that run at once: one, because qemu-img and the chunker fill two cores and the disk by themselves.
+pub const PARALLEL_IMPORTS_DEFAULT: usize = 1;
+/// Most imports at once: each holds a child process, staging space and about 64 MiB.
+pub const PARALLEL_IMPORTS_MAX: usize = 64;
+/// Largest uploaded file, bytes (1 TiB, Glance's default): keeps one user from filling the disk.
+pub const IMAGE_BYTES_MAX_DEFAULT: u64 = 1 << 40;
+/// Entries that fetch from the controller at once over the whole fleet: a thousand hosts must not stampede.
+pub const SOURCE_TRANSFERS_DEFAULT: u32 = 64;
+/// Most source transfers at once.
+pub const SOURCE_TRANSFERS_MAX: u32 = 4096;
+/// Largest configuration file, bytes: a wrong path must not be read into memory.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What cannot be used, and where it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}; give another with --config")]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or a value has the wrong type.
+    #[error("{path}: {message}")]
+    Parse {
+        /// Where.
+        path: PathBuf,
+        /// Line, column and reason.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("{path}: {key} = {value}: {allowed}")]
+    Value {
+        /// Where.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// What may stand there.
+        allowed: String,
+    },
+}
+
+/// Whether conversions run confined.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxMode {
+    /// Confined; where the kernel cannot confine, imports fail.
+    #[default]
+    Required,
+    /// Confined as far as the kernel can; a warning says what is missing. For kernels before 5.13.
+    Available,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What the file may say; see the commented example configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Raw {
+    state_dir: Option<PathBuf>,
+    listen_https: Option<String>,
+    listen_quic: Option<String>,
+    public_names: Vec<String>,
+    database_url: Option<String>,
+    keep_originals: Option<bool>,
+    sandbox: SandboxMode,
+    parallel_imports: Option<usize>,
+    image_bytes_max: Option<u64>,
+    source_transfers: Option<u32>,
+    metrics_public: bool,
+    log_format: LogFormat,
+    log_filter: Option<String>,
+}
+
+/// The checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, if there is one: backups hold a copy.
+    pub path: Option<PathBuf>,
+    /// Folder of everything that is kept.
+    pub state_dir: PathBuf,
+    /// HTTP interface.
+    pub listen_https: SocketAddr,
+    /// Sessions of agents.
+    pub listen_quic: SocketAddr,
+    /// Names and addresses by which agents and people reach the controller, beside this machine's own name.
+    pub public_names: Vec<String>,
+    /// `sqlite:…` or `postgres:…`.
+    pub database_url: String,
+    /// Whether uploaded files are kept after their import.
+    pub keep_originals: bool,
+    /// How conversions are confined.
+    pub sandbox: SandboxMode,
+    /// Imports at once, 1 to 64.
+    pub parallel_imports: usize,
+    /// Largest uploaded file, bytes.
+    pub image_bytes_max: u64,
+    /// Entries that fetch from the controller at once, 1 to 4,096.
+    pub source_transfers: u32,
+    /// Whether `/metrics` answers without a token.
+    pub metrics_public: bool,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// What is logged, in the words of `tracing_subscriber::EnvFilter`.
+    pub log_filter: String,
+}
+
+/// A configuration, and the keys of the file that mean nothing.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Keys nobody reads, as paths.
+    pub unknown_keys: Vec<String>,
+}
+
+/// Reads the configuration at `path`. Without a path the default file is read where it exists; where it does not,
+/// every value is the default.
+///
+/// # Errors
+/// [`ConfigError`]: the file cannot be read or parsed, or a value cannot be used.
+pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+    let path = match path {
+        Some(path) => path,
+        None if Path::new(PATH_DEFAULT).exists() => Path::new(PATH_DEFAULT),
+        None => return parse("", Path::new("(defaults)"), None),
+    };
+    let text = read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, path, Some(path.to_owned()))
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn parse(text: &str, shown: &Path, path: Option<PathBuf>) -> Result<Loaded, ConfigError> {
+    let failed =
+        |error: toml::de::Error| ConfigError::Parse { path: shown.to_owned(), message: error.to_string() };
+    let mut unknown_keys = Vec::new();
+    let document = toml::Deserializer::parse(text).map_err(failed)?;
+    let raw: Raw =
+        serde_ignored::deserialize(document, |key| unknown_keys.push(key.to_string())).map_err(failed)?;
+    Ok(Loaded { config: check(raw, shown, path)?, unknown_keys })
+}
+
+fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, ConfigError> {
+    let error = |key: &'static str, value: &dyn std::fmt::Display, allowed: String| ConfigError::Value {
+        path: shown.to_owned(),
+        key,
+        value: value.to_string(),
+        allowed,
+    };
+    let wrong = |key, value: &dyn std::fmt::Display, allowed| Err(error(key, value, allowed));
+    let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
+    if !state_dir.is_absolute() {
+        return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
+    }
+    let address = |key, text: Option<String>| {
+        let text = text.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+        text.parse::<SocketAddr>()
+            .map_err(|_| error(key, &text, "must be IP:PORT, for example 0.0.0.0:7443 or [::]:7443".into()))
+    };
+    let database_url =
+        raw.database_url.unwrap_or_else(|| format!("sqlite://{}", state_dir.join("hearth.sqlite").display()));
+    if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| database_url.starts_with(scheme)) {
+        // The value may hold a password: it is not shown.
+        return wrong("database_url", &"(hidden)", "must begin with sqlite: or postgres:".into());
+    }
+    let parallel_imports = raw.parallel_imports.unwrap_or(PARALLEL_IMPORTS_DEFAULT);
+    if !(1..=PARALLEL_IMPORTS_MAX).contains(&parallel_imports) {
+        return wrong("parallel_imports", &parallel_imports, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
+    }
+    let source_transfers = raw.source_transfers.unwrap_or(SOURCE_TRANSFERS_DEFAULT);
+    if !(1..=SOURCE_TRANSFERS_MAX).contains(&source_transfers) {
+        return wrong("source_transfers", &source_transfers, format!("must be 1 to {SOURCE_TRANSFERS_MAX}"));
+    }
+    let image_bytes_max = raw.image_bytes_max.unwrap_or(IMAGE_BYTES_MAX_DEFAULT);
+    if !(1..=crate::logic::catalog::SIZE_BYTES_MAX).contains(&image_bytes_max) {
+        return wrong("image_bytes_max", &image_bytes_max, "must be a number of bytes above 0".into());
+    }
+    if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
+        return wrong("public_names", name, "must be host names or IP addresses without a port".into());
+    }
+    Ok(Config {
+        path,
+        listen_https: address("listen_https", raw.listen_https)?,
+        listen_quic: address("listen_quic", raw.listen_quic)?,
+        public_names: raw.public_names,
+        database_url,
+        keep_originals: raw.keep_originals.unwrap_or(true),
+        sandbox: raw.sandbox,
+        parallel_imports,
+        image_bytes_max,
+        source_transfers,
+        metrics_public: raw.metrics_public,
+        log_format: raw.log_format,
+        log_filter: raw.log_filter.unwrap_or_else(|| "info".to_owned()),
+        state_dir,
+    })
+}
+
+/// Whether `name` is an IP address or a DNS name.
+fn is_host(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    name.parse::<std::net::IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Loaded, ConfigError> {
+        parse(text, Path::new("test.toml"), None)
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = parsed("").unwrap().config;
+        assert_eq!(config.state_dir, Path::new(STATE_DIR_DEFAULT));
+        assert_eq!(config.listen_https.port(), 7443);
+        assert_eq!(config.database_url, "sqlite:///var/lib/hearth/controller/hearth.sqlite");
+        assert!(config.keep_originals);
+        assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
+        assert_eq!(config.sandbox, SandboxMode::Required);
+    }
+
+    #[test]
+    fn unknown_keys_are_reported_not_lost() {
+        let loaded = parsed("state_dir = \"/x\"\nkeep_original = false\n[tls]\nkey = 1\n").unwrap();
+        assert_eq!(loaded.unknown_keys, ["keep_original", "tls"]);
+        assert!(loaded.config.keep_originals);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_key_and_cure() {
+        for (text, said) in [
+            ("state_dir = \"var\"", "state_dir = var: must be an absolute path"),
+            ("listen_https = \"localhost\"", "IP:PORT"),
+            ("listen_quic = \"1.2.3.4\"", "listen_quic"),
+            ("parallel_imports = 0", "1 to 64"),
+            ("source_transfers = 5000", "1 to 4096"),
+            ("image_bytes_max = 0", "above 0"),
+            ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
+            ("public_names = [\"https://x\"]", "host names"),
+            ("sandbox = \"off\"", "line 1"),
+            ("keep_originals = \"yes\"", "line 1"),
+            ("state_dir = ", "line 1"),
+        ] {
+            let message = parsed(text).unwrap_err().to_string();
+            assert!(message.contains(said) && !message.contains("secret"), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Rules for what may stand in an image's record.
+//!
+//! **What.** Pure checks of a create request; the answer names the field that is wrong and what is allowed.
+//!
+//! **Why here.** The same rules hold for every way an image can come in: HTTP now, import by URL, clones and the
+//! OpenStack interface later.
+//!
+//! **Invariants.** `every_refusal_names_its_field`; a name that passes has no control characters and is not blank,
+//! so it can stand in a table, a log line and a header.
+
+use hearth_protocol::api::image::{Checksums, ImageCreate, NAME_CHARS_MAX};
+use hearth_protocol::words::{DiskFormat, ImageKind};
+
+/// Longest description, characters: bounds a record.
+pub const DESCRIPTION_CHARS_MAX: usize = 4096;
+/// Most free properties of an image: bounds a record.
+pub const PROPERTIES_MAX: usize = 64;
+/// Longest name of a property, characters.
+pub const PROPERTY_NAME_CHARS_MAX: usize = 64;
+/// Longest value of a property, characters.
+pub const PROPERTY_VALUE_CHARS_MAX: usize = 1024;
+/// Longest of the short texts (distribution and its version), characters.
+pub const SHORT_TEXT_CHARS_MAX: usize = 255;
+/// Largest size that a record may ask for: what fits a signed 64-bit column.
+pub const SIZE_BYTES_MAX: u64 = i64::MAX.unsigned_abs();
+
+/// A field that may not be as it is.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct FieldError {
+    /// Path of the field in the request, for example `properties.os`.
+    pub field: String,
+    /// What is wrong and what is allowed.
+    pub problem: String,
+}
+
+fn wrong<T>(field: &str, problem: impl Into<String>) -> Result<T, FieldError> {
+    Err(FieldError { field: field.to_owned(), problem: problem.into() })
+}
+
+/// Checks a new image's record.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn check_create(create: &ImageCreate) -> Result<(), FieldError> {
+    check_name("name", &create.name)?;
+    match (create.kind, create.format) {
+        (Some(ImageKind::Disk), Some(DiskFormat::Iso)) => {
+            return wrong("format", "iso is no format of a disk: leave `kind` out, or say `iso`");
+        }
+        (Some(ImageKind::Iso), Some(format)) if format != DiskFormat::Iso => {
+            return wrong("format", format!("an iso has the format iso, not {format}"));
+        }
+        _ => {}
+    }
+    check_checksums(&create.expected)?;
+    check_word("architecture", create.architecture.as_deref(), &["x86_64", "aarch64"])?;
+    check_word("os_type", create.os_type.as_deref(), &["linux", "windows", "other"])?;
+    check_text("distribution", create.distribution.as_deref(), SHORT_TEXT_CHARS_MAX)?;
+    check_text("version", create.version.as_deref(), SHORT_TEXT_CHARS_MAX)?;
+    check_description(create.description.as_deref())?;
+    for (field, bytes) in
+        [("min_disk_bytes", create.min_disk_bytes), ("min_memory_bytes", create.min_memory_bytes)]
+    {
+        if bytes.is_some_and(|bytes| bytes > SIZE_BYTES_MAX) {
+            return wrong(field, format!("at most {SIZE_BYTES_MAX} bytes"));
+        }
+    }
+    if create.properties.len() > PROPERTIES_MAX {
+        return wrong(
+            "properties",
+            format!("{} are too many: at most {PROPERTIES_MAX}", create.properties.len()),
+        );
+    }
+    create.properties.iter().try_for_each(|(name, value)| check_property(name, value))
+}
+
+/// Checks a name of an image, a token or a location's label: 1 to 255 characters, none of them a control character.
+///
+/// # Errors
+/// What is wrong with it, for the field `field`.
+pub fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
+    let chars = name.chars().count();
+    if name.trim().is_empty() {
+        return wrong(field, format!("must not be empty: 1 to {NAME_CHARS_MAX} characters"));
+    }
+    if chars > NAME_CHARS_MAX {
+        return wrong(field, format!("has {chars} characters: at most {NAME_CHARS_MAX}"));
+    }
+    if name.trim() != name {
+        return wrong(field, "must not begin or end with a blank");
+    }
+    if name.chars().any(is_unprintable) {
+        return wrong(field, "must not hold control characters");
+    }
+    Ok(())
+}
+
+/// Control characters, and the marks that turn the direction of writing: a name must look like what it is.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+}
+
+fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), FieldError> {
+    let Some(text) = text else { return Ok(()) };
+    let chars = text.chars().count();
+    if chars > chars_max {
+        return wrong(field, format!("has {chars} characters: at most {chars_max}"));
+    }
+    if text.chars().any(is_unprintable) {
+        return wrong(field, "must not hold control characters");
+    }
+    Ok(())
+}
+
+/// A description may have lines.
+fn check_description(text: Option<&str>) -> Result<(), FieldError> {
+    let Some(text) = text else { return Ok(()) };
+    let chars = text.chars().count();
+    if chars > DESCRIPTION_CHARS_MAX {
+        return wrong("description", format!("has {chars} characters: at most {DESCRIPTION_CHARS_MAX}"));
+    }
+    if text.chars().any(|c| is_unprintable(c) && !matches!(c, '\n' | '\t')) {
+        return wrong("description", "must not hold control characters but line ends and tabs");
+    }
+    Ok(())
+}
+
+fn check_word(field: &str, word: Option<&str>, allowed: &[&str]) -> Result<(), FieldError> {
+    match word {
+        Some(word) if !allowed.contains(&word) => wrong(field, format!("is none of {}", allowed.join(", "))),
+        _ => Ok(()),
+    }
+}
+
+fn check_property(name: &str, value: &str) -> Result<(), FieldError> {
+    let shown: String = name.chars().filter(|c| !is_unprintable(*c)).take(PROPERTY_NAME_CHARS_MAX).collect();
+    let field = format!("properties.{shown}");
+    let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '.' | '-');
+    if name.is_empty() || name.chars().count() > PROPERTY_NAME_CHARS_MAX || !name.chars().all(allowed) {
+        return wrong(
+            &field,
+            format!("a property's name is 1 to {PROPERTY_NAME_CHARS_MAX} of a-z 0-9 _ . -"),
+        );
+    }
+    check_text(&field, Some(value), PROPERTY_VALUE_CHARS_MAX)
+}
+
+fn check_checksums(checksums: &Checksums) -> Result<(), FieldError> {
+    let Checksums { sha256, sha512, md5, blake3 } = checksums;
+    for (field, text, digits) in [
+        ("expected.sha256", sha256, 64),
+        ("expected.sha512", sha512, 128),
+        ("expected.md5", md5, 32),
+        ("expected.blake3", blake3, 64),
+    ] {
+        let Some(text) = text else { continue };
+        if text.len() != digits || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return wrong(field, format!("is not {digits} lower-case hex digits"));
+        }
+    }
+    Ok(())
+}
+
+/// The first checksum that is expected and differs: its name, what was expected, what came.
+#[must_use]
+pub fn first_mismatch<'a>(
+    expected: &'a Checksums,
+    actual: &'a Checksums,
+) -> Option<(&'static str, &'a str, &'a str)> {
+    [
+        ("sha256", &expected.sha256, &actual.sha256),
+        ("sha512", &expected.sha512, &actual.sha512),
+        ("md5", &expected.md5, &actual.md5),
+        ("blake3", &expected.blake3, &actual.blake3),
+    ]
+    .into_iter()
+    .find_map(|(name, expected, actual)| {
+        let expected = expected.as_deref()?;
+        let actual = actual.as_deref().unwrap_or_default();
+        (expected != actual).then_some((name, expected, actual))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(name: &str) -> ImageCreate {
+        ImageCreate { name: name.to_owned(), ..ImageCreate::default() }
+    }
+
+    #[track_caller]
+    fn check(field: &str, change: impl FnOnce(&mut ImageCreate)) {
+        let mut create = image("debian-12");
+        change(&mut create);
+        let error = check_create(&create).unwrap_err();
+        assert_eq!(error.field, field, "{error}");
+    }
+
+    #[test]
+    fn every_refusal_names_its_field() {
+        check("name", |c| c.name = String::new());
+        check("name", |c| c.name = " \t ".into());
+        check("name", |c| c.name = "a\u{0}b".into());
+        check("name", |c| c.name = "a\nb".into());
+        check("name", |c| c.name = "gpj.\u{202E}exe".into());
+        check("name", |c| c.name = "é".repeat(256));
+        check("format", |c| (c.kind, c.format) = (Some(ImageKind::Disk), Some(DiskFormat::Iso)));
+        check("format", |c| (c.kind, c.format) = (Some(ImageKind::Iso), Some(DiskFormat::Raw)));
+        check("expected.sha256", |c| c.expected.sha256 = Some("AB".repeat(32)));
+        check("expected.sha512", |c| c.expected.sha512 = Some("ab".repeat(32)));
+        check("expected.md5", |c| c.expected.md5 = Some(String::new()));
+        check("expected.blake3", |c| c.expected.blake3 = Some("é".repeat(32)));
+        check("architecture", |c| c.architecture = Some("amd64".into()));
+        check("os_type", |c| c.os_type = Some("bsd".into()));
+        check("distribution", |c| c.distribution = Some("x".repeat(256)));
+        check("version", |c| c.version = Some("1\r2".into()));
+        check("description", |c| c.description = Some("x".repeat(4097)));
+        check("description", |c| c.description = Some("\u{1b}[2J".into()));
+        check("min_disk_bytes", |c| c.min_disk_bytes = Some(u64::MAX));
+        check("properties", |c| c.properties = (0..65).map(|i| (format!("p{i}"), String::new())).collect());
+        check("properties.Os", |c| c.properties = [("Os".into(), "x".into())].into());
+        check("properties.os", |c| c.properties = [("os".into(), "x".repeat(1025))].into());
+    }
+
+    #[test]
+    fn ordinary_and_foreign_names_pass() {
+        for name in ["debian-12", "Ubuntu 24.04 (cloud)", "系统镜像 一", "é".repeat(255).as_str()] {
+            check_create(&image(name)).unwrap();
+        }
+        let lines = ImageCreate { description: Some("one\ntwo".into()), ..image("x") };
+        check_create(&lines).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_named() {
+        let expected = Checksums { sha256: Some("a".into()), md5: Some("b".into()), ..Checksums::default() };
+        let mut actual = expected.clone();
+        actual.sha512 = Some("c".into());
+        assert_eq!(first_mismatch(&expected, &actual), None);
+        actual.md5 = Some("d".into());
+        assert_eq!(first_mismatch(&expected, &actual), Some(("md5", "b", "d")));
+        assert!(first_mismatch(&expected, &Checksums::default()).is_some());
+    }
+}
