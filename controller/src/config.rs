@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::ingest::sandbox::SandboxMode;
+
 /// Where the configuration is when nobody says.
 pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
 /// Folder of everything the controller keeps. Matches `StateDirectory=` of the unit.
@@ -65,17 +67,6 @@ pub enum ConfigError {
     },
 }
 
-/// Whether conversions run confined.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum SandboxMode {
-    /// Confined; where the kernel cannot confine, imports fail.
-    #[default]
-    Required,
-    /// Confined as far as the kernel can; a warning says what is missing. For kernels before 5.13.
-    Available,
-}
-
 /// Form of the log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
@@ -97,7 +88,7 @@ struct Raw {
     public_names: Vec<String>,
     database_url: Option<String>,
     keep_originals: Option<bool>,
-    sandbox: SandboxMode,
+    sandbox: Option<String>,
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
     source_transfers: Option<u32>,
@@ -218,6 +209,13 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
+    let sandbox = raw.sandbox.map_or_else(
+        || Ok(SandboxMode::default()),
+        |word| {
+            word.parse()
+                .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
+        },
+    )?;
     Ok(Config {
         path,
         listen_https: address("listen_https", raw.listen_https)?,
@@ -225,7 +223,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         public_names: raw.public_names,
         database_url,
         keep_originals: raw.keep_originals.unwrap_or(true),
-        sandbox: raw.sandbox,
+        sandbox,
         parallel_imports,
         image_bytes_max,
         source_transfers,
@@ -283,7 +281,7 @@ mod tests {
             ("image_bytes_max = 0", "above 0"),
             ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
             ("public_names = [\"https://x\"]", "host names"),
-            ("sandbox = \"off\"", "line 1"),
+            ("sandbox = \"off\"", "best-effort"),
             ("keep_originals = \"yes\"", "line 1"),
             ("state_dir = ", "line 1"),
         ] {
