@@ -1,0 +1,29 @@
+//! What the controller keeps on disk: content objects and originals.
+//!
+//! **What.** [`ContentStore`] holds the packed chunks that agents fetch, [`Originals`] the files that were uploaded.
+//!
+//! **Why packed once.** Serving a piece is one `pread` without any compression; a thousand hosts that fetch the same
+//! image cost the controller reads from the page cache.
+//!
+//! **Invariants.** Paths are made from digests and ids alone, never from names that people choose. Everything that has
+//! its final name is whole and synced.
+
+mod error;
+mod heal;
+pub mod index;
+mod manifest_file;
+mod object;
+mod originals;
+mod pack;
+mod store;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use error::ContentError;
+pub(crate) use error::on;
+pub use object::{ContentObject, StoredChunk, StoredRun};
+pub use originals::{Original, OriginalWriter, Originals, Sums};
+pub use pack::{Packer, Unpacker};
+pub use store::{ContentStore, Published};
+pub use write::{ObjectWriter, PackedChunk, Staged};
