@@ -71,10 +71,16 @@ fuzz: ## fuzz one decoder (TARGET=NAME) or each in turn, SECONDS=120 for each
 	  echo "== $$target"; cargo fuzz run --fuzz-dir tests/fuzz -s none $$target -- -max_total_time=$(SECONDS); done
 
 .PHONY: bench
-bench: ## Hearth against nginx + curl and rsync, side by side
+bench: images ## beside nginx + curl and rsync on real images (BENCH=one-host, delta or memory; ROUNDS=7)
 	@scripts/prerequisites dev bench
-	cargo build --locked --release -p hearth-controller -p hearth-agent -p hearth
-	tests/bench/run.sh $(ARGS)
+	cargo build --locked --release --workspace --bins
+	target/release/hearth-bench $(or $(BENCH),one-host) $(IMAGES) $(or $(ROUNDS),7)
+
+.PHONY: load-test
+load-test: ## 2,000 idle agents against one controller: memory, CPU, return after a restart (AGENTS_IDLE=N, MINUTES=N)
+	@scripts/prerequisites dev
+	cargo build --locked --release --workspace --bins
+	tests/load/run.sh $(or $(AGENTS_IDLE),2000) $(or $(MINUTES),5)
 
 .PHONY: boot-test
 boot-test: images ## boot a VM from a cached image by qemu and through libvirt
