@@ -1,2 +1,34 @@
-//! Hearth cli.
-fn main() {}
+//! `hearth`: the command line of a Hearth administrator.
+//!
+//! **What.** Nouns and verbs over the controller's HTTP API, and `hearth dev`, which starts real daemons to try things
+//! out. One file per noun; `args.rs` puts them together.
+//! **Why it knows only the protocol.** What it can do, any program with a token can do.
+//! **Invariants.** Results go to stdout, everything else to stderr; exit codes are those of `failure.rs`.
+
+mod args;
+mod cache;
+mod client;
+mod clock;
+mod completion;
+mod config;
+mod dev;
+mod doctor;
+mod failure;
+mod image;
+mod location;
+mod log;
+mod login;
+mod names;
+mod output;
+mod prewarm;
+mod progress;
+mod size;
+mod system;
+mod targets;
+mod tls;
+mod token;
+mod when;
+
+fn main() -> std::process::ExitCode {
+    args::main()
+}

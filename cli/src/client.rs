@@ -1,0 +1,278 @@
+//! Talks to the controller's HTTP API.
+//!
+//! **What.** Typed calls with the bodies of `hearth_protocol::api`, lists read page by page, streams up and down.
+//! **Why no proxy.** A controller stands in the operator's own network; a proxy set for the web must not see its tokens.
+//! **Invariants.** The token goes only to a server whose chain ends in the pinned CA; every failure says which of
+//! "not reached", "not trusted" and "refused" it was.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::api::{PAGE_ROWS_MAX, Page};
+use reqwest::{Method, Response, StatusCode, Url, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::Config;
+use crate::failure::{Exit, Failure};
+use crate::tls;
+
+/// A controller that does not take a connection for so long is down.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// An answer without a file in it comes at once; longer means that something is stuck.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Largest answer without a file in it: protects this process's memory.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Query parameters; those without a value are left out.
+pub(crate) type Query<'a> = &'a [(&'a str, Option<String>)];
+
+/// A connection pool to one controller.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: String,
+}
+
+impl Client {
+    /// # Errors
+    /// Only if TLS cannot be set up at all; nothing is connected yet.
+    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config(config.fingerprint).context("setting up TLS")?)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_WAIT_MAX)
+            .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("setting up the HTTP client")?;
+        Ok(Self { http, base: config.url.clone(), token: config.token.clone() })
+    }
+
+    /// The controller's address.
+    pub(crate) const fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// `GET` of one body.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Query<'_>,
+    ) -> anyhow::Result<T> {
+        let answer = self.send(self.request(Method::GET, path, query)).await?;
+        body(answer).await
+    }
+
+    /// All rows of a list, or the first `limit`.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Query<'_>,
+        limit: Option<usize>,
+    ) -> anyhow::Result<Vec<T>> {
+        let mut rows = Vec::new();
+        let mut cursor = None;
+        loop {
+            let left = limit.map_or(usize::MAX, |limit| limit.saturating_sub(rows.len()));
+            let page_rows = left.min(PAGE_ROWS_MAX as usize);
+            let mut query = query.to_vec();
+            query.push(("limit", Some(page_rows.to_string())));
+            query.push(("cursor", cursor.take()));
+            let page: Page<T> = self.get(path, &query).await?;
+            let came = page.items.len();
+            rows.extend(page.items);
+            rows.truncate(limit.unwrap_or(usize::MAX));
+            cursor = page.next;
+            if cursor.is_none() || came == 0 || limit.is_some_and(|limit| rows.len() >= limit) {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// `POST` with a body, answered by a body.
+    pub(crate) async fn post<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+    ) -> anyhow::Result<T> {
+        let answer = self.send(self.request(Method::POST, path, &[]).json(sent)).await?;
+        body(answer).await
+    }
+
+    /// `POST` without a body, whatever the answer holds.
+    pub(crate) async fn act(&self, path: &[&str]) -> anyhow::Result<()> {
+        self.send(self.request(Method::POST, path, &[])).await.map(drop)
+    }
+
+    /// `POST` without a body, answered by a body.
+    pub(crate) async fn act_for<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::POST, path, &[])).await?).await
+    }
+
+    /// `DELETE`.
+    pub(crate) async fn delete(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<()> {
+        self.send(self.request(Method::DELETE, path, query)).await.map(drop)
+    }
+
+    /// `PUT` of a stream. `length` is its size in bytes, if it is known.
+    pub(crate) async fn put_stream<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        stream: reqwest::Body,
+        length: Option<u64>,
+    ) -> anyhow::Result<T> {
+        let mut request = self.request(Method::PUT, path, &[]).body(stream);
+        request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+        if let Some(length) = length {
+            request = request.header(header::CONTENT_LENGTH, length);
+        }
+        // No limit in time: how long a file takes is the network's business.
+        let sent = request.send().await.map_err(|e| self.explain(&e))?;
+        body(checked(sent).await?).await
+    }
+
+    /// `GET` of a file from byte `from` on, as long as it still has the tag `etag`.
+    pub(crate) async fn get_stream(
+        &self,
+        path: &[&str],
+        from: u64,
+        etag: Option<&str>,
+    ) -> anyhow::Result<Response> {
+        let mut request = self.request(Method::GET, path, &[]);
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+            if let Some(etag) = etag {
+                request = request.header(header::IF_RANGE, etag);
+            }
+        }
+        let sent = tokio::time::timeout(ANSWER_WAIT_MAX, request.send());
+        let answer = sent.await.map_err(|_| self.silent())?.map_err(|e| self.explain(&e))?;
+        if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(answer);
+        }
+        checked(answer).await
+    }
+
+    fn request(&self, method: Method, path: &[&str], query: Query<'_>) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url(path, query)).bearer_auth(&self.token)
+    }
+
+    fn url(&self, path: &[&str], query: Query<'_>) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1"]).extend(path);
+        }
+        if query.iter().any(|(_, value)| value.is_some()) {
+            let mut pairs = url.query_pairs_mut();
+            for (name, value) in query {
+                if let Some(value) = value {
+                    pairs.append_pair(name, value);
+                }
+            }
+        }
+        url
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Response> {
+        let answer = request.timeout(ANSWER_WAIT_MAX).send().await.map_err(|e| self.explain(&e))?;
+        checked(answer).await
+    }
+
+    fn silent(&self) -> Failure {
+        Failure::new(
+            Exit::Unreachable,
+            format!("{} did not answer within {} s", self.base, ANSWER_WAIT_MAX.as_secs()),
+        )
+        .hint("the controller may be overloaded: look at its log and at /healthz")
+    }
+
+    /// A failure before there was an answer.
+    pub(crate) fn explain(&self, error: &reqwest::Error) -> Failure {
+        let causes = std::iter::successors(error.source(), |e: &&dyn std::error::Error| (*e).source());
+        let deepest = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+        if error.is_timeout() && !error.is_connect() {
+            return self.silent();
+        }
+        let tls = ["certificate", "fingerprint", "tls", "handshake"];
+        let lower = deepest.to_ascii_lowercase();
+        if tls.iter().any(|word| lower.contains(word)) {
+            return Failure::new(Exit::Unreachable, format!("{} is not trusted: {deepest}", self.base)).hint(
+                "compare the fingerprint with what `hearth-controller init` printed, and the clocks of both machines; \
+                 then `hearth login` again",
+            );
+        }
+        let message = format!("cannot reach {}: {deepest}", self.base);
+        Failure::new(Exit::Unreachable, message).hint(
+            "check that hearth-controller runs there (`systemctl status hearth-controller`), that the port \
+             (7443/tcp) is open, and the address in your configuration; `hearth doctor` checks them one by one",
+        )
+    }
+}
+
+/// The answer, or the failure that its body tells.
+async fn checked(answer: Response) -> anyhow::Result<Response> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let bytes = limited(answer).await.unwrap_or_default();
+    Err(Failure::from_answer(status.as_u16(), serde_json::from_slice::<ErrorBody>(&bytes).ok()).into())
+}
+
+async fn body<T: DeserializeOwned>(answer: Response) -> anyhow::Result<T> {
+    let bytes = limited(answer).await?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::new(Exit::Failed, format!("the controller's answer is not understood: {e}"))
+            .hint("controller and command line may be of different versions: compare `hearth system` and `hearth --version`")
+            .into()
+    })
+}
+
+async fn limited(mut answer: Response) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(part) = answer.chunk().await.context("reading the answer")? {
+        anyhow::ensure!(bytes.len() + part.len() <= ANSWER_BYTES_MAX, "the answer is longer than 64 MiB");
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(base: &str) -> Client {
+        let config = Config {
+            url: base.parse().unwrap(),
+            token: "hrt_x".into(),
+            fingerprint: hearth_protocol::digest::CaFingerprint::of(b"ca"),
+        };
+        Client::new(&config).unwrap()
+    }
+
+    #[test]
+    fn names_are_encoded_into_the_path_and_the_query() {
+        let url = client("https://c:7443")
+            .url(&["images", "镜像/1 a"], &[("name", Some("a&b".into())), ("q", None)]);
+        let expected = "https://c:7443/api/v1/images/%E9%95%9C%E5%83%8F%2F1%20a?name=a%26b";
+        assert_eq!(url.as_str(), expected);
+        assert_eq!(
+            client("https://c/hearth/").url(&["system"], &[]).as_str(),
+            "https://c/hearth/api/v1/system"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_says_what_to_check() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = client(&format!("https://{free}")).act(&["system"]).await.unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.message.contains("cannot reach"), "{}", failure.message);
+        assert!(failure.hint.as_ref().unwrap().contains("systemctl status"));
+    }
+}

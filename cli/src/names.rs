@@ -1,0 +1,169 @@
+//! From what a person wrote to one record: names or ids everywhere.
+//!
+//! **What.** An id is taken as it is; a name is looked up and must be one record's. Locations and images are looked up by
+//! name, prewarm jobs by the image's name or the end of their id.
+//! **Why a list on doubt.** Two images may have one name in two projects; guessing would delete the wrong one.
+//! **Invariants.** An exact name wins over one that differs in case only; never is one of several picked.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use hearth_protocol::api::image::Image;
+use hearth_protocol::api::location::Location;
+use hearth_protocol::api::prewarm::Prewarm;
+use hearth_protocol::id::{ImageId, PrewarmId};
+use hearth_protocol::words::PrewarmState;
+
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+
+/// Candidates that an error lists; more help nobody.
+const CANDIDATES_MAX: usize = 10;
+/// Shortest end of an id that is taken for one.
+const ID_END_CHARS_MIN: usize = 6;
+
+/// The one record of `rows` that `wanted` names.
+///
+/// # Errors
+/// [`Exit::NotFound`] for none, [`Exit::Usage`] with the candidates for several.
+pub(crate) fn pick<'a, T>(
+    what: &str,
+    wanted: &str,
+    rows: &'a [T],
+    name: impl Fn(&T) -> &str,
+    describe: impl Fn(&T) -> String,
+) -> Result<&'a T, Failure> {
+    let exact: Vec<&T> = rows.iter().filter(|row| name(row) == wanted).collect();
+    let lower = wanted.to_lowercase();
+    let found = if exact.is_empty() {
+        rows.iter().filter(|row| name(row).to_lowercase() == lower).collect()
+    } else {
+        exact
+    };
+    match found.as_slice() {
+        [one] => Ok(one),
+        [] => Err(not_found(what, wanted)),
+        several => Err(ambiguous(what, wanted, several.iter().map(|row| describe(row)))),
+    }
+}
+
+fn not_found(what: &str, wanted: &str) -> Failure {
+    Failure::new(Exit::NotFound, format!("there is no {what} {wanted:?}"))
+        .hint(format!("`hearth {what} list` shows what there is"))
+}
+
+fn ambiguous(what: &str, wanted: &str, candidates: impl ExactSizeIterator<Item = String>) -> Failure {
+    let count = candidates.len();
+    let mut message = format!("{count} {what}s are meant by {wanted:?}:");
+    for candidate in candidates.take(CANDIDATES_MAX) {
+        message.push_str(&format!("\n  {candidate}"));
+    }
+    if count > CANDIDATES_MAX {
+        message.push_str(&format!("\n  and {} more", count - CANDIDATES_MAX));
+    }
+    Failure::new(Exit::Usage, message).hint("name it by its id")
+}
+
+/// The image with this id or name.
+pub(crate) async fn image(client: &Client, wanted: &str) -> anyhow::Result<Image> {
+    if wanted.parse::<ImageId>().is_ok() {
+        return client.get(&["images", wanted], &[]).await;
+    }
+    let rows: Vec<Image> = client.list(&["images"], &[("name", Some(wanted.to_owned()))], None).await?;
+    let describe = |image: &Image| {
+        format!(
+            "{}  {}  {}, project {}, made {}",
+            image.id, image.name, image.status, image.project, image.created_at
+        )
+    };
+    Ok(pick("image", wanted, &rows, |image| &image.name, describe)?.clone())
+}
+
+/// The location with this id or name.
+pub(crate) async fn location(client: &Client, wanted: &str) -> anyhow::Result<Location> {
+    if wanted.parse::<hearth_protocol::id::LocationId>().is_ok() {
+        return client.get(&["locations", wanted], &[]).await;
+    }
+    let rows: Vec<Location> = client.list(&["locations"], &[("name", Some(wanted.to_owned()))], None).await?;
+    let describe = |location: &Location| format!("{}  {}  {}", location.id, location.name, location.state);
+    Ok(pick("location", wanted, &rows, |location| &location.name, describe)?.clone())
+}
+
+/// The job with this id, this end of an id, or the only (else the only unfinished) one of the image with this name.
+pub(crate) async fn prewarm(client: &Client, wanted: &str) -> anyhow::Result<PrewarmId> {
+    if let Ok(id) = wanted.parse() {
+        return Ok(id);
+    }
+    let rows: Vec<Prewarm> = client.list(&["prewarms"], &[], None).await?;
+    Ok(pick_prewarm(wanted, &rows)?)
+}
+
+fn pick_prewarm(wanted: &str, rows: &[Prewarm]) -> Result<PrewarmId, Failure> {
+    let ends = |row: &&Prewarm| wanted.len() >= ID_END_CHARS_MIN && row.id.to_string().ends_with(wanted);
+    let by_end: Vec<&Prewarm> = rows.iter().filter(ends).collect();
+    let by_image: Vec<&Prewarm> = rows.iter().filter(|row| row.image_name == wanted).collect();
+    let found = if by_end.is_empty() { by_image } else { by_end };
+    let open = |row: &&Prewarm| {
+        matches!(row.state, PrewarmState::Scheduled | PrewarmState::Running | PrewarmState::Paused)
+    };
+    let unfinished: Vec<&Prewarm> = found.iter().copied().filter(open).collect();
+    match (found.as_slice(), unfinished.as_slice()) {
+        ([one], _) | (_, [one]) => Ok(one.id),
+        ([], _) => Err(not_found("prewarm", wanted)),
+        (several, _) => Err(ambiguous("prewarm", wanted, several.iter().map(|row| describe_prewarm(row)))),
+    }
+}
+
+fn describe_prewarm(row: &Prewarm) -> String {
+    format!("{}  {}  {}, made {}", row.id, row.image_name, row.state, row.created_at)
+}
+
+/// The token or join token with this id or name.
+pub(crate) fn by_id_or_name<'a, T, I>(
+    what: &str,
+    wanted: &str,
+    rows: &'a [T],
+    id: impl Fn(&T) -> I,
+    name: impl Fn(&T) -> &str,
+) -> Result<&'a T, Failure>
+where
+    I: FromStr + PartialEq + Display,
+{
+    if let Ok(wanted) = wanted.parse::<I>() {
+        return rows.iter().find(|row| id(row) == wanted).ok_or_else(|| not_found(what, &wanted.to_string()));
+    }
+    pick(what, wanted, rows, &name, |row| format!("{}  {}", id(row), name(row)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named<'a>(wanted: &str, rows: &'a [(&'a str, u32)]) -> Result<u32, Failure> {
+        pick("image", wanted, rows, |row| row.0, |row| format!("id {}", row.1)).map(|row| row.1)
+    }
+
+    #[test]
+    fn an_exact_name_wins_over_case() {
+        let rows = [("Noble", 1), ("noble", 2), ("jammy", 3)];
+        assert_eq!(named("noble", &rows), Ok(2));
+        assert_eq!(named("JAMMY", &rows), Ok(3));
+    }
+
+    #[test]
+    fn doubt_lists_the_candidates() {
+        let rows = [("Noble", 1), ("noble", 2)];
+        let failure = named("NOBLE", &rows).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.message.contains("id 1") && failure.message.contains("id 2"), "{}", failure.message);
+        let many: Vec<(&str, u32)> = (0..25).map(|n| ("same", n)).collect();
+        assert!(named("same", &many).unwrap_err().message.ends_with("and 15 more"));
+    }
+
+    #[test]
+    fn an_unknown_name_is_not_found() {
+        let failure = named("focal", &[("noble", 1)]).unwrap_err();
+        assert_eq!(failure.exit, Exit::NotFound);
+        assert_eq!(failure.hint.as_deref(), Some("`hearth image list` shows what there is"));
+    }
+}

@@ -1,0 +1,335 @@
+//! `hearth prewarm`: put an image on many hosts before machines are made of it.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use hearth_protocol::api::prewarm::{DryRun, Prewarm, PrewarmCreate, PrewarmDetails};
+use hearth_protocol::id::PrewarmId;
+use hearth_protocol::words::{EntryStatus, PrewarmState, Priority};
+
+use crate::args::Session;
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::output::{Cell, Grid};
+use crate::progress::{self, Fleet, Mode};
+use crate::targets::{self, KeepArgs, TargetArgs};
+use crate::when::Moment;
+use crate::{clock, names, size, system, when};
+
+/// Pause between two looks at a job.
+const LOOK_PAUSE: Duration = Duration::from_millis(400);
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrewarmCommand {
+    /// Start a job: one image, many locations
+    Create(Box<Create>),
+    /// List jobs, newest first
+    List(List),
+    /// Show a job and how far each location is
+    Show(Show),
+    /// Stop a job for a while; copies that move come to an end
+    Pause(One),
+    /// Go on with a paused job
+    Resume(One),
+    /// End a job; copies that are there stay, but may be evicted
+    Cancel(One),
+    /// Try the failed locations of a job again
+    Retry(One),
+}
+
+/// Start a job.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth prewarm create noble --select 'zone=z1,ip=10.0.*' --wait
+  hearth prewarm create noble --to cn-1,cn-2 --deadline 2h --rate 50MB
+  hearth prewarm create noble --all --start 2026-01-31T22:00:00+08:00 --keep 7d
+  hearth prewarm create noble --all --dry-run
+
+The job is done when every location says \"verified on disk\". With --wait the exit code is 7 if a location failed.")]
+pub(crate) struct Create {
+    /// Image (name or id); it must be active
+    image: String,
+    #[command(flatten)]
+    targets: TargetArgs,
+    /// When it must be done: a duration from now (2h) or RFC 3339
+    #[arg(long, value_name = "WHEN")]
+    deadline: Option<Moment>,
+    /// When it begins (default: now)
+    #[arg(long, value_name = "WHEN")]
+    start: Option<Moment>,
+    /// Most bytes per second at each location, for example 50MB
+    #[arg(long, value_name = "RATE", value_parser = size::parse_bytes)]
+    rate: Option<u64>,
+    /// Order of work: demand, deadline, bulk or scrub (default: deadline if there is one, else bulk)
+    #[arg(long)]
+    priority: Option<Priority>,
+    #[command(flatten)]
+    keep: KeepArgs,
+    /// Only say what would happen
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    /// Show progress until the job ends
+    #[arg(short, long)]
+    wait: bool,
+}
+
+/// List jobs.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth prewarm list
+  hearth prewarm list --limit 20 -o json")]
+pub(crate) struct List {
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+/// Show a job.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth prewarm show noble              # the job of this image, if there is one
+  hearth prewarm show 5d6e7f80 --watch   # the end of a job's id is enough")]
+pub(crate) struct Show {
+    /// Id, the end of an id, or the image's name
+    job: String,
+    /// Show progress until the job ends
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// One job.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth prewarm pause noble
+  hearth prewarm resume noble
+  hearth prewarm cancel 5d6e7f80
+  hearth prewarm retry noble")]
+pub(crate) struct One {
+    /// Id, the end of an id, or the image's name
+    job: String,
+}
+
+impl PrewarmCommand {
+    /// Runs the verb.
+    pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        match self {
+            Self::Create(command) => command.run(session).await,
+            Self::List(command) => command.run(session).await,
+            Self::Show(command) => command.run(session).await,
+            Self::Pause(command) => command.act(session, "pause").await,
+            Self::Resume(command) => command.act(session, "resume").await,
+            Self::Cancel(command) => command.act(session, "cancel").await,
+            Self::Retry(command) => command.act(session, "retry").await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        let image = names::image(&session.client, &self.image).await?;
+        let now = clock::now();
+        let body = PrewarmCreate {
+            image: image.id,
+            targets: self.targets.body(),
+            priority: self.priority,
+            deadline: self.deadline.map(|moment| moment.rfc3339(now)),
+            start: self.start.map(|moment| moment.rfc3339(now)),
+            rate_bytes_per_s: self.rate,
+            keep: self.keep.body(),
+            dry_run: self.dry_run,
+        };
+        if self.dry_run {
+            let plan: DryRun = session.client.post(&["prewarms"], &body).await?;
+            return show_plan(session, &plan);
+        }
+        let job: Prewarm = session.client.post(&["prewarms"], &body).await?;
+        if self.wait {
+            session.out.remark(&format!("job {}; Ctrl-C stops watching, not the job", job.id))?;
+            let ended = watch(&session.client, job.id, Mode::of_stderr(session.quiet)).await?;
+            return show_end(session, &ended);
+        }
+        session.out.facts(&job, facts(&job))?;
+        session.out.remark(&format!("\nFollow it with: hearth prewarm show {} --watch", job.id))?;
+        Ok(Exit::Ok)
+    }
+}
+
+fn show_plan(session: &Session, plan: &DryRun) -> anyhow::Result<Exit> {
+    let bound = Duration::try_from_secs_f64(plan.time_bound_s).unwrap_or_default();
+    let facts = vec![
+        ("warm", Cell::text(format!("{} locations have it", plan.warm))),
+        ("cold", Cell::text(format!("{} locations must fetch it", plan.cold))),
+        ("unfit", Cell::text(format!("{} locations cannot take it", plan.unfit.len()))),
+        ("to move", Cell::Bytes(Some(plan.move_bytes_max))),
+        ("at least", Cell::text(when::human(bound))),
+    ];
+    session.out.facts(plan, facts)?;
+    if !plan.unfit.is_empty() {
+        let grid = Grid::of(&["CANNOT TAKE IT", "WHY"], &plan.unfit, |unfit| {
+            vec![Cell::text(&unfit.location_name), Cell::text(&unfit.reason)]
+        });
+        session.out.below(&grid)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Follows a job until it ends.
+///
+/// # Errors
+/// What the controller says; it may be away for a minute in between.
+pub(crate) async fn watch(client: &Client, id: PrewarmId, mode: Mode) -> anyhow::Result<PrewarmDetails> {
+    let mut fleet = Fleet::new(mode);
+    loop {
+        let job: PrewarmDetails = system::patient(client, &["prewarms", &id.to_string()]).await?;
+        fleet.show(&job);
+        if matches!(job.prewarm.state, PrewarmState::Done | PrewarmState::Failed | PrewarmState::Cancelled) {
+            fleet.end();
+            return Ok(job);
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// How a job that was waited for ended.
+fn show_end(session: &Session, job: &PrewarmDetails) -> anyhow::Result<Exit> {
+    session.out.list(&job.locations, &locations(job))?;
+    let text = format!(
+        "{} is {}: {}, {} moved",
+        job.prewarm.image_name,
+        job.prewarm.state,
+        progress::summary(job),
+        size::human(job.prewarm.moved_bytes)
+    );
+    session.out.remark(&text)?;
+    if job.prewarm.state == PrewarmState::Done {
+        return Ok(Exit::Ok);
+    }
+    let failure = Failure::new(Exit::Incomplete, format!("the job ended {}", job.prewarm.state));
+    Err(failure
+        .hint(format!("mend what the reasons name, then `hearth prewarm retry {}`", job.prewarm.id))
+        .into())
+}
+
+impl List {
+    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        let jobs: Vec<Prewarm> = session.client.list(&["prewarms"], &[], self.limit).await?;
+        const COLUMNS: &[&str] = &[
+            "ID",
+            "IMAGE",
+            "STATE",
+            "ACTIVE",
+            "FAILED",
+            "WHERE",
+            "MADE",
+            "+DEADLINE",
+            "+START",
+            "+FINISHED",
+            "+DONE BYTES",
+            "+DATA BYTES",
+            "+MOVED BYTES",
+            "+MADE BY",
+        ];
+        let grid = Grid::of(COLUMNS, &jobs, |job| {
+            vec![
+                Cell::text(job.id),
+                Cell::text(&job.image_name),
+                Cell::status(job.state),
+                Cell::text(format!("{}/{}", job.active, job.total)),
+                Cell::Number(u64::from(job.failed)),
+                Cell::text(targets::describe(&job.targets)),
+                Cell::At(Some(job.created_at.clone())),
+                Cell::At(job.deadline.clone()),
+                Cell::At(Some(job.start.clone())),
+                Cell::At(job.finished_at.clone()),
+                Cell::Bytes(Some(job.done_bytes)),
+                Cell::Bytes(Some(job.data_bytes)),
+                Cell::Bytes(Some(job.moved_bytes)),
+                Cell::text(&job.created_by),
+            ]
+        });
+        session.out.list(&jobs, &grid)?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl Show {
+    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        let id = names::prewarm(&session.client, &self.job).await?;
+        if self.watch {
+            let ended = watch(&session.client, id, Mode::of_stderr(session.quiet)).await?;
+            return show_end(session, &ended);
+        }
+        let job: PrewarmDetails = session.client.get(&["prewarms", &id.to_string()], &[]).await?;
+        session.out.facts(&job, facts(&job.prewarm))?;
+        session.out.below(&locations(&job))?;
+        Ok(Exit::Ok)
+    }
+}
+
+fn facts(job: &Prewarm) -> Vec<(&'static str, Cell)> {
+    vec![
+        ("id", Cell::text(job.id)),
+        ("image", Cell::text(&job.image_name)),
+        ("state", Cell::status(job.state)),
+        ("where", Cell::text(targets::describe(&job.targets))),
+        ("active", Cell::text(format!("{} of {}", job.active, job.total))),
+        ("failed", Cell::Number(u64::from(job.failed))),
+        (
+            "verified",
+            Cell::text(format!("{} of {}", size::human(job.done_bytes), size::human(job.data_bytes))),
+        ),
+        ("moved", Cell::Bytes(Some(job.moved_bytes))),
+        ("priority", Cell::text(job.priority)),
+        ("deadline", Cell::At(job.deadline.clone())),
+        ("start", Cell::At(Some(job.start.clone()))),
+        ("rate", Cell::maybe(job.rate_bytes_per_s.map(|rate| format!("{}/s", size::human(rate))))),
+        ("made by", Cell::text(&job.created_by)),
+        ("made", Cell::At(Some(job.created_at.clone()))),
+        ("finished", Cell::At(job.finished_at.clone())),
+    ]
+}
+
+fn locations(job: &PrewarmDetails) -> Grid {
+    const COLUMNS: &[&str] = &[
+        "LOCATION",
+        "STATUS",
+        "DONE",
+        "MOVED",
+        "REUSED",
+        "TRIES",
+        "FINISHED",
+        "WHY",
+        "+LOCATION ID",
+        "+ONLINE",
+        "+DONE BYTES",
+        "+DATA BYTES",
+    ];
+    Grid::of(COLUMNS, &job.locations, |host| {
+        let offline = !host.online && host.status != EntryStatus::Stale;
+        let status = if offline { format!("{} (offline)", host.status) } else { host.status.to_string() };
+        vec![
+            Cell::text(&host.location_name),
+            Cell::Status(status),
+            Cell::Percent(host.percent),
+            Cell::Bytes(Some(host.moved_bytes)),
+            Cell::Bytes(Some(host.reused_bytes)),
+            Cell::Number(u64::from(host.attempts)),
+            Cell::At(host.done_at.clone()),
+            Cell::text(&host.reason),
+            Cell::text(host.location),
+            Cell::flag(host.online),
+            Cell::Bytes(Some(host.done_bytes)),
+            Cell::Bytes(Some(host.data_bytes)),
+        ]
+    })
+}
+
+impl One {
+    async fn act(self, session: &Session, verb: &str) -> anyhow::Result<Exit> {
+        let id = names::prewarm(&session.client, &self.job).await?;
+        let job: Prewarm = session.client.act_for(&["prewarms", &id.to_string(), verb]).await?;
+        session.out.facts(&job, facts(&job))?;
+        Ok(Exit::Ok)
+    }
+}
