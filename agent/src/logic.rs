@@ -6,6 +6,9 @@
 //! **Invariants.** `now` is always an argument; the same snapshot gives the same plan.
 
 pub mod backoff;
+pub mod budget;
+pub mod entry;
+pub mod evict;
 pub mod fetch_plan;
 pub mod rate;
 pub mod reconcile;

@@ -1,0 +1,182 @@
+//! Turning a staging file into an object: the crash-safe end of the write protocol.
+//!
+//! **What.** `finish` does, in this order: fsync; drop the page cache; hash every chunk from disk; mode 0440, fsync; manifest
+//! to `meta/`; rename to `objects/` without replacing; fsync of the folders; index row, synced; and only then the entry is
+//! active.
+//! **Why this order.** Each step makes durable what the next one relies on, so a crash between any two leaves either a
+//! staging file that can go on, or a whole object with its manifest that recovery adopts after hashing it.
+//! **Invariants.** I1, I2, I3, I4: see the module of the store.
+
+use std::fs::Permissions;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::atomic::Ordering;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::error::StoreError;
+use super::failpoint;
+use super::index::{Row, Stamp};
+use super::layout::{OBJECT_MODE, Renamed, remove_if_there, rename_new, sync_dir};
+use super::locked;
+use super::manifest_file::ManifestFile;
+use super::reuse;
+use super::staging::{Life, Staging};
+use super::sweep::{OnProgress, Progress, ProgressStep, Sweep, sweep};
+use crate::clock;
+use crate::logic::entry::Step;
+
+impl Staging {
+    /// Makes the content an active entry. Blocks while every chunk is hashed from disk.
+    ///
+    /// After [`StoreError::Damaged`] the transfer goes on: the chunks that failed are in [`Staging::need`] again.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] or [`StoreError::NoManifest`] if it is too early, [`StoreError::Damaged`],
+    /// [`StoreError::Stopped`]; [`StoreError::Io`] after which the transfer is dead and its file thrown away.
+    pub fn finish(&self, progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync)) -> Result<(), StoreError> {
+        let manifest = self.manifest()?;
+        self.seal()?;
+        match self.sealed(&manifest, progress) {
+            Ok(row) => self.publish(row),
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Stopped)) => {
+                locked(&self.written).life = Life::Open;
+                let mut state = locked(&self.store.inner.state);
+                state.entry(self.spec.content)?.step(Step::Reopen)?;
+                drop(state);
+                self.store.bump();
+                Err(error)
+            }
+            Err(error) => self.throw_away(error),
+        }
+    }
+
+    /// No byte is written from here on.
+    fn seal(&self) -> Result<(), StoreError> {
+        let content = self.spec.content;
+        let mut written = locked(&self.written);
+        let need = written.need.as_ref().ok_or(StoreError::NoManifest { content })?;
+        if !need.is_empty() {
+            return Err(StoreError::Incomplete { content, missing: need.count() });
+        }
+        match written.life {
+            Life::Open => written.life = Life::Sealed,
+            Life::Dead => return Err(StoreError::ThrownAway { content }),
+            Life::Sealed | Life::Done => {
+                return Err(StoreError::State { content, state: "sealed", wanted: "caching" });
+            }
+        }
+        drop(written);
+        locked(&self.store.inner.state).entry(content)?.step(Step::Seal)?;
+        self.store.bump();
+        Ok(())
+    }
+
+    fn sealed(&self, manifest: &ManifestFile, progress: OnProgress<'_>) -> Result<Row, StoreError> {
+        let content = self.spec.content;
+        let (store, layout) = (&self.store, &self.store.inner.layout);
+        let io = |what| StoreError::io(what, &self.path);
+        failpoint::hit("finish.sync").and_then(|()| self.file.sync_all()).map_err(io("sync"))?;
+        failpoint::hit("finish.after-sync").map_err(io("sync"))?;
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .map_err(|error| io("drop from the page cache")(error.into()))?;
+        self.verify(manifest, progress)?;
+
+        self.file.set_permissions(Permissions::from_mode(OBJECT_MODE)).map_err(io("set the mode of"))?;
+        layout.give_group(&self.file);
+        failpoint::hit("finish.sync-mode").and_then(|()| self.file.sync_all()).map_err(io("sync"))?;
+        failpoint::hit("finish.before-manifest").map_err(io("sync"))?;
+
+        manifest.sync()?;
+        let manifest_path = layout.manifest(content);
+        let staged_manifest = layout.staging_manifest(content);
+        std::fs::rename(&staged_manifest, &manifest_path)
+            .map_err(StoreError::io("rename", &staged_manifest))?;
+        sync_dir(&layout.meta_dir())?;
+        failpoint::hit("finish.after-manifest").map_err(io("rename"))?;
+
+        let object_dir = layout.make_object_dir(content)?;
+        let object = layout.object(content, self.spec.kind);
+        if rename_new(&self.path, &object)? == Renamed::TargetExists {
+            // The folder's lock and the entry's phase make this impossible; whoever put it there, it is not ours to replace.
+            let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(StoreError::Io { what: "publish", path: object, source });
+        }
+        failpoint::hit("finish.after-rename").map_err(io("rename"))?;
+        sync_dir(&object_dir)?;
+        sync_dir(&layout.staging_dir())?;
+        failpoint::hit("finish.after-folder-sync").map_err(io("rename"))?;
+
+        if let Err(error) = reuse::build(manifest, &layout.chunks(content)) {
+            tracing::warn!(%content, error = error.chain(), "no reuse index: other contents cannot take chunks from this one");
+        }
+        let meta = self.file.metadata().map_err(io("look at"))?;
+        let row = Row {
+            spec: self.spec,
+            stamp: Stamp::of(&meta),
+            moved_bytes: self.live.moved_bytes.load(Ordering::Relaxed),
+            reused_bytes: self.live.reused_bytes.load(Ordering::Relaxed),
+            verified_unix_ms: clock::unix_ms(),
+            last_used_unix_ms: 0,
+        };
+        if let Err(error) = store.index_rows(&[row]) {
+            // The object is whole and durable; without a row it is hashed once more after the next start.
+            tracing::warn!(%content, error = error.chain(), "object has no index row");
+        }
+        failpoint::hit("finish.after-index").map_err(io("index"))?;
+        Ok(row)
+    }
+
+    /// Hashes the file from disk. Chunks that fail are needed again.
+    fn verify(&self, manifest: &ManifestFile, progress: OnProgress<'_>) -> Result<(), StoreError> {
+        let content = self.spec.content;
+        let swept = sweep(&Sweep {
+            file: &self.file,
+            path: &self.path,
+            manifest,
+            step: ProgressStep::Verify,
+            skip_holes: false,
+            progress,
+        })?;
+        if swept.stray_bytes {
+            let source = std::io::Error::other("bytes outside the chunks are not zero");
+            return Err(StoreError::Io { what: "verify", path: self.path.clone(), source });
+        }
+        let Some((chunks, first)) = swept.bad() else { return Ok(()) };
+        let mut written = locked(&self.written);
+        if let Some(need) = &mut written.need {
+            (0..need.len()).filter(|chunk| !swept.good.contains(*chunk)).for_each(|chunk| need.insert(chunk));
+        }
+        drop(written);
+        self.live.done_bytes.store(swept.good_bytes, Ordering::Relaxed);
+        Err(StoreError::Damaged { content, chunks, first })
+    }
+
+    /// Shows the entry as active and gives the reservation back.
+    fn publish(&self, row: Row) -> Result<(), StoreError> {
+        let layout = &self.store.inner.layout;
+        locked(&self.written).life = Life::Done;
+        let allocated_bytes = self.file.metadata().map_or(0, |meta| meta.blocks() * 512)
+            + super::recover::side_bytes(layout, self.spec.content);
+        let mut state = locked(&self.store.inner.state);
+        let entry = state.entry(self.spec.content)?;
+        entry.step(Step::Published)?;
+        entry.live = None;
+        entry.stamp = Some(row.stamp);
+        entry.allocated_bytes = allocated_bytes;
+        entry.staged_bytes = 0;
+        entry.moved_bytes = row.moved_bytes;
+        entry.reused_bytes = row.reused_bytes;
+        entry.verified_unix_ms = row.verified_unix_ms;
+        drop(state);
+        self.store.note_disk_success();
+        self.store.bump();
+        remove_if_there(&layout.journal(self.spec.content)).map(|_| ()).or_else(|error| {
+            tracing::debug!(
+                error = error.chain(),
+                "journal of a finished content is removed at the next start"
+            );
+            Ok(())
+        })
+    }
+}
