@@ -1,7 +1,7 @@
 //! `hearth doctor`: what is wrong, line by line, and what to do about it.
 //!
 //! **What.** Each check is one line: `ok`, `warn` or `fail`, with the next step. What is asked is collected first
-//! ([`Facts`]); what it means is decided by pure functions, so every line has a test.
+//! (`Facts`); what it means is decided by pure functions, so every line has a test.
 //! **Why stop early.** Without a connection every later line would only say the same.
 //! **Invariants.** The exit code is 1 if and only if a line says `fail`.
 
