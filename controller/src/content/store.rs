@@ -109,27 +109,7 @@ impl ContentStore {
 
     fn open_files(&self, content: ContentId) -> Result<ContentObject, ContentError> {
         let names = self.names(content);
-        let index_path = names.index();
-        let index = match File::open(&index_path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ContentError::NotFound { content });
-            }
-            file => file.map_err(on("open", &index_path))?,
-        };
-        let damaged = |part| ContentError::Damaged { content, part };
-        let index = IndexFile::open(index).map_err(on("read", &index_path))?.map_err(|_| damaged("index"))?;
-        let manifest = open_part(&names.manifest(), || damaged("manifest"))?;
-        let manifest = ManifestFile::open(manifest, content).map_err(on("read", &names.manifest()))?;
-        let manifest = manifest.map_err(|_| damaged("manifest"))?;
-        if index.header.content != content || index.header.n_chunks != manifest.root.n_chunks() {
-            return Err(damaged("index"));
-        }
-        let object_path = names.object(index.header.generation);
-        let object = open_part(&object_path, || damaged("object"))?;
-        if object.metadata().map_err(on("open", &object_path))?.len() < index.header.object_bytes {
-            return Err(damaged("object"));
-        }
-        Ok(ContentObject { content, manifest, index, object, object_path, pieces: OnceLock::new() })
+        open_files(content, &names.index(), &names.manifest(), |generation| names.object(generation))
     }
 
     /// Whether a content is there; says nothing of its health.
@@ -280,6 +260,30 @@ impl ContentStore {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens and checks the three files of a content; `object_path` names the object of a generation.
+pub(super) fn open_files(
+    content: ContentId,
+    index_path: &Path,
+    manifest_path: &Path,
+    object_path: impl Fn(u32) -> PathBuf,
+) -> Result<ContentObject, ContentError> {
+    let damaged = |part| ContentError::Damaged { content, part };
+    let index = open_part(index_path, || ContentError::NotFound { content })?;
+    let index = IndexFile::open(index).map_err(on("read", index_path))?.map_err(|_| damaged("index"))?;
+    let manifest = open_part(manifest_path, || damaged("manifest"))?;
+    let manifest = ManifestFile::open(manifest, content).map_err(on("read", manifest_path))?;
+    let manifest = manifest.map_err(|_| damaged("manifest"))?;
+    if index.header.content != content || index.header.n_chunks != manifest.root.n_chunks() {
+        return Err(damaged("index"));
+    }
+    let object_path = object_path(index.header.generation);
+    let object = open_part(&object_path, || damaged("object"))?;
+    if object.metadata().map_err(on("open", &object_path))?.len() < index.header.object_bytes {
+        return Err(damaged("object"));
+    }
+    Ok(ContentObject { content, manifest, index, object, object_path, pieces: OnceLock::new() })
 }
 
 fn open_part(path: &Path, missing: impl Fn() -> ContentError) -> Result<File, ContentError> {

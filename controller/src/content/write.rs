@@ -11,6 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use hearth_protocol::digest::ChunkDigest;
 use hearth_protocol::manifest::{ManifestBuilder, ManifestRoot};
@@ -20,6 +21,7 @@ use hearth_protocol::words::ContentKind;
 use super::error::{ContentError, on, sync_folder};
 use super::index::{IndexRecord, IndexWriter};
 use super::manifest_file::ManifestWriter;
+use super::store::open_files;
 
 /// A packed chunk, without its bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,6 +83,21 @@ impl Staged {
     #[must_use]
     pub const fn stored_bytes(&self) -> u64 {
         self.object_bytes
+    }
+
+    /// Reads everything back and hashes it; returns the chunks that are bad. As [`super::ContentObject::verify_all`].
+    ///
+    /// # Errors
+    /// As [`super::ContentObject::verify_all`].
+    pub fn verify(
+        &self,
+        threads: usize,
+        cancel: &AtomicBool,
+        progress: &(dyn Fn(u32) + Sync),
+    ) -> Result<Vec<u32>, ContentError> {
+        let at = |name| self.folder.0.join(name);
+        let object = open_files(self.root.content_id(), &at(INDEX), &at(MANIFEST), |_| at(OBJECT))?;
+        object.verify_all(threads, cancel, progress)
     }
 }
 

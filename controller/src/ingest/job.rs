@@ -1,0 +1,430 @@
+//! One import, from the uploaded file to a published content.
+//!
+//! **What.** [`Ingest::run_import`] inspects, converts, cuts and packs, reads back and publishes; it blocks and reports
+//! stage and percentage. It knows no database: the caller records what it returns.
+//!
+//! **Why the original stays until the caller removes it.** If the controller dies between publishing and recording, the
+//! job is simply run again, and that needs the file.
+//!
+//! **Invariants**, tested with the real programs in `controller/tests/import.rs`: on any failure no staging file is left;
+//! on a failure for good the original is gone too; what an interrupted run left is removed at the next start; running
+//! twice gives the same content.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_protocol::api::image::Checksums;
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::ImageId;
+use hearth_protocol::words::{ContentKind, DiskFormat, ImportStage};
+
+use super::chunk::{self, Chunking};
+use super::convert::{Conversion, ConvertError, Converter, time_limit};
+use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
+use super::sandbox::{SandboxError, SandboxMode, landlock_available};
+use super::space::{Space, SpaceError};
+use crate::content::{ContentError, ContentStore, Originals, Published, Staged, Sums};
+
+/// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
+/// block per extent of a sparse file.
+const SLACK_BYTES: u64 = 32 << 20;
+
+/// Everything imports work with. One per controller.
+#[derive(Debug)]
+pub struct Ingest {
+    /// Published contents.
+    pub content: Arc<ContentStore>,
+    /// Uploaded files.
+    pub originals: Arc<Originals>,
+    /// Space promised to uploads and imports.
+    pub space: Space,
+    converter: Converter,
+    staging: PathBuf,
+    threads: usize,
+}
+
+/// What to import.
+#[derive(Clone, Debug)]
+pub struct ImportSpec {
+    /// Image whose original is imported.
+    pub image: ImageId,
+    /// What the uploader said the format is.
+    pub declared: Option<DiskFormat>,
+    /// What the uploader said the checksums are.
+    pub expected: Checksums,
+    /// Checksums counted during the upload; `None` after a restart: they are counted again.
+    pub sums: Option<Sums>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// What the uploaded file is.
+    pub format: DiskFormat,
+    /// The content.
+    pub content: ContentId,
+    /// How it was cut.
+    pub kind: ContentKind,
+    /// Size as a guest sees it, in bytes.
+    pub virtual_bytes: u64,
+    /// Non-zero bytes.
+    pub data_bytes: u64,
+    /// Bytes of the content object.
+    pub stored_bytes: u64,
+    /// Chunks of the content.
+    pub n_chunks: u32,
+    /// Size and checksums of the original.
+    pub sums: Sums,
+    /// Partition table of the disk, where it was looked for.
+    pub partition_table: PartitionTable,
+    /// Oddities for people.
+    pub warnings: Vec<InspectWarning>,
+    /// Whether the content was there before.
+    pub published: Published,
+}
+
+/// Why an import failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// There is nothing to import.
+    #[error("no uploaded file is here for image {image}; upload it again")]
+    NoOriginal {
+        /// Which image.
+        image: ImageId,
+    },
+    /// Not the file that was meant.
+    #[error(
+        "the uploaded file has {algorithm} {got}, expected {expected}; it was damaged on the way or is another file: \
+         nothing of it was kept, upload it again"
+    )]
+    Checksum {
+        /// "sha256", "sha512", "md5" or "blake3".
+        algorithm: &'static str,
+        /// What the uploader said.
+        expected: String,
+        /// What was counted.
+        got: String,
+    },
+    /// The file is no image we take.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// qemu-img or its sandbox failed.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// Reading or writing the store failed.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// No room.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// What was written is not what is read.
+    #[error("{n_bad} chunks read back differ from what was written; check this machine's memory and disk")]
+    ReadBack {
+        /// How many.
+        n_bad: usize,
+    },
+    /// The original does not give the content it gave before.
+    #[error("the original gives content {got}, not {expected}; the original is damaged or another file")]
+    OtherContent {
+        /// What it gives.
+        got: ContentId,
+        /// What it should give.
+        expected: ContentId,
+    },
+    /// A staging file could not be handled.
+    #[error("cannot {action} {path}")]
+    File {
+        /// "create", "open", "remove".
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImportError {
+    /// Whether the same file would fail again: then the original is removed. Otherwise (disk full, cancelled, the
+    /// machine at fault) the same import may be tried later.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::NoOriginal { .. } | Self::Checksum { .. } | Self::Inspect(_) => {
+                !matches!(self, Self::Inspect(InspectError::Read { .. }))
+            }
+            Self::Convert(error) => matches!(
+                error,
+                ConvertError::Failed { .. } | ConvertError::TooLarge { .. } | ConvertError::Length { .. }
+            ),
+            Self::Content(error) => matches!(error, ContentError::Manifest(_)),
+            Self::Space(_) | Self::ReadBack { .. } | Self::OtherContent { .. } | Self::File { .. } => false,
+        }
+    }
+}
+
+/// Called with each new stage or percentage.
+pub type Progress<'a> = dyn FnMut(ImportStage, u8) + Send + 'a;
+
+impl Ingest {
+    /// Opens the stores under `state` and removes what interrupted imports and uploads left. `threads` hash and pack.
+    ///
+    /// # Errors
+    /// [`ImportError::Content`] or [`ImportError::File`].
+    pub fn new(state: &Path, converter: Converter, threads: usize) -> Result<Self, ImportError> {
+        warn_of_missing_sandbox(converter.mode);
+        let content = Arc::new(ContentStore::new(&create(state.join("content"))?)?);
+        let originals = Arc::new(Originals::new(state)?);
+        let staging = state.join("staging");
+        remove(&staging)?;
+        Ok(Self {
+            content,
+            originals,
+            space: Space::new(state),
+            converter,
+            staging: create(staging)?,
+            threads,
+        })
+    }
+
+    /// Imports the uploaded file of an image; blocks until done.
+    ///
+    /// # Errors
+    /// [`ImportError`]; where [`ImportError::is_final`] the original has been removed.
+    pub fn run_import(
+        &self,
+        spec: &ImportSpec,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<Imported, ImportError> {
+        let imported = self.import(spec, cancel, progress);
+        if imported.as_ref().is_err_and(ImportError::is_final) {
+            self.originals.remove(spec.image)?;
+        }
+        imported
+    }
+
+    fn import(
+        &self,
+        spec: &ImportSpec,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<Imported, ImportError> {
+        progress(ImportStage::Inspecting, 0);
+        let original = self.originals.open(spec.image)?;
+        let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
+        let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
+        compare(&spec.expected, &sums)?;
+        let made = self.make(spec.image, spec.declared, cancel, progress)?;
+        let root = made.staged.root().clone();
+        let stored_bytes = made.staged.stored_bytes();
+        let published = self.content.publish(made.staged, cancel)?;
+        progress(ImportStage::Checksumming, 100);
+        Ok(Imported {
+            format: made.inspection.format,
+            content: root.content_id(),
+            kind: root.kind(),
+            virtual_bytes: root.raw_bytes(),
+            data_bytes: root.data_bytes(),
+            stored_bytes,
+            n_chunks: root.n_chunks(),
+            sums,
+            partition_table: made.inspection.partition_table,
+            warnings: made.inspection.warnings,
+            published,
+        })
+    }
+
+    /// Makes a damaged content again from its original and puts it in its place.
+    ///
+    /// # Errors
+    /// [`ImportError`]; [`ImportError::OtherContent`] if the original is damaged too: ask an agent for the chunks.
+    pub fn heal_from_original(
+        &self,
+        image: ImageId,
+        format: DiskFormat,
+        expected: ContentId,
+        cancel: &AtomicBool,
+    ) -> Result<Published, ImportError> {
+        let made = self.make(image, Some(format), cancel, &mut |_, _| ())?;
+        let got = made.staged.root().content_id();
+        if got != expected {
+            return Err(ImportError::OtherContent { got, expected });
+        }
+        Ok(self.content.publish(made.staged, cancel)?)
+    }
+
+    /// Inspects, converts, cuts and reads back. The staging folder is gone again except for the staged content.
+    fn make(
+        &self,
+        image: ImageId,
+        declared: Option<DiskFormat>,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<Made, ImportError> {
+        let path = self.originals.path(image);
+        let open = |path: &Path| File::open(path).map_err(on("open", path));
+        let reader = ImageFile::new(open(&path)?).map_err(on("open", &path))?;
+        let inspection = inspect(&reader, declared)?;
+        let folder = self.staging.join(image.to_string());
+        remove(&folder)?;
+        let staging = Folder(create(folder)?);
+        let raw_path = staging.0.join("disk.raw");
+        let converted = !matches!(inspection.format, DiskFormat::Raw | DiskFormat::Iso);
+        if converted {
+            self.convert(&path, &raw_path, &inspection, cancel, progress)?;
+        }
+        let source_path = if converted { &raw_path } else { &path };
+        let source = open(source_path)?;
+        progress(ImportStage::Chunking, 0);
+        let kind = match inspection.format {
+            DiskFormat::Iso => ContentKind::File,
+            _ => ContentKind::Disk,
+        };
+        let _promise = self.space.reserve(allocated(&source, source_path)?)?;
+        // The staged object outlives this function, so it lies beside the folder of this image.
+        let object = self.staging.join(format!("{image}.object"));
+        remove(&object)?;
+        let chunking =
+            Chunking { source: &source, path: source_path, kind, staging: &object, threads: self.threads };
+        let total = inspection.virtual_size_bytes;
+        let mut shown = Shown { progress, stage: ImportStage::Chunking, percent: 0 };
+        let staged = chunk::stage(&chunking, cancel, &mut |at| shown.at(at, total))?;
+        drop(source);
+        drop(staging); // the raw file is no longer needed
+        self.read_back(&staged, cancel, progress)?;
+        Ok(Made { inspection, staged })
+    }
+
+    fn convert(
+        &self,
+        input: &Path,
+        output: &Path,
+        inspection: &Inspection,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), ImportError> {
+        progress(ImportStage::Converting, 0);
+        let reserved_bytes = inspection.mapped_bytes.saturating_add(SLACK_BYTES);
+        let _promise = self.space.reserve(reserved_bytes)?;
+        let conversion = Conversion {
+            input,
+            format: inspection.format,
+            output,
+            virtual_size_bytes: inspection.virtual_size_bytes,
+            reserved_bytes,
+            time: time_limit(inspection.mapped_bytes),
+        };
+        let mut shown = |percent| progress(ImportStage::Converting, percent);
+        Ok(self.converter.to_raw(&conversion, cancel, &mut shown)?)
+    }
+
+    /// Hashes every stored chunk before the content gets its name.
+    fn read_back(
+        &self,
+        staged: &Staged,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), ImportError> {
+        progress(ImportStage::Checksumming, 0);
+        let total = u64::from(staged.root().n_chunks());
+        let shown = Mutex::new(Shown { progress, stage: ImportStage::Checksumming, percent: 0 });
+        let step = |done| shown.lock().unwrap_or_else(PoisonError::into_inner).at(u64::from(done), total);
+        let bad = staged.verify(self.threads, cancel, &step)?;
+        if bad.is_empty() { Ok(()) } else { Err(ImportError::ReadBack { n_bad: bad.len() }) }
+    }
+}
+
+/// Says once, at start, what an operator must know about this kernel.
+fn warn_of_missing_sandbox(mode: SandboxMode) {
+    if landlock_available() {
+        return;
+    }
+    let error = SandboxError::NoLandlock;
+    match mode {
+        SandboxMode::Required => tracing::error!("{error}"),
+        SandboxMode::BestEffort => {
+            tracing::error!(
+                "sandbox = \"best-effort\" and no Landlock: qemu-img can read every file that the controller can"
+            );
+        }
+    }
+}
+
+/// A staged content and what it was made of.
+struct Made {
+    inspection: Inspection,
+    staged: Staged,
+}
+
+/// Passes on whole percentages only, below 100: the end of a stage is the next stage.
+struct Shown<'a, 'b> {
+    progress: &'a mut Progress<'b>,
+    stage: ImportStage,
+    percent: u8,
+}
+
+impl Shown<'_, '_> {
+    fn at(&mut self, done: u64, total: u64) {
+        let percent = u8::try_from(u128::from(done) * 100 / u128::from(total.max(1))).unwrap_or(99).min(99);
+        if percent > self.percent {
+            self.percent = percent;
+            (self.progress)(self.stage, percent);
+        }
+    }
+}
+
+/// Compares whatever the uploader gave.
+fn compare(expected: &Checksums, sums: &Sums) -> Result<(), ImportError> {
+    let pairs = [
+        ("sha256", &expected.sha256, &sums.sha256),
+        ("sha512", &expected.sha512, &sums.sha512),
+        ("md5", &expected.md5, &sums.md5),
+        ("blake3", &expected.blake3, &sums.blake3),
+    ];
+    for (algorithm, expected, got) in pairs {
+        if let Some(expected) = expected
+            && !expected.trim().eq_ignore_ascii_case(got)
+        {
+            let (expected, got) = (expected.chars().take(128).collect(), got.clone());
+            return Err(ImportError::Checksum { algorithm, expected, got });
+        }
+    }
+    Ok(())
+}
+
+/// A staging folder, removed when dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "staging folder stays until the next start");
+        }
+    }
+}
+
+fn create(path: PathBuf) -> Result<PathBuf, ImportError> {
+    fs::create_dir_all(&path).map_err(on("create", &path))?;
+    Ok(path)
+}
+
+fn remove(path: &Path) -> Result<(), ImportError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(on("remove", path)),
+    }
+}
+
+fn allocated(file: &File, path: &Path) -> Result<u64, ImportError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = file.metadata().map_err(on("open", path))?;
+    Ok(metadata.len().min(metadata.blocks() * 512))
+}
+
+fn on<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ImportError + 'a {
+    move |source| ImportError::File { action, path: path.to_owned(), source }
+}
