@@ -123,6 +123,25 @@ pub(crate) fn dependencies_have_reasons(files: &[SourceFile]) -> Vec<Finding> {
     findings
 }
 
+/// Every make target that `make help` lists stands in CONTRIBUTING.md.
+pub(crate) fn targets_are_explained(files: &[SourceFile]) -> Vec<Finding> {
+    let named = |path: &str| files.iter().find(|file| file.path == path);
+    let (Some(makefile), Some(page)) = (named("Makefile"), named("CONTRIBUTING.md")) else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    let mut offset = 0;
+    for line in makefile.text.split_inclusive('\n') {
+        let target =
+            line.split_once(':').filter(|(_, rest)| rest.contains("## ")).map_or("", |(target, _)| target);
+        if !target.is_empty() && target != "help" && !page.text.contains(&format!("| `make {target}` |")) {
+            findings.push(makefile.finding_at(offset, format!("explain `make {target}` in CONTRIBUTING.md")));
+        }
+        offset += line.len();
+    }
+    findings
+}
+
 /// Nothing names the machine on which somebody happened to work, or a private mirror of a registry.
 pub(crate) fn private_words(files: &[SourceFile]) -> Vec<Finding> {
     // Put together here, so that this file does not break its own rule.
@@ -182,6 +201,13 @@ mod tests {
         let page = "| crate | why |\n|---|---|\n| md-5, blake3 | hashes |\n";
         let files = [("Cargo.toml", manifest), ("CONTRIBUTING.md", page)];
         check(dependencies_have_reasons, &files, &["Cargo.toml:4:"]);
+    }
+
+    #[test]
+    fn a_target_that_nobody_explains_is_found() {
+        let makefile = "help: ## list\nA ?= b:\ndev: x ## starts it\nnew: ## does it\n";
+        let files = [("Makefile", makefile), ("CONTRIBUTING.md", "| `make dev` | starts it |\n")];
+        check(targets_are_explained, &files, &["Makefile:4:"]);
     }
 
     #[test]

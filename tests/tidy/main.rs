@@ -47,6 +47,7 @@ const RULES: &[(&str, Rule)] = &[
     ("links", docs::dead_links),
     ("page-length", docs::page_length),
     ("dependency-reasons", docs::dependencies_have_reasons),
+    ("make-targets", docs::targets_are_explained),
     ("private-words", docs::private_words),
 ];
 
