@@ -134,7 +134,11 @@ pub(crate) fn targets_are_explained(files: &[SourceFile]) -> Vec<Finding> {
     for line in makefile.text.split_inclusive('\n') {
         let target =
             line.split_once(':').filter(|(_, rest)| rest.contains("## ")).map_or("", |(target, _)| target);
-        if !target.is_empty() && target != "help" && !page.text.contains(&format!("| `make {target}` |")) {
+        if !target.is_empty()
+            && !line.starts_with('\t')
+            && target != "help"
+            && !page.text.contains(&format!("| `make {target}` |"))
+        {
             findings.push(makefile.finding_at(offset, format!("explain `make {target}` in CONTRIBUTING.md")));
         }
         offset += line.len();
