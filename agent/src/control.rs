@@ -4,6 +4,12 @@
 //! **Why apart from `transfer`.** The session carries small messages that must arrive soon; payload must not delay them.
 //! **Invariants.** Nothing here writes into the cache; it only says what should be there.
 
+pub mod connect;
+pub mod credentials;
 pub mod enrol;
 pub mod identity;
+pub mod plan;
+pub mod session;
+mod talk;
 pub mod tls;
+pub mod upkeep;

@@ -20,6 +20,8 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
 pub const REFUSED_MAX: Duration = Duration::from_secs(300);
 /// First delay of an entry whose fetch failed.
 pub const ENTRY_FIRST: Duration = Duration::from_secs(5);
+/// Least delay of an entry that was refused with a fault that the same request would meet again.
+const ENTRY_NEVER: Duration = Duration::from_secs(30);
 /// Longest delay of an entry whose fetch failed again and again.
 pub const ENTRY_MAX: Duration = Duration::from_secs(600);
 
@@ -66,7 +68,8 @@ pub fn entry(fault: FaultCode, failures: u32) -> Duration {
     let grown = exponential(ENTRY_FIRST, ENTRY_MAX, failures);
     match fault.retry() {
         Retry::After(delay) => grown.max(delay.min(ENTRY_MAX)),
-        Retry::Never => ENTRY_MAX,
+        // The plan names it and the source refuses: they are about to agree, or an operator must look.
+        Retry::Never => grown.max(ENTRY_NEVER),
         Retry::OtherSource => grown,
     }
 }
@@ -87,7 +90,7 @@ mod tests {
     fn a_fault_that_names_a_delay_is_given_at_least_that_long() {
         assert_eq!(entry(FaultCode::NoSpace, 1), Duration::from_secs(60));
         assert_eq!(entry(FaultCode::BadBytes, 2), Duration::from_secs(10));
-        assert_eq!(entry(FaultCode::NotPlaced, 1), ENTRY_MAX);
+        assert_eq!(entry(FaultCode::NotPlaced, 1), ENTRY_NEVER);
         assert_eq!(entry(FaultCode::Unknown(999), 9), ENTRY_MAX);
         assert!(after_refusal(FaultCode::Denied, 1, 0) >= Duration::from_secs(300));
     }

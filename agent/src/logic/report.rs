@@ -22,13 +22,23 @@ pub const PROGRESS_MS: u64 = 1000;
 #[derive(Debug, Default)]
 pub struct Reported {
     entries: BTreeMap<ContentId, (ObservedEntry, u64)>,
+    holds_back: bool,
 }
 
 impl Reported {
     /// Begins a session: `entries` is the inventory that was sent.
     #[must_use]
     pub fn inventory(entries: &[ObservedEntry], now_ms: u64) -> Self {
-        Self { entries: entries.iter().map(|entry| (entry.content, (entry.clone(), now_ms))).collect() }
+        Self {
+            entries: entries.iter().map(|entry| (entry.content, (entry.clone(), now_ms))).collect(),
+            holds_back: false,
+        }
+    }
+
+    /// Whether the last comparison held progress back that is still untold.
+    #[must_use]
+    pub const fn holds_back(&self) -> bool {
+        self.holds_back
     }
 
     /// The entries that changed, and remembers them as told. `gone` gives the reason for an entry that vanished.
@@ -39,11 +49,16 @@ impl Reported {
         gone: impl Fn(ContentId) -> GoneReason,
     ) -> Vec<ObservedEntry> {
         let mut changes = Vec::new();
+        self.holds_back = false;
         for entry in entries {
             let due = match self.entries.get(&entry.content) {
                 None => true,
                 Some((told, _)) if told == entry => false,
-                Some((told, at_ms)) => !progress_alone(told, entry) || now_ms >= at_ms + PROGRESS_MS,
+                Some((told, at_ms)) => {
+                    let due = !progress_alone(told, entry) || now_ms >= at_ms + PROGRESS_MS;
+                    self.holds_back |= !due;
+                    due
+                }
             };
             if due {
                 self.entries.insert(entry.content, (entry.clone(), now_ms));
@@ -105,8 +120,9 @@ mod tests {
     fn progress_alone_waits_for_a_second() {
         let mut reported = Reported::inventory(&[entry(1, EntryStatus::Caching, 0)], 0);
         let later = [entry(1, EntryStatus::Caching, 50)];
-        assert_eq!(reported.changes(&later, 999, lost), []);
+        assert_eq!((reported.changes(&later, 999, lost), reported.holds_back()), (vec![], true));
         assert_eq!(reported.changes(&later, 1000, lost), later);
+        assert!(!reported.holds_back());
     }
 
     #[test]

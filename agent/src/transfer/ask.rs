@@ -1,0 +1,264 @@
+//! Asking a source: one request, one answer.
+//!
+//! **What.** [`bytes`] asks for a manifest root or page, [`chunks`] for chunks of a piece; any mask is allowed, also one
+//! with a single chunk.
+//! **Why the answer is cut into segments.** A piece may be 8 MiB and 16 are in flight; only about 1 MiB of each is held.
+//!
+//! **Invariants.** Every length is compared with what the manifest allows before a byte of it is read: a source can make
+//! us hold no more than we asked for. Whatever came whole before a fault is still used.
+
+use std::io;
+use std::sync::Arc;
+
+use hearth_protocol::fault::FaultCode;
+use hearth_protocol::manifest::ChunkRecord;
+use hearth_protocol::mask::ChunkMask;
+use hearth_protocol::message::data::{
+    ChunkHeader, ChunksFollowV1, DataReply, DataRequest, Encoding, FaultV1, FetchV1,
+};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
+
+use super::decode::{Decoders, Segment, Sink, Unpacked};
+use super::frames::{self, WireError};
+use super::link::{Lane, Source};
+use super::rate::RateCap;
+use crate::logic::fetch_plan::Ended;
+
+/// Why a request brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The source said no.
+    #[error("the source answers {fault}: {text}")]
+    Fault {
+        /// Why.
+        fault: FaultCode,
+        /// For people.
+        text: String,
+        /// Not before this many milliseconds; 0 for the fault's own rule.
+        retry_after_ms: u32,
+    },
+    /// The stream broke or stalled.
+    #[error("the stream from the source broke: {0}")]
+    Broken(#[source] io::Error),
+    /// The source does not keep to the protocol.
+    #[error("the source breaks the protocol: {why}")]
+    Protocol {
+        /// In which way.
+        why: &'static str,
+    },
+    /// The connection is gone.
+    #[error("the connection to the source is gone")]
+    LinkLost,
+}
+
+impl AskError {
+    /// What this means for the plan of a fetch.
+    #[must_use]
+    pub const fn ended(&self) -> Ended {
+        match self {
+            Self::Fault { fault, retry_after_ms, .. } => {
+                Ended::Fault { fault: *fault, retry_after_ms: *retry_after_ms }
+            }
+            Self::Broken(_) => Ended::Broken { fault: FaultCode::Unreachable },
+            Self::Protocol { .. } => Ended::Broken { fault: FaultCode::Protocol },
+            Self::LinkLost => Ended::LinkLost,
+        }
+    }
+
+    fn stream(error: io::Error, source: &Source) -> Self {
+        if source.is_open() { Self::Broken(error) } else { Self::LinkLost }
+    }
+
+    fn wire(error: WireError, source: &Source) -> Self {
+        match error {
+            WireError::Stream(error) => Self::stream(error, source),
+            WireError::Ended => Self::stream(io::ErrorKind::UnexpectedEof.into(), source),
+            WireError::Frame(error) => {
+                tracing::debug!(%error, "not an answer");
+                Self::Protocol { why: "the answer is no message of this stream" }
+            }
+        }
+    }
+}
+
+impl From<FaultV1> for AskError {
+    fn from(fault: FaultV1) -> Self {
+        let FaultV1 { fault, mut text, retry_after_ms } = fault;
+        text.truncate(text.floor_char_boundary(hearth_protocol::message::control::TEXT_BYTES_MAX));
+        Self::Fault { fault, text, retry_after_ms }
+    }
+}
+
+/// Asks for bytes that are not chunks; at most `max` are taken.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn bytes(source: &Arc<Source>, request: &DataRequest, max: usize) -> Result<Vec<u8>, AskError> {
+    let mut lane = source.lane().await.map_err(|error| AskError::stream(error, source))?;
+    frames::write(&mut lane.send, request).await.map_err(|error| AskError::wire(error, source))?;
+    let reply = frames::read(&mut lane.recv).await.map_err(|error| AskError::wire(error, source))?;
+    let n = match reply {
+        DataReply::BytesFollow(follow) => follow.bytes as usize,
+        DataReply::Fault(fault) => {
+            lane.give_back();
+            return Err(fault.into());
+        }
+        DataReply::ChunksFollow(_) => {
+            return Err(AskError::Protocol { why: "chunks follow, bytes were asked for" });
+        }
+    };
+    if n > max {
+        return Err(AskError::Protocol { why: "more bytes follow than such an answer can have" });
+    }
+    let mut bytes = vec![0; n];
+    lane.recv.read_exact(&mut bytes).await.map_err(|error| AskError::stream(error, source))?;
+    lane.give_back();
+    Ok(bytes)
+}
+
+/// Chunks that are wanted from one piece.
+#[derive(Debug)]
+pub struct Want {
+    /// The request as it goes over the wire.
+    pub request: FetchV1,
+    /// Its mask.
+    pub mask: ChunkMask,
+    /// Index of the piece's first chunk.
+    pub first: u32,
+    /// Records of all chunks of the piece.
+    pub records: Vec<ChunkRecord>,
+}
+
+/// Where received chunks go, and what slows them.
+#[derive(Clone)]
+pub struct Intake {
+    /// Unpack, check and write.
+    pub decoders: Decoders,
+    /// The file.
+    pub sink: Arc<dyn Sink>,
+    /// The transfer's cap.
+    pub cap: Arc<RateCap>,
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").finish_non_exhaustive()
+    }
+}
+
+/// What a request for chunks brought.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// What the workers made of it, summed up.
+    pub unpacked: Unpacked,
+    /// Stored bytes that came, headers included.
+    pub moved_bytes: u64,
+    /// Why it ended early.
+    pub error: Option<AskError>,
+}
+
+/// Asks for chunks and waits until all that came is written. Not cancel safe, but nothing is lost that was marked done.
+pub async fn chunks(source: &Arc<Source>, want: &Want, intake: &Intake) -> Brought {
+    let mut answers = Vec::new();
+    let mut brought = Brought::default();
+    brought.error = exchange(source, want, intake, &mut answers, &mut brought.moved_bytes).await.err();
+    for answer in answers {
+        // A worker that died took the answer with it; its chunks stay needed.
+        let Ok(unpacked) = answer.await else { continue };
+        brought.unpacked.done.extend(unpacked.done);
+        brought.unpacked.bad.extend(unpacked.bad);
+        brought.unpacked.raw_bytes += unpacked.raw_bytes;
+        brought.unpacked.failed = brought.unpacked.failed.or(unpacked.failed);
+    }
+    brought
+}
+
+async fn exchange(
+    source: &Arc<Source>,
+    want: &Want,
+    intake: &Intake,
+    answers: &mut Vec<oneshot::Receiver<Unpacked>>,
+    moved_bytes: &mut u64,
+) -> Result<(), AskError> {
+    let mut lane = source.lane().await.map_err(|error| AskError::stream(error, source))?;
+    let request = DataRequest::from(want.request.clone());
+    frames::write(&mut lane.send, &request).await.map_err(|error| AskError::wire(error, source))?;
+    let reply = frames::read(&mut lane.recv).await.map_err(|error| AskError::wire(error, source))?;
+    let follow = match reply {
+        DataReply::ChunksFollow(follow) => follow,
+        DataReply::Fault(fault) => {
+            lane.give_back();
+            return Err(fault.into());
+        }
+        DataReply::BytesFollow(_) => {
+            return Err(AskError::Protocol { why: "bytes follow, chunks were asked for" });
+        }
+    };
+    let mut segment = intake.decoders.segment().await;
+    let ended = receive(source, &mut lane, want, intake, follow, &mut segment, answers, moved_bytes).await;
+    if !segment.is_empty() {
+        answers.push(intake.decoders.submit(segment, Arc::clone(&intake.sink)).await);
+    }
+    if ended.is_ok() {
+        lane.give_back();
+    }
+    ended
+}
+
+#[expect(clippy::too_many_arguments, reason = "one loop over one answer; its state is its arguments")]
+async fn receive(
+    source: &Source,
+    lane: &mut Lane,
+    want: &Want,
+    intake: &Intake,
+    follow: ChunksFollowV1,
+    segment: &mut Segment,
+    answers: &mut Vec<oneshot::Receiver<Unpacked>>,
+    moved_bytes: &mut u64,
+) -> Result<(), AskError> {
+    let protocol = |why| AskError::Protocol { why };
+    if follow.chunks > want.mask.count() {
+        return Err(protocol("more chunks follow than were asked for"));
+    }
+    let mut left = u64::from(follow.bytes);
+    let mut next = 0;
+    for _ in 0..follow.chunks {
+        let mut header = [0; ChunkHeader::BYTES];
+        lane.recv.read_exact(&mut header).await.map_err(|error| AskError::stream(error, source))?;
+        let header = ChunkHeader::parse(header).map_err(|_| protocol("a chunk header is not one"))?;
+        let record = expected(want, &header, next)?;
+        next = header.chunk + 1;
+        let bytes = u64::from(header.stored_len) + ChunkHeader::BYTES as u64;
+        left = left.checked_sub(bytes).ok_or_else(|| protocol("chunks pass the announced length"))?;
+        intake.cap.pause(bytes).await;
+        if !segment.fits(record.raw_len) {
+            let fresh = intake.decoders.segment().await;
+            let full = std::mem::replace(segment, fresh);
+            answers.push(intake.decoders.submit(full, Arc::clone(&intake.sink)).await);
+        }
+        let room = segment.room_for(header.chunk, header.encoding, header.stored_len, record);
+        if let Err(error) = lane.recv.read_exact(room).await {
+            segment.drop_last();
+            return Err(AskError::stream(error, source));
+        }
+        *moved_bytes += bytes;
+    }
+    if left == 0 { Ok(()) } else { Err(protocol("bytes are left over behind the chunks")) }
+}
+
+/// The record of a chunk that was asked for and may come now, with an allowed length.
+fn expected(want: &Want, header: &ChunkHeader, next: u32) -> Result<ChunkRecord, AskError> {
+    let protocol = |why| AskError::Protocol { why };
+    let index = header.chunk.checked_sub(want.first).filter(|index| want.mask.contains(*index));
+    let record = index.and_then(|index| want.records.get(index as usize).copied());
+    let record = record.ok_or_else(|| protocol("a chunk came that was not asked for"))?;
+    if header.chunk < next {
+        return Err(protocol("chunks come out of order"));
+    }
+    let fits = match header.encoding {
+        Encoding::Raw => header.stored_len == record.raw_len,
+        Encoding::Zstd => header.stored_len <= record.raw_len,
+    };
+    if fits { Ok(record) } else { Err(protocol("a chunk's stored length does not fit its raw length")) }
+}
