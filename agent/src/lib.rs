@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod local;
 pub mod logic;
 pub mod metrics;
 pub mod store;

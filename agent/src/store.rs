@@ -19,6 +19,9 @@
 
 mod begin;
 mod config;
+#[cfg(test)]
+#[path = "store/tests/content.rs"]
+pub(crate) mod content;
 mod error;
 mod evict;
 mod failpoint;

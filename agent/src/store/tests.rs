@@ -1,13 +1,12 @@
 //! Tests of the store, by theme. The invariants of the store's module are tested under their numbers.
 
-mod content;
 mod crash;
 mod write_path;
 
 use hearth_protocol::words::ContentKind;
 
+use super::content::Content;
 use super::{ContentSpec, RecoveryReport, Staging, Store, StoreConfig, StoreError, no_progress};
-use content::Content;
 
 /// Budget of test stores: plenty.
 const BUDGET: u64 = 1 << 30;

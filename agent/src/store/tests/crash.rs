@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hearth_protocol::words::ConsumerKind;
 
-use super::content::Content;
 use super::*;
 use crate::store::RemoveMode;
 use crate::store::failpoint::{self, Trouble};

@@ -5,7 +5,6 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use hearth_protocol::message::control::ObservedState;
 use hearth_protocol::words::EntryStatus;
 
-use super::content::Content;
 use super::*;
 use crate::store::BeginError;
 
