@@ -208,7 +208,7 @@ impl Dev {
             Some(file) => file.clone(),
             None => disk::make(setup.root()).await?,
         };
-        let record = ImageCreate { name, ..ImageCreate::default() };
+        let record = ImageCreate { name, format: image::format_of(&file), ..ImageCreate::default() };
         let upload = image::upload(client, &file, &record, mode).await?;
         image::wait_active(client, upload).await
     }

@@ -12,7 +12,7 @@ use crate::output::{Cell, Grid};
 mod download;
 mod import;
 
-pub(crate) use import::{upload, wait_active};
+pub(crate) use import::{format_of, upload, wait_active};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]

@@ -44,7 +44,7 @@ pub(crate) struct Import {
     /// Format of the file: raw, qcow2, vmdk, vhd, vhdx or iso (default: found out)
     #[arg(long)]
     format: Option<DiskFormat>,
-    /// disk or iso (default: iso for an ISO file, else disk)
+    /// disk or iso (default: iso for a file that ends in .iso, else disk)
     #[arg(long)]
     kind: Option<ImageKind>,
     /// Expected SHA-256 of the file; a mismatch fails the import
@@ -128,7 +128,9 @@ impl Import {
         Ok(ImageCreate {
             name,
             kind: self.kind,
-            format: self.format,
+            format: self
+                .format
+                .or_else(|| format_of(&self.file).filter(|_| self.kind != Some(ImageKind::Disk))),
             project: None,
             public: self.public,
             expected: Checksums {
@@ -152,6 +154,12 @@ impl Import {
 
 fn lower_hex(text: &str) -> String {
     text.trim().to_ascii_lowercase()
+}
+
+/// Format of a file that is not declared, where its bytes cannot tell. An ISO volume can hide in any raw disk, so its ending decides, not its bytes.
+pub(crate) fn format_of(file: &Path) -> Option<DiskFormat> {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    ending.filter(|ending| ending.eq_ignore_ascii_case("iso")).map(|_| DiskFormat::Iso)
 }
 
 /// The file's name without its ending, if it has one that can be a name.
@@ -279,6 +287,12 @@ mod tests {
         assert_eq!(default_name(Path::new("/a/noble.qcow2")).as_deref(), Some("noble"));
         assert_eq!(default_name(Path::new("-")), None);
         assert_eq!(default_name(Path::new("/")), None);
+    }
+
+    #[test]
+    fn an_iso_is_known_by_its_ending() {
+        assert_eq!(format_of(Path::new("a/b.ISO")), Some(DiskFormat::Iso));
+        assert_eq!(format_of(Path::new("a/iso.raw")), None);
     }
 
     #[test]
