@@ -312,6 +312,54 @@ fn what_a_killed_controller_leaves_is_removed_and_the_import_is_run_again() {
     assert_eq!((second.content, second.published), (first.content, Published::Reused));
 }
 
+/// Environment variable that makes [`imports_until_killed`] the victim of the next test.
+const VICTIM: &str = "HEARTH_TEST_IMPORT_STATE";
+
+/// No claim of its own: the process that `an_import_killed_at_any_moment…` kills. Imports again and again.
+#[test]
+fn imports_until_killed() {
+    let Some(state) = std::env::var_os(VICTIM) else { return };
+    let ingest = open(state.as_ref());
+    let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: None };
+    loop {
+        let imported = ingest.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap();
+        ingest.content.remove(imported.content).unwrap();
+    }
+}
+
+#[test]
+fn an_import_killed_at_any_moment_leaves_all_of_a_content_or_nothing() {
+    let place = Place::new();
+    let disk = place.disk();
+    run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&disk), text(&place.path("upload"))]);
+    place.upload(IMAGE, &place.path("upload"));
+    let expected = place.import(None, Checksums::default()).unwrap().content;
+    place.ingest.content.remove(expected).unwrap();
+    let state = place.path("state");
+    for round in 0..25u64 {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "imports_until_killed"])
+            .env(VICTIM, &state)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30 + round * 37 % 700));
+        assert_eq!(victim.try_wait().unwrap(), None, "the victim ended by itself");
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let ingest = open(&state);
+        assert_eq!(place.staged(), 0, "round {round}");
+        for content in ingest.content.list().unwrap() {
+            assert_eq!(content, expected);
+            let object = ingest.content.open(content).unwrap();
+            let bad = object.verify_all(2, &AtomicBool::new(false), &|_| ()).unwrap();
+            assert!(bad.is_empty(), "round {round}: {bad:?}");
+        }
+        assert!(ingest.originals.open(IMAGE).unwrap().is_some(), "round {round}");
+    }
+    assert_eq!(place.import(None, Checksums::default()).unwrap().content, expected);
+}
+
 #[test]
 fn a_damaged_content_is_made_again_from_its_original() {
     let place = Place::new();

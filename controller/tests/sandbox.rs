@@ -131,6 +131,18 @@ fn a_child_with_wrong_arguments_says_so() {
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&output.stderr).contains("convert-child"), "{output:?}");
     let place = Place::new();
+    // Started by somebody else than the process that wrote the arguments: its watcher is not there.
+    let confinement = Confinement {
+        mode: SandboxMode::Required,
+        read: place.path("input"),
+        write: place.path("output"),
+        file_bytes: 1,
+        cpu_s: 1,
+    };
+    let mut arguments = confinement.arguments(&["/usr/bin/perl".into(), "-e1".into()]);
+    arguments[6] = "1".into();
+    let orphan = Command::new(CONTROLLER).args(arguments).output().unwrap();
+    assert_eq!(orphan.status.code(), Some(125), "{orphan:?}");
     let missing = place.run(&["/usr/bin/no-such-program"]);
     assert_eq!(missing.status.code(), Some(125), "{missing:?}");
 }

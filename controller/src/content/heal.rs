@@ -1,8 +1,9 @@
 //! Mends a stored content.
 //!
 //! **What.** [`ContentStore::heal_chunks`] puts good bytes in the place of bad chunks: they are packed again and appended
-//! to the object, then a new index is renamed over the old one. A content whose manifest or object is gone as a whole is
-//! staged again by the importer and published: the same cut gives the same id.
+//! to the object, then a new index is renamed over the old one. [`restage`] makes a content of which no file can be
+//! trusted again, from somebody who has it: the root is checked against the id, the pages against the root, the chunks
+//! against the pages. (From its original the importer stages it again: the same cut gives the same id.)
 //!
 //! **Why append.** The object may be read by a hundred agents at this moment; nothing an index points at is overwritten.
 //!
@@ -14,12 +15,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 use hearth_protocol::digest::{ChunkDigest, ContentId};
+use hearth_protocol::manifest::{ChunkRecord, ManifestRoot, ManifestWalk};
 
 use super::error::{ContentError, on, sync_folder};
 use super::index::{IndexFile, IndexRecord, IndexWriter};
 use super::pack::Packer;
 use super::store::{ContentStore, rename};
-use super::write::new_file;
+use super::write::{ObjectWriter, PackedChunk, Staged, new_file};
 
 /// Records copied per read while an index is rewritten.
 const STEP_RECORDS: u32 = 16 << 10;
@@ -69,6 +71,57 @@ impl ContentStore {
         self.forget(content);
         Ok(())
     }
+}
+
+/// Who can give the parts of a content: an agent, through the session that asks it.
+pub trait ContentSource {
+    /// The encoded root.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being had.
+    fn root(&mut self) -> Result<Bytes, ContentError>;
+    /// An encoded page.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being had.
+    fn page(&mut self, index: u32) -> Result<Bytes, ContentError>;
+    /// Raw bytes of a chunk.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being had.
+    fn chunk(&mut self, index: u32, record: &ChunkRecord) -> Result<Bytes, ContentError>;
+}
+
+/// Stages `content` again from its parts, in a `staging` folder that must not exist. Publish the result.
+///
+/// # Errors
+/// [`ContentError::WrongBytes`] for a chunk and [`ContentError::Manifest`] for a root or page that is not the
+/// content's; [`ContentError::File`], [`ContentError::NoSpace`]; what the source answers.
+pub fn restage(
+    content: ContentId,
+    source: &mut dyn ContentSource,
+    staging: &Path,
+) -> Result<Staged, ContentError> {
+    let root = ManifestRoot::decode_as(&source.root()?, content)?;
+    let mut writer = ObjectWriter::create(staging, root.kind())?;
+    let mut packer = Packer::new().map_err(|source| ContentError::Pack { source })?;
+    let mut walk = ManifestWalk::new(&root);
+    while let Some(index) = walk.wants() {
+        let page = walk.step(&source.page(index)?)?;
+        for (chunk, record) in (page.first_chunk()..).zip(page.records()) {
+            let raw = source.chunk(chunk, record)?;
+            if raw.len() != record.raw_len as usize || ChunkDigest::of(&raw) != record.digest {
+                return Err(ContentError::WrongBytes { content, chunk });
+            }
+            let mut stored = Vec::new();
+            let encoding = packer.pack(&raw, &mut stored).map_err(|source| ContentError::Pack { source })?;
+            let stored_len = u32::try_from(stored.len()).expect("a stored chunk is at most 256 KiB");
+            let ChunkRecord { offset, raw_len, digest } = *record;
+            writer.push(&[PackedChunk { offset, raw_len, digest, stored_len, encoding }], &stored)?;
+        }
+    }
+    walk.finish()?;
+    writer.finish(root.raw_bytes())
 }
 
 /// Writes a copy of `index` to `path`, record by record.

@@ -22,6 +22,7 @@ mod write;
 
 pub use error::ContentError;
 pub(crate) use error::on;
+pub use heal::{ContentSource, restage};
 pub use object::{ContentObject, StoredChunk, StoredRun};
 pub use originals::{Original, OriginalWriter, Originals, Sums};
 pub use pack::{Packer, Unpacker};

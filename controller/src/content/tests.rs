@@ -251,6 +251,44 @@ fn what_a_crash_leaves_is_removed_and_what_counts_stays() {
     assert!(store.contains(place.content) && !store.contains(other));
 }
 
+/// Gives the parts of a content of [`raw`] chunks; the chunk `bad` is another one.
+struct Agent(std::sync::Arc<ContentObject>, Option<u32>);
+
+impl ContentSource for Agent {
+    fn root(&mut self) -> Result<Bytes, ContentError> {
+        Ok(self.0.manifest_root())
+    }
+    fn page(&mut self, index: u32) -> Result<Bytes, ContentError> {
+        self.0.manifest_page(index)
+    }
+    fn chunk(
+        &mut self,
+        index: u32,
+        _: &hearth_protocol::manifest::ChunkRecord,
+    ) -> Result<Bytes, ContentError> {
+        Ok(raw(if self.1 == Some(index) { index + 1 } else { index }).into())
+    }
+}
+
+#[test]
+fn a_content_of_which_nothing_is_left_is_made_again_from_an_agent() {
+    let agent = Place::new(PAGE_RECORDS + 3);
+    let object = agent.store.open(agent.content).unwrap();
+    let place = Place::new(1);
+    let staging = place.folder.path().join("again");
+    let staged = restage(agent.content, &mut Agent(object.clone(), None), &staging).unwrap();
+    assert_eq!(place.store.publish(staged, &GO).unwrap(), Published::New);
+    let again = place.store.open(agent.content).unwrap();
+    assert_eq!(again.verify_all(2, &GO, &|_| ()).unwrap(), NONE);
+    assert_eq!(again.root(), object.root());
+
+    let result = restage(agent.content, &mut Agent(object.clone(), Some(7)), &staging);
+    assert!(matches!(result, Err(ContentError::WrongBytes { chunk: 7, .. })), "{result:?}");
+    let result = restage(place.content, &mut Agent(object, None), &staging);
+    assert!(matches!(result, Err(ContentError::Manifest(_))), "{result:?}");
+    assert!(!staging.exists());
+}
+
 #[test]
 fn a_removed_content_is_gone_with_all_its_files() {
     let place = Place::new(60);

@@ -20,7 +20,6 @@ use std::str::FromStr;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 mod calls;
 mod files;
@@ -151,15 +150,17 @@ impl Confinement {
             self.write.clone().into(),
             self.file_bytes.to_string().into(),
             self.cpu_s.to_string().into(),
+            std::process::id().to_string().into(),
         ];
         arguments.extend_from_slice(program);
         arguments
     }
 
-    /// Reads back what [`Self::arguments`] wrote, without the sub-command's name; also returns the program.
-    fn parse(arguments: &[OsString]) -> Result<(Self, &[OsString]), SandboxError> {
+    /// Reads back what [`Self::arguments`] wrote, without the sub-command's name; also returns the process that wrote
+    /// it and the program.
+    fn parse(arguments: &[OsString]) -> Result<(Self, u32, &[OsString]), SandboxError> {
         let wrong = |argument| SandboxError::Arguments { argument };
-        let [mode, read, write, file_bytes, cpu_s, program @ ..] = arguments else {
+        let [mode, read, write, file_bytes, cpu_s, parent, program @ ..] = arguments else {
             return Err(wrong("the list"));
         };
         if program.is_empty() {
@@ -174,7 +175,8 @@ impl Confinement {
             file_bytes: number(file_bytes).ok_or_else(|| wrong("the file size"))?,
             cpu_s: number(cpu_s).ok_or_else(|| wrong("the processor time"))?,
         };
-        Ok((confinement, program))
+        let parent = parent.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| wrong("the parent"))?;
+        Ok((confinement, parent, program))
     }
 }
 
@@ -202,12 +204,12 @@ pub fn run_child(arguments: &[OsString]) -> ExitCode {
 
 /// Sets all limits on this process; returns the program to become.
 fn confine(arguments: &[OsString]) -> Result<&[OsString], SandboxError> {
-    let (confinement, program) = Confinement::parse(arguments)?;
-    // The controller may be gone already; then init is the parent and nobody watches this process.
-    let orphan = |source| SandboxError::Limit { limit: "death signal", source };
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(orphan)?;
-    if nix::unistd::getppid() == Pid::from_raw(1) {
-        tracing::debug!("the parent is init: either it died or it is init");
+    let (confinement, parent, program) = Confinement::parse(arguments)?;
+    let death = |source| SandboxError::Limit { limit: "death signal", source };
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(death)?;
+    // The controller may have died before that line: then nobody watches this process.
+    if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(parent) {
+        return Err(SandboxError::Arguments { argument: "the living parent" });
     }
     let limits = [
         (Resource::RLIMIT_AS, MEMORY_BYTES, "address space"),
@@ -243,10 +245,11 @@ mod tests {
         };
         let arguments = written.arguments(&["/usr/bin/qemu-img".into(), "convert".into()]);
         assert_eq!(arguments[0], SUBCOMMAND);
-        let (read, program) = Confinement::parse(&arguments[1..]).unwrap();
+        let (read, parent, program) = Confinement::parse(&arguments[1..]).unwrap();
+        assert_eq!(parent, std::process::id());
         assert_eq!(format!("{read:?}"), format!("{written:?}"));
         assert_eq!(program, ["/usr/bin/qemu-img", "convert"]);
-        for cut in 1..7 {
+        for cut in 1..8 {
             assert!(Confinement::parse(&arguments[1..cut]).is_err(), "{cut} arguments");
         }
     }
