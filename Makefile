@@ -86,7 +86,7 @@ load-test: ## 2,000 idle agents against one controller: memory, CPU, return afte
 boot-test: images ## boot a VM from a cached image by qemu and through libvirt
 	@scripts/prerequisites dev boot
 	cargo build --locked --workspace --bins
-	tests/boot/run.sh $(ARGS)
+	tests/boot/run.sh $(IMAGES) target/debug
 
 .PHONY: units
 units: ## check the systemd units: syntax, and exposure of at most 1.5

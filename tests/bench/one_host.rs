@@ -145,9 +145,7 @@ fn hearth_once(site: &Site, image: &Imported, source: &Path, compare: bool) -> R
 fn time_line(site: &Site) -> Result<f64> {
     let log = site.log("dev-1")?;
     let Some(line) = log.lines().rev().find(|line| line.contains("verify_ms=")) else { return Ok(0.0) };
-    let (_, tail) =
-        line.split_once("wire_ms").map_or(("", line), |_| line.split_at(line.find("wire_ms").unwrap_or(0)));
-    println!("    time line: {tail}");
+    println!("    time line: manifest_ms{}", line.split_once("manifest_ms").map_or(line, |(_, times)| times));
     let verify = line.split("verify_ms=").nth(1).and_then(|rest| rest.split_whitespace().next());
     let ms: f64 = verify.context("verify_ms has a value")?.parse()?;
     Ok(ms / 1000.0)
