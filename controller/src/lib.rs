@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod content;
+pub mod db;
 pub mod fleet;
 pub mod ingest;
 pub mod logic;

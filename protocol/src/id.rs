@@ -87,6 +87,8 @@ id_types! {
     PrewarmId;
     /// A lease on a cache entry. Made by the agent.
     LeaseId;
+    /// A background job of the controller, for example an import.
+    JobId;
     /// A bearer token's record (not its secret).
     TokenId;
     /// A join token's record (not its secret).

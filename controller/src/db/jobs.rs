@@ -1,0 +1,179 @@
+//! Background jobs: work that outlives a request and a crash.
+//!
+//! **What.** A queue in the database. A worker claims the oldest job; after a restart everything that was running is
+//! queued again with a higher attempt.
+//! **Invariants.** A job is claimed by one worker at a time. A finished job is never claimed again.
+
+use hearth_protocol::id::{ImageId, JobId};
+
+use super::changes::Change;
+use super::error::DbError;
+use super::sql::{Row, db_words, sql};
+use super::store::{Db, Tx};
+
+db_words! {
+    /// What a job does.
+    JobKind, "kind of job" {
+        /// Makes a content from an uploaded file.
+        Import = "import",
+    }
+    /// Where a job stands.
+    JobState, "state of a job" {
+        /// Waits for a worker.
+        Queued = "queued",
+        /// A worker has it.
+        Running = "running",
+        /// Ended well.
+        Done = "done",
+        /// Ended badly; `error` says why.
+        Failed = "failed",
+    }
+}
+
+/// A job.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// The image it is for.
+    pub image: ImageId,
+    /// Where it stands.
+    pub state: JobState,
+    /// How often it was begun.
+    pub attempt: u32,
+    /// What the worker needs, as JSON that only the worker reads.
+    pub spec: String,
+    /// Why it failed; empty otherwise.
+    pub error: String,
+    /// When it was queued, microseconds since the epoch.
+    pub created_us: i64,
+    /// When it last changed.
+    pub updated_us: i64,
+}
+
+const COLUMNS: &str =
+    "SELECT id, kind, image_id, state, attempt, spec, error, created_us, updated_us FROM job";
+
+fn job(row: &Row) -> Result<Job, DbError> {
+    Ok(Job {
+        id: row.parse("id")?,
+        kind: row.parse("kind")?,
+        image: row.parse("image_id")?,
+        state: row.parse("state")?,
+        attempt: row.size("attempt")?,
+        spec: row.text("spec")?,
+        error: row.text("error")?,
+        created_us: row.int("created_us")?,
+        updated_us: row.int("updated_us")?,
+    })
+}
+
+impl Tx<'_> {
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn enqueue_job(
+        &mut self,
+        id: JobId,
+        kind: JobKind,
+        image: ImageId,
+        spec: &str,
+    ) -> Result<(), DbError> {
+        let insert = "INSERT INTO job (id, kind, image_id, state, attempt, spec, error, created_us, updated_us) \
+             VALUES ($1, $2, $3, 'queued', 0, $4, '', $5, $5)";
+        let stmt = sql("job", insert).bind(id).bind(kind).bind(image).bind(spec).bind(self.now_us());
+        self.run(stmt).await?;
+        self.changed(Change::Jobs);
+        Ok(())
+    }
+
+    /// Ends or requeues a job.
+    ///
+    /// # Errors
+    /// [`DbError::NotFound`] or a failed statement.
+    pub async fn set_job(&mut self, id: JobId, state: JobState, error: &str) -> Result<(), DbError> {
+        let update = "UPDATE job SET state = $1, error = $2, updated_us = $3 WHERE id = $4";
+        if self.run(sql("job", update).bind(state).bind(error).bind(self.now_us()).bind(id)).await? == 0 {
+            return Err(DbError::NotFound { what: "job", key: id.to_string() });
+        }
+        self.changed(Change::Jobs);
+        Ok(())
+    }
+}
+
+impl Db {
+    /// Queues a job on its own; [`Tx::enqueue_job`] does it together with other changes.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn enqueue_job(
+        &self,
+        id: JobId,
+        kind: JobKind,
+        image: ImageId,
+        spec: &str,
+    ) -> Result<(), DbError> {
+        self.write_tx(move |tx| Box::pin(tx.enqueue_job(id, kind, image, spec))).await
+    }
+
+    /// Gives the oldest queued job to the caller, with `attempt` already counted up; `None` if none waits.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn claim_job(&self) -> Result<Option<Job>, DbError> {
+        let oldest = " WHERE state = 'queued' ORDER BY id LIMIT 1";
+        let update = "UPDATE job SET state = 'running', attempt = attempt + 1, updated_us = $1 WHERE id = $2";
+        self.write_tx(move |tx| {
+            Box::pin(async move {
+                let Some(row) = tx.row(sql("job", COLUMNS).text(oldest)).await? else {
+                    return Ok(None);
+                };
+                let found = job(&row)?;
+                tx.run(sql("job", update).bind(tx.now_us()).bind(found.id)).await?;
+                let updated_us = tx.now_us();
+                Ok(Some(Job { state: JobState::Running, attempt: found.attempt + 1, updated_us, ..found }))
+            })
+        })
+        .await
+    }
+
+    /// Ends or requeues a job on its own; [`Tx::set_job`] does it together with other changes.
+    ///
+    /// # Errors
+    /// [`DbError::NotFound`] or a failed statement.
+    pub async fn set_job(&self, id: JobId, state: JobState, error: &str) -> Result<(), DbError> {
+        self.write_tx(move |tx| Box::pin(tx.set_job(id, state, error))).await
+    }
+
+    /// Jobs that are queued or running, oldest first.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn unfinished_jobs(&self) -> Result<Vec<Job>, DbError> {
+        let stmt = sql("job", COLUMNS).text(" WHERE state IN ('queued', 'running') ORDER BY id");
+        self.rows(stmt).await?.iter().map(job).collect()
+    }
+
+    /// At start, before any worker: what ran when the process died is queued again. Returns how many.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn requeue_running_jobs(&self) -> Result<u64, DbError> {
+        let update = "UPDATE job SET state = 'queued', updated_us = $1 WHERE state = 'running'";
+        self.write_tx(move |tx| Box::pin(async move { tx.run(sql("job", update).bind(tx.now_us())).await }))
+            .await
+    }
+
+    /// The newest job of an image.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn job_of_image(&self, image: ImageId) -> Result<Option<Job>, DbError> {
+        let stmt =
+            sql("job", COLUMNS).text(" WHERE image_id = ").arg(image).text(" ORDER BY id DESC LIMIT 1");
+        self.row(stmt).await?.as_ref().map(job).transpose()
+    }
+}
