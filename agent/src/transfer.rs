@@ -13,3 +13,5 @@ pub mod frames;
 pub mod link;
 pub mod rate;
 pub mod serve;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -21,6 +21,8 @@ use hearth_protocol::piece::Pieces;
 pub const BAD_CHUNK_TRIES: u8 = 3;
 /// Times in a row that a piece may bring no chunk for another reason than load before the fetch fails.
 pub const EMPTY_TRIES: u8 = 6;
+/// Times in a row that a piece may be answered against the protocol: such a source does not mend itself.
+pub const PROTOCOL_TRIES: u8 = 3;
 /// Times in a row that a piece may be answered `Busy` and the like: about ten minutes at the usual delays.
 pub const BUSY_TRIES: u16 = 600;
 /// First pause of a piece that failed, ms; doubled per failure.
@@ -167,8 +169,11 @@ impl FetchPlan {
             Ended::LinkLost => 0,
             Ended::Answered { bad } if !bad.is_empty() => self.count_bad(bad)?,
             // A whole answer that leaves chunks out breaks the contract.
-            Ended::Answered { .. } => self.count_empty(piece, FaultCode::Protocol)?,
-            Ended::Broken { fault } => self.count_empty(piece, *fault)?,
+            Ended::Answered { .. } => self.count_empty(piece, FaultCode::Protocol, PROTOCOL_TRIES)?,
+            Ended::Broken { fault: FaultCode::Protocol } => {
+                self.count_empty(piece, FaultCode::Protocol, PROTOCOL_TRIES)?
+            }
+            Ended::Broken { fault } => self.count_empty(piece, *fault, EMPTY_TRIES)?,
             Ended::Fault { fault, retry_after_ms } => self.refused(piece, *fault, *retry_after_ms)?,
         };
         if pause_ms == 0 {
@@ -189,10 +194,10 @@ impl FetchPlan {
         if worst >= BAD_CHUNK_TRIES { Err(FaultCode::BadBytes) } else { Ok(grown(worst.into())) }
     }
 
-    fn count_empty(&mut self, piece: u32, fault: FaultCode) -> Result<u64, FaultCode> {
+    fn count_empty(&mut self, piece: u32, fault: FaultCode, tries_max: u8) -> Result<u64, FaultCode> {
         let tries = self.empty.entry(piece).or_insert(0);
         *tries += 1;
-        if *tries >= u16::from(EMPTY_TRIES) { Err(fault) } else { Ok(grown(*tries)) }
+        if *tries >= u16::from(tries_max) { Err(fault) } else { Ok(grown(*tries)) }
     }
 
     fn refused(&mut self, piece: u32, fault: FaultCode, retry_after_ms: u32) -> Result<u64, FaultCode> {
@@ -211,7 +216,7 @@ impl FetchPlan {
                 })
             }
             FaultCode::Internal | FaultCode::Disk | FaultCode::Unknown(_) => {
-                Ok(self.count_empty(piece, fault)?.max(asked))
+                Ok(self.count_empty(piece, fault, EMPTY_TRIES)?.max(asked))
             }
             other => Err(other),
         }

@@ -82,6 +82,7 @@ pub struct Source {
     transport: Arc<dyn Transport>,
     /// The agent it is, or `None` for the controller.
     location: Option<LocationId>,
+    stall: Duration,
     slots: Arc<Semaphore>,
     idle: Mutex<Vec<Stream>>,
 }
@@ -106,8 +107,18 @@ impl Source {
     /// A source behind `transport`.
     #[must_use]
     pub fn new(transport: Arc<dyn Transport>, location: Option<LocationId>) -> Arc<Self> {
+        Self::with_stall(transport, location, STALL)
+    }
+
+    /// A source that counts as stuck after `stall` without a byte.
+    #[must_use]
+    pub fn with_stall(
+        transport: Arc<dyn Transport>,
+        location: Option<LocationId>,
+        stall: Duration,
+    ) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(STREAMS_USED));
-        Arc::new(Self { transport, location, slots, idle: Mutex::new(Vec::new()) })
+        Arc::new(Self { transport, location, stall, slots, idle: Mutex::new(Vec::new()) })
     }
 
     /// The agent it is, or `None` for the controller.
@@ -130,16 +141,16 @@ impl Source {
     /// Waits for a free lane. Cancel safe.
     ///
     /// # Errors
-    /// What the transport says if no stream can be opened; `TimedOut` if the source allows none for [`STALL`].
+    /// What the transport says if no stream can be opened; `TimedOut` if the source allows none in that time.
     pub async fn lane(self: &Arc<Self>) -> io::Result<Lane> {
         let closed = |_| io::Error::from(io::ErrorKind::NotConnected);
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(closed)?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let stream = match idle {
             Some(stream) => stream,
-            None => tokio::time::timeout(STALL, self.transport.open()).await??,
+            None => tokio::time::timeout(self.stall, self.transport.open()).await??,
         };
-        let recv = StallGuard::new(stream.recv, STALL);
+        let recv = StallGuard::new(stream.recv, self.stall);
         Ok(Lane { source: Arc::clone(self), _slot: slot, send: stream.send, recv })
     }
 }
