@@ -6,12 +6,16 @@
 //! **Invariants.** `unsafe` stands in `sys` alone; clocks are read in `clock` alone.
 
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod local;
 pub mod logic;
 pub mod metrics;
+pub mod metrics_page;
 pub mod store;
 mod sys;
 pub mod task;
 pub mod transfer;
+mod watchdog;
