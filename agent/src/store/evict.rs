@@ -40,6 +40,15 @@ pub enum RemoveMode {
     Delete,
 }
 
+/// Where an object goes that leaves `objects/`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Destination {
+    /// It is freed after the grace time.
+    Trash,
+    /// It is damaged; its good chunks may still be used.
+    Quarantine,
+}
+
 /// What an entry was before its removal began.
 struct Before {
     kind: ContentKind,
@@ -56,7 +65,7 @@ impl Store {
     pub fn remove(&self, content: ContentId, mode: RemoveMode) -> Result<(), StoreError> {
         let before = self.begin_removal(content, mode)?;
         let result = if before.phase.has_object() {
-            self.take_away(content, before.kind, "trash")
+            self.take_away(content, before.kind, Destination::Trash)
         } else {
             self.remove_staged(content).map(|()| None)
         };
@@ -124,7 +133,7 @@ impl Store {
         &self,
         content: ContentId,
         kind: ContentKind,
-        to: &'static str,
+        to: Destination,
     ) -> Result<Option<PathBuf>, StoreError> {
         let layout = &self.inner.layout;
         let path = layout.object(content, kind);
@@ -156,10 +165,10 @@ impl Store {
         failpoint::hit("evict.leased").map_err(StoreError::io("rename", &path))?;
         self.index_remove(content)?;
         failpoint::hit("evict.after-index").map_err(StoreError::io("rename", &path))?;
-        let target = layout.dir.join(to).join(match to {
-            "quarantine" => format!("{content}.raw"),
-            _ => format!("{content}.{}", clock::unix_us()),
-        });
+        let target = match to {
+            Destination::Quarantine => layout.quarantined(content),
+            Destination::Trash => layout.trash_dir().join(format!("{content}.{}", clock::unix_us())),
+        };
         fs::rename(&path, &target).map_err(StoreError::io("rename", &path))?;
         let alone = sys::write_lease_holds(&file).map_err(StoreError::io("look at the lease of", &path))?;
         if !alone {
@@ -169,7 +178,7 @@ impl Store {
         }
         failpoint::hit("evict.after-rename").map_err(StoreError::io("rename", &path))?;
         sync_dir(&layout.object_dir(content))?;
-        sync_dir(&layout.dir.join(to))?;
+        target.parent().map_or(Ok(()), sync_dir)?;
         self.remove_side_files(content)?;
         failpoint::hit("evict.after-meta").map_err(StoreError::io("rename", &path))?;
         // A failure to give it back is void: closing the descriptor ends the lease.

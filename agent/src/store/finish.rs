@@ -171,6 +171,9 @@ impl Staging {
         drop(state);
         self.store.note_disk_success();
         self.store.bump();
+        if remove_if_there(&layout.quarantined(self.spec.content)).is_ok_and(|was_there| was_there) {
+            self.store.purge_quarantine(self.store.inner.config.staging_max_age)?;
+        }
         remove_if_there(&layout.journal(self.spec.content)).map(|_| ()).or_else(|error| {
             tracing::debug!(
                 error = error.chain(),

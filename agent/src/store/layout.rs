@@ -196,6 +196,11 @@ impl Layout {
         self.dir.join("trash")
     }
 
+    /// A damaged object, kept because most of its chunks are still good.
+    pub(crate) fn quarantined(&self, content: ContentId) -> PathBuf {
+        self.quarantine_dir().join(format!("{content}.raw"))
+    }
+
     pub(crate) fn quarantine_dir(&self) -> PathBuf {
         self.dir.join("quarantine")
     }

@@ -79,6 +79,9 @@ impl Store {
                 .collect();
             self.index_rows(&rows)?;
         }
+        for content in self.damaged_unused() {
+            self.quarantine(content)?;
+        }
         let Some(content) = self.next_check() else { return Ok(false) };
         let outcome = self.scrub_one(content)?;
         tracing::info!(%content, ?outcome, "object was hashed from disk");
@@ -100,6 +103,13 @@ impl Store {
         let ranked = state.entries.iter().filter(|(_, entry)| entry.uses == 0);
         let ranked = ranked.filter_map(|(content, entry)| urgency(entry).map(|rank| (rank, *content)));
         ranked.min().map(|(_, content)| content)
+    }
+
+    /// Damaged objects whose consumers are gone.
+    fn damaged_unused(&self) -> Vec<ContentId> {
+        let state = locked(&self.inner.state);
+        let damaged = state.entries.iter().filter(|(_, entry)| matches!(entry.phase, Phase::Damaged { .. }));
+        damaged.map(|(content, _)| *content).filter(|content| state.n_leases(*content) == 0).collect()
     }
 
     /// While the cache is read-only, tries whether the disk takes a synced write again.

@@ -123,47 +123,53 @@ impl Staging {
             next: AtomicUsize::new(0),
             seen_bytes: AtomicU64::new(0),
         };
-        let mut wanted: Vec<Wanted> = Vec::new();
         let n_chunks = need.len();
         let mut first = 0;
         while first < n_chunks {
             let until = n_chunks.min(first.saturating_add(u32::try_from(RUN_ENTRIES).unwrap_or(u32::MAX)));
-            wanted.clear();
-            for (chunk, record) in (first..until).zip(manifest.records(first..until)?) {
-                if need.contains(chunk) {
-                    wanted.push((reuse::prefix(&record.digest), chunk));
-                }
-            }
-            wanted.sort_unstable();
-            let hits = self.find(&bases, &wanted, &mut need)?;
+            let records = manifest.records(first..until)?;
+            let hits = self.find(&bases, first, &records, &mut need);
             copier.copy(&hits)?;
             first = until;
         }
         Ok(())
     }
 
-    /// Looks wanted chunks up in every base; the first base that names one serves it.
+    /// Looks needed chunks up in every base; the first base that names one serves it.
     fn find(
         &self,
         bases: &[BaseFile],
-        wanted: &[Wanted],
+        first: u32,
+        records: &[ChunkRecord],
         need: &mut ChunkMask,
-    ) -> Result<Vec<Hit>, StoreError> {
+    ) -> Vec<Hit> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for (chunk, record) in (first..).zip(records) {
+            if need.contains(chunk) {
+                wanted.push((reuse::prefix(&record.digest), chunk));
+            }
+        }
+        wanted.sort_unstable();
         let mut hits = Vec::new();
         for (base, file) in (0..).zip(bases) {
-            let path = self.store.inner.layout.chunks(file.content);
             let mut note = |chunk, offset| {
                 if need.contains(chunk) {
                     need.remove(chunk);
                     hits.push(Hit { chunk, base, offset });
                 }
             };
-            if let Err(error) = reuse::lookup(&path, wanted, &mut note) {
+            if file.same_place {
+                let stood = (first..).zip(records);
+                stood.for_each(|(chunk, record)| note(chunk, record.offset));
+                continue;
+            }
+            let path = self.store.inner.layout.chunks(file.content);
+            if let Err(error) = reuse::lookup(&path, &wanted, &mut note) {
                 tracing::debug!(content = %file.content, %error, "no reuse index");
             }
         }
         hits.sort_unstable_by_key(|hit| hit.chunk);
-        Ok(hits)
+        hits
     }
 }
 
@@ -225,7 +231,7 @@ impl Copier<'_> {
             at += record.raw_len as usize;
             good.push(whole && ChunkDigest::of(slot) == record.digest);
         }
-        if good.iter().any(|good| !good) {
+        if good.iter().any(|good| !good) && !base.same_place {
             // A wrong hint or a damaged base: either way these chunks are fetched, and the base is looked at.
             self.staging.store.suspect(base.content);
         }

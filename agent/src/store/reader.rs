@@ -44,7 +44,9 @@ impl Drop for Use {
 pub(super) struct BaseFile {
     pub(super) content: ContentId,
     pub(super) file: File,
-    _using: Use,
+    /// It is a damaged copy of the content that is fetched: chunks stand at the same offsets.
+    pub(super) same_place: bool,
+    _using: Option<Use>,
 }
 
 /// Gives out chunks of one active content. Field order: files are closed before the use ends.
@@ -93,7 +95,8 @@ impl Store {
         }
     }
 
-    /// Active contents other than `but`, most recently used first, opened and guarded.
+    /// Where chunks may be taken from for `but`: a damaged copy of it in quarantine, then active contents, most recently
+    /// used first, opened and guarded.
     pub(super) fn bases(&self, but: ContentId) -> Vec<BaseFile> {
         let mut ages: Vec<(u64, ContentId)> = {
             let state = locked(&self.inner.state);
@@ -109,9 +112,11 @@ impl Store {
         let open = |(_, content): (u64, ContentId)| {
             let (using, kind) = self.use_entry(content, |entry| entry.phase.is_active()).ok()?;
             let file = open_read_only(&self.inner.layout.object(content, kind)).ok()?;
-            Some(BaseFile { content, file, _using: using })
+            Some(BaseFile { content, file, same_place: false, _using: Some(using) })
         };
-        ages.into_iter().filter_map(open).collect()
+        let quarantined = open_read_only(&self.inner.layout.quarantined(but)).ok();
+        let own = quarantined.map(|file| BaseFile { content: but, file, same_place: true, _using: None });
+        own.into_iter().chain(ages.into_iter().filter_map(open)).collect()
     }
 }
 

@@ -14,13 +14,14 @@ use hearth_protocol::words::GoneReason;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::error::StoreError;
+use super::evict::Destination;
 use super::index::Stamp;
 use super::layout::OBJECT_MODE;
 use super::locked;
 use super::manifest_file::ManifestFile;
 use super::reader::open_read_only;
 use super::reuse;
-use super::state::Store;
+use super::state::{Entry, Store};
 use super::sweep::{ProgressStep, Sweep, no_progress, sweep};
 use crate::clock;
 use crate::logic::entry::{Phase, Step};
@@ -138,55 +139,57 @@ impl Store {
     fn damaged(&self, content: ContentId, error: &StoreError) -> Result<Scrubbed, StoreError> {
         let text = error.chain();
         tracing::error!(%content, error = text, "cached copy is damaged");
-        let kind = {
+        let mut state = locked(&self.inner.state);
+        let entry = state.entry(content)?;
+        entry.stamp = None;
+        entry.suspect = false;
+        entry.step(Step::Damage { text })?;
+        drop(state);
+        self.bump();
+        if let Err(error) = self.index_remove(content) {
+            tracing::warn!(%content, error = error.chain(), "index row of a damaged copy stays");
+        }
+        self.quarantine(content)
+    }
+
+    /// Moves a damaged object out of the way, unless somebody uses it.
+    pub(super) fn quarantine(&self, content: ContentId) -> Result<Scrubbed, StoreError> {
+        let (text, kind, held) = {
             let mut state = locked(&self.inner.state);
             let leased = state.n_leases(content) > 0 || !state.unreadable_leases.is_empty();
+            let held = state.hold(content).held_by(clock::unix_ms()).is_some();
             let entry = state.entry(content)?;
-            entry.stamp = None;
-            let used = leased || entry.uses > 0;
-            entry.step(if used { Step::Damage { text: text.clone() } } else { Step::Remove })?;
-            if used {
-                drop(state);
-                self.bump();
-                if let Err(error) = self.index_remove(content) {
-                    tracing::warn!(%content, error = error.chain(), "index row of a damaged copy stays");
-                }
+            let Phase::Damaged { text } = entry.phase.clone() else {
+                return Err(StoreError::State { content, state: entry.phase.name(), wanted: "damaged" });
+            };
+            if leased || entry.uses > 0 {
                 return Ok(Scrubbed::DamagedInUse);
             }
-            entry.spec.kind
+            entry.step(Step::Remove)?;
+            (text, entry.spec.kind, held)
         };
-        let manifest = self.inner.layout.manifest(content);
-        let kept = fs::read(&manifest).ok();
-        match self.take_away(content, kind, "quarantine") {
-            Ok(_) => {}
-            Err(refused) => {
-                tracing::warn!(%content, error = refused.chain(), "damaged copy stays in place");
-                let mut state = locked(&self.inner.state);
-                let entry = state.entry(content)?;
-                entry.step(Step::RemoveRefused { text: text.clone(), was_active: false })?;
-                entry.step(Step::Damage { text })?;
-                drop(state);
-                self.bump();
-                return Ok(Scrubbed::DamagedInUse);
-            }
-        }
         // Its pages prove themselves, so the next transfer need not fetch those that are whole.
-        if let Some(bytes) = kept
+        let manifest = fs::read(self.inner.layout.manifest(content)).ok().filter(|_| held);
+        if let Err(refused) = self.take_away(content, kind, Destination::Quarantine) {
+            tracing::warn!(%content, error = refused.chain(), "damaged copy stays in place");
+            let mut state = locked(&self.inner.state);
+            let entry = state.entry(content)?;
+            entry.step(Step::RemoveRefused { text: text.clone(), was_active: false })?;
+            entry.step(Step::Damage { text })?;
+            drop(state);
+            self.bump();
+            return Ok(Scrubbed::DamagedInUse);
+        }
+        if let Some(bytes) = manifest
             && let Err(error) = fs::write(self.inner.layout.staging_manifest(content), bytes)
         {
             tracing::debug!(%error, "manifest is fetched again");
         }
-        self.after_quarantine(content)
-    }
-
-    fn after_quarantine(&self, content: ContentId) -> Result<Scrubbed, StoreError> {
         self.purge_quarantine(self.inner.config.staging_max_age)?;
         let mut state = locked(&self.inner.state);
-        let held = state.hold(content).held_by(clock::unix_ms()).is_some();
-        let entry = state.entries.remove(&content);
-        match entry {
+        match state.entries.remove(&content) {
             Some(old) if held => {
-                let mut entry = super::state::Entry::new(old.spec, Phase::Queued);
+                let mut entry = Entry::new(old.spec, Phase::Queued);
                 entry.wanted = true;
                 entry.last_used_unix_ms = old.last_used_unix_ms;
                 state.entries.insert(content, entry);

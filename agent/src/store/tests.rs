@@ -1,6 +1,8 @@
 //! Tests of the store, by theme. The invariants of the store's module are tested under their numbers.
 
 mod crash;
+mod damage;
+mod removal;
 mod write_path;
 
 use hearth_protocol::words::ContentKind;
