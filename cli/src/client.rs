@@ -191,25 +191,49 @@ impl Client {
     }
 
     /// A failure before there was an answer.
-    pub(crate) fn explain(&self, error: &reqwest::Error) -> Failure {
-        let causes = std::iter::successors(error.source(), |e: &&dyn std::error::Error| (*e).source());
-        let deepest = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
-        if error.is_timeout() && !error.is_connect() {
-            return self.silent();
-        }
-        let tls = ["certificate", "fingerprint", "tls", "handshake"];
-        let lower = deepest.to_ascii_lowercase();
-        if tls.iter().any(|word| lower.contains(word)) {
-            return Failure::new(Exit::Unreachable, format!("{} is not trusted: {deepest}", self.base)).hint(
+    fn explain(&self, error: &reqwest::Error) -> Failure {
+        if let Some(why) = tls_error(error).map(tls_text) {
+            return Failure::new(Exit::Unreachable, format!("{} is not trusted: {why}", self.base)).hint(
                 "compare the fingerprint with what `hearth-controller init` printed, and the clocks of both machines; \
                  then `hearth login` again",
             );
         }
+        if error.is_timeout() && !error.is_connect() {
+            return self.silent();
+        }
+        let deepest = causes(error).last().map_or_else(|| error.to_string(), ToString::to_string);
         let message = format!("cannot reach {}: {deepest}", self.base);
         Failure::new(Exit::Unreachable, message).hint(
             "check that hearth-controller runs there (`systemctl status hearth-controller`), that the port \
              (7443/tcp) is open, and the address in your configuration; `hearth doctor` checks them one by one",
         )
+    }
+}
+
+type Cause<'a> = &'a (dyn std::error::Error + 'static);
+
+/// What stands behind an error, nearest first.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = Cause<'_>> {
+    fn behind<'a>(cause: &Cause<'a>) -> Option<Cause<'a>> {
+        let cause: Cause<'a> = *cause;
+        // `source` of an IO error leaves out the error that it wraps.
+        match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        }
+    }
+    std::iter::successors(error.source(), behind)
+}
+
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>())
+}
+
+/// The library prints what our own verifier says as a debug text; this prints it as it is.
+fn tls_text(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(ours)) => ours.0.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -221,7 +221,9 @@ impl Fleet {
     fn lines(&mut self, job: &PrewarmDetails) {
         let few = job.locations.len() <= HOST_LINES_MAX;
         for host in &job.locations {
-            let changed = self.said.insert(host.location, host.status) != Some(host.status);
+            // That a host is still to begin is no news.
+            let before = self.said.insert(host.location, host.status).unwrap_or(EntryStatus::Queued);
+            let changed = before != host.status;
             if changed && (few || host.status == EntryStatus::CacheFail) {
                 line(&format!("{}: {}", printable(&host.location_name), host_text(host)));
             }

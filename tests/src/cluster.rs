@@ -70,7 +70,7 @@ impl Cluster {
         std::fs::create_dir(&state)?;
         let text = format!(
             "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
-             public_names = [\"127.0.0.1\"]\nsandbox = \"available\"\nlog_filter = \"info\"\n{}",
+             public_names = [\"127.0.0.1\"]\nsandbox = \"best-effort\"\nlog_filter = \"info\"\n{}",
             state, extra.controller
         );
         std::fs::write(dir.path().join("controller.toml"), text)?;

@@ -210,7 +210,7 @@ fn controller_text(state: &Path, port: u16) -> anyhow::Result<String> {
     Ok(format!(
         "# Written by `hearth dev`.\nstate_dir = {}\nlisten_https = \"127.0.0.1:{port}\"\n\
          listen_quic = \"127.0.0.1:{port}\"\npublic_names = [\"127.0.0.1\", \"localhost\"]\n\
-         sandbox = \"available\"\n",
+         sandbox = \"best-effort\"\n",
         quoted(state)?
     ))
 }
