@@ -36,6 +36,10 @@ pub(crate) const OBJECT_MODE: u32 = 0o440;
 pub(crate) const STAGING_MODE: u32 = 0o600;
 /// Folders on the way to objects: the group passes through and looks; new entries take the folder's group.
 const SHARED_DIR_MODE: u32 = 0o2750;
+/// The bit with which new entries take the folder's group.
+const SET_GROUP_ID: u32 = 0o2000;
+/// Bits that mkdir(2) takes; the kernel adds the set-group-id bit of the folder above by itself.
+const CREATE_BITS: u32 = 0o777;
 /// Folders that only the agent uses.
 const OWN_DIR_MODE: u32 = 0o700;
 
@@ -60,7 +64,7 @@ impl Layout {
         let layout = Self { dir: config.dir.clone(), consumer_objects, gid };
         let existed = layout.dir.is_dir();
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(SHARED_DIR_MODE);
+        builder.recursive(true).mode(SHARED_DIR_MODE & CREATE_BITS);
         builder.create(&layout.dir).map_err(StoreError::io("create", &layout.dir))?;
         if !existed && let Some(parent) = layout.dir.parent() {
             sync_dir(parent)?;
@@ -93,8 +97,7 @@ impl Layout {
                 !has && nix::unistd::chown(path, None, Some(gid)).is_err()
             }
         };
-        fs::set_permissions(path, Permissions::from_mode(SHARED_DIR_MODE))
-            .map_err(StoreError::io("set the mode of", path))?;
+        set_mode(path, SHARED_DIR_MODE)?;
         Ok(refused)
     }
 
@@ -113,9 +116,11 @@ impl Layout {
         Ok(())
     }
 
-    /// Gives a new object file its group, as far as there are rights; the folder warned once already.
+    /// Gives a new object file its group, as far as there are rights; the folder warned once already. A file that
+    /// inherited the group needs nothing: the shipped unit has no right to give files away.
     pub(crate) fn give_group(&self, file: &File) {
         if let Some(gid) = self.gid
+            && file.metadata().map_or(true, |meta| meta.gid() != gid.as_raw())
             && let Err(error) = nix::unistd::fchown(file, None, Some(gid))
         {
             tracing::debug!(%error, "object keeps the agent's own group");
@@ -240,12 +245,21 @@ fn group_id(config: &StoreConfig) -> Result<Option<Gid>, StoreError> {
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), StoreError> {
     if !path.is_dir() {
-        DirBuilder::new().mode(mode).create(path).map_err(StoreError::io("create", path))?;
-        // The umask may have taken bits away.
-        fs::set_permissions(path, Permissions::from_mode(mode))
-            .map_err(StoreError::io("set the mode of", path))?;
+        DirBuilder::new().mode(mode & CREATE_BITS).create(path).map_err(StoreError::io("create", path))?;
+        set_mode(path, mode)?; // the umask may have taken bits away
     }
     Ok(())
+}
+
+/// Sets the mode of a folder, unless it has it. A set-group-id bit that the folder inherited stays, so that what is
+/// made below takes the group of the cache; under the shipped unit no program may set that bit itself.
+fn set_mode(path: &Path, mode: u32) -> Result<(), StoreError> {
+    let is = fs::metadata(path).map_err(StoreError::io("look at", path))?.mode() & 0o7777;
+    let wanted = mode | (is & SET_GROUP_ID);
+    if is == wanted {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(wanted)).map_err(StoreError::io("set the mode of", path))
 }
 
 /// Makes renames, creations and deletions in a folder durable.
@@ -313,6 +327,21 @@ mod tests {
             assert_eq!(parse_object_name(wrong), None, "{wrong}");
         }
         assert_eq!(parse_content_name(&format!("{id}.chunks")), Some((id, "chunks")));
+    }
+
+    #[test]
+    fn folders_in_a_set_group_id_cache_inherit_its_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        fs::create_dir(&cache).unwrap();
+        fs::set_permissions(&cache, Permissions::from_mode(SHARED_DIR_MODE)).unwrap();
+        let layout = Layout::create(&StoreConfig::new(&cache, 1 << 20)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!((mode(&cache), mode(&layout.objects_dir())), (0o2750, 0o2750));
+        assert_eq!(mode(&layout.staging_dir()), 0o2700);
+        let object_dir = layout.make_object_dir(ContentId::of(b"x")).unwrap();
+        assert_eq!(mode(&object_dir), 0o2750);
+        assert_eq!(fs::metadata(&object_dir).unwrap().gid(), fs::metadata(&cache).unwrap().gid());
     }
 
     #[test]
