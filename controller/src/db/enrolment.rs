@@ -20,6 +20,7 @@ use super::locations::{COLUMNS, Location, location};
 use super::operations::{Draft, WhoKind};
 use super::sql::{fold, sql, to_json};
 use super::store::{Db, Tx};
+use crate::logic::join::{self, JoinError};
 
 /// What an agent shows when it enrols.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +48,9 @@ pub enum EnrolError {
     /// The token does not let it in.
     #[error(transparent)]
     Token(#[from] TokenFault),
+    /// The token presets what no location has.
+    #[error(transparent)]
+    Preset(#[from] JoinError),
     /// The key was revoked.
     #[error("the agent's key is revoked: delete the key on the host and enrol with a new one")]
     Revoked,
@@ -139,23 +143,21 @@ async fn describe(
     id: LocationId,
     enrolment: &Enrolment,
     token: &JoinToken,
-) -> Result<(), DbError> {
-    let facts = &enrolment.facts;
-    let preset = |key: &str, said: &str| token.presets.get(key).map_or_else(|| said.to_owned(), Clone::clone);
-    let zone = preset("zone", &facts.zone);
-    let rack =
-        Some(preset("rack", &facts.rack)).filter(|rack| !rack.is_empty()).unwrap_or_else(|| zone.clone());
+) -> Result<(), EnrolError> {
+    let presets = token.presets.iter().map(|(field, value)| (field.as_str(), value.as_str()));
+    let facts = &join::with_presets(enrolment.facts.clone(), presets)?;
     let labels: std::collections::BTreeMap<_, _> = facts.labels.iter().cloned().collect();
     let update = "UPDATE location SET name = $1, name_folded = $2, kind = $3, platform = $4, region = $5, zone = $6, \
          rack = $7, account = $8, ip = $9, serial = $10, labels = $11, agent_id = $12, join_token_id = $13, \
          revoked_us = NULL, state = CASE WHEN state = $14 THEN $15 ELSE state END, updated_us = $16 WHERE id = $17";
     let stmt = sql("location", update).bind(&facts.name).bind(fold(&facts.name));
-    let stmt = stmt.bind(facts.kind.unwrap_or(LocationKind::Host)).bind(preset("platform", &facts.platform));
-    let stmt = stmt.bind(preset("region", &facts.region)).bind(zone).bind(rack);
-    let stmt = stmt.bind(preset("account", &facts.account)).bind(&facts.ip).bind(&facts.serial);
+    let stmt = stmt.bind(facts.kind.unwrap_or(LocationKind::Host)).bind(&facts.platform).bind(&facts.region);
+    let stmt =
+        stmt.bind(&facts.zone).bind(&facts.rack).bind(&facts.account).bind(&facts.ip).bind(&facts.serial);
     let stmt = stmt.bind(to_json(&labels)).bind(enrolment.agent).bind(token.id);
     let stmt = stmt.bind(LocationState::Removed).bind(LocationState::Active).bind(tx.now_us()).bind(id);
-    tx.run(stmt).await.map(|_| ())
+    tx.run(stmt).await?;
+    Ok(())
 }
 
 async fn put_certificate(tx: &mut Tx<'_>, id: LocationId, certificate: &Certificate) -> Result<(), DbError> {

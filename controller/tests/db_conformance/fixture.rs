@@ -82,7 +82,8 @@ pub(crate) async fn active_image(db: &Db, name: &str) -> Image {
 /// A join token with `uses` uses; returns the hash of its secret.
 pub(crate) async fn join_token(db: &Db, uses: u32, name_glob: &str, expires_us: i64) -> String {
     let id = new_id();
-    let presets = BTreeMap::from([("zone".to_owned(), "z1".to_owned())]);
+    let presets =
+        BTreeMap::from([("zone", "z1"), ("label.gpu", "yes")].map(|(k, v)| (k.to_owned(), v.to_owned())));
     let (name_glob, created_by) = (name_glob.to_owned(), "test".to_owned());
     let token = JoinToken {
         id,

@@ -53,6 +53,7 @@ async fn a_token_with_one_use_lets_one_of_a_hundred_in(place: Place) {
         ("z1", "z1"),
         "the token's preset, not what was said"
     );
+    assert_eq!(location.labels["gpu"], "yes");
 }
 
 async fn a_token_is_refused_for_a_reason(place: Place) {
