@@ -168,6 +168,20 @@ impl ContentObject {
         Ok(StoredRun { chunks: chunks.collect(), bytes: bytes.into() })
     }
 
+    /// Lengths and encodings of `n` stored chunks from `first` on, without their bytes.
+    ///
+    /// # Errors
+    /// As [`ContentObject::read_stored`].
+    pub fn stored_chunks(&self, first: u32, n: u32) -> Result<Vec<StoredChunk>, ContentError> {
+        self.check_range(first, n)?;
+        let stored = |(chunk, record): (u32, IndexRecord)| StoredChunk {
+            chunk,
+            encoding: record.encoding,
+            stored_len: record.stored_len,
+        };
+        Ok((first..).zip(self.records(first, n)?).map(stored).collect())
+    }
+
     fn records(&self, first: u32, n: u32) -> Result<Vec<IndexRecord>, ContentError> {
         let records = self.index.records(first, n).map_err(on("read", &self.object_path))?;
         records.map_err(|_| self.damaged("index"))

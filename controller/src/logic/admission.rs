@@ -33,8 +33,7 @@ impl Default for Caps {
     }
 }
 
-/// An entry that still needs bytes and could take them now: wanted, not paused, its location online and active, its
-/// last failure (if any) long enough ago.
+/// An entry that still needs bytes and could take them: wanted, not paused, its location online and active.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Candidate {
     /// Where.
@@ -49,6 +48,8 @@ pub struct Candidate {
     pub created_us: i64,
     /// It was admitted before, or its agent reports it as being fetched.
     pub running: bool,
+    /// Its last try failed and the agent waits: it gets a place only if nobody else wants it.
+    pub later: bool,
 }
 
 /// The entries that may take bytes.
@@ -64,7 +65,7 @@ pub fn admit(caps: Caps, candidates: &[Candidate]) -> Admitted {
             *at.entry(candidate.location).or_default() += 1;
         }
     }
-    let urgency = |c: &Candidate| (c.priority, c.deadline_us.unwrap_or(i64::MAX), c.created_us);
+    let urgency = |c: &Candidate| (c.later, c.priority, c.deadline_us.unwrap_or(i64::MAX), c.created_us);
     let mut waiting: Vec<&Candidate> = candidates.iter().filter(|candidate| !candidate.running).collect();
     waiting.sort_unstable_by_key(|c| (urgency(c), c.location, c.content));
     // Equals are taken round by round, one of each location per round, the emptiest locations first.
@@ -104,6 +105,7 @@ mod tests {
             deadline_us: None,
             created_us: 0,
             running,
+            later: false,
         }
     }
 

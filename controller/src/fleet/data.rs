@@ -1,0 +1,333 @@
+//! Serves manifests and chunks to agents.
+//!
+//! **What.** One task per data stream: a request, its answer, the next request. Bytes go from one `pread` per group of
+//! chunks to the QUIC stream without being packed, unpacked or copied in between.
+//! **Why groups and not whole pieces.** A piece may have 8 MiB; 32 of them in memory for receivers that read slowly would
+//! be a quarter of a gigabyte. A group of [`GROUP_CHUNKS`] chunks has about 1 MiB.
+//! **Why no check of the bytes here.** Every receiver hashes every chunk against the manifest; hashing here too would cost
+//! the source one core per 4 GB/s for what `BadChunk` reports anyway.
+//!
+//! **Invariants.** Nothing is served that is not placed on the asker. Memory is bounded by slots × group, whatever the
+//! number of askers. A receiver that stalls loses its stream, and its slot goes to somebody who reads.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::fault::FaultCode;
+use hearth_protocol::frame::Message as _;
+use hearth_protocol::id::LocationId;
+use hearth_protocol::mask::ChunkMask;
+use hearth_protocol::message::data::{
+    BytesFollowV1, ChunkHeader, ChunksFollowV1, DataReply, DataRequest, FaultV1, FetchV1,
+};
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Shared;
+use super::frames::{FrameReader, StreamError, send};
+use super::heal::HealWish;
+use crate::clock;
+use crate::content::{ContentError, ContentObject};
+
+/// Requests served at once: protects memory (a group each) and the disk's queue.
+pub(super) const SLOTS: usize = 32;
+/// Chunks read and sent at once: about 1 MiB, at most 4 MiB.
+pub(super) const GROUP_CHUNKS: u32 = 16;
+/// A request frame: the mask of a piece has at most 256 B.
+const REQUEST_BYTES_MAX: usize = 4096;
+/// A stream without a request for this long is closed: its task and its state cost memory.
+const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
+/// Slowest receiver, in bytes per second and stream, that keeps its slot; and what it may be late at the beginning.
+const RATE_FLOOR_BYTES_PER_S: u64 = 4096;
+const RATE_GRACE: Duration = Duration::from_secs(30);
+/// A receiver that takes not one byte for this long loses its stream.
+pub(super) const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// When an agent whose plan is not made yet asks again.
+const PLANLESS_RETRY_MS: u32 = 500;
+
+/// Serves one data stream until the agent closes it.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    location: LocationId,
+    mut writer: SendStream,
+    recv: RecvStream,
+) {
+    let mut reader = FrameReader::new(recv, REQUEST_BYTES_MAX);
+    loop {
+        let request = match timeout(STREAM_IDLE_MAX, reader.next::<DataRequest>()).await {
+            Ok(Ok(Some(request))) => request,
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => {
+                tracing::debug!(%location, %error, "a data stream ended");
+                reset(&mut writer, FaultCode::Protocol);
+                return;
+            }
+            Err(_) => break,
+        };
+        if let Err(error) = Box::pin(answer(&shared, location, request, &mut writer)).await {
+            let slow = matches!(error, StreamError::TooSlow);
+            if slow {
+                metrics::counter!(super::metrics::STALLED).increment(1);
+            }
+            let fault = if slow { FaultCode::Unreachable } else { FaultCode::Protocol };
+            tracing::info!(%location, %error, "a transfer was cut off");
+            reset(&mut writer, fault);
+            return;
+        }
+    }
+    // Fails only if the stream is closed already.
+    drop(writer.finish());
+}
+
+fn reset(writer: &mut SendStream, fault: FaultCode) {
+    // Fails only if the stream is closed already.
+    drop(writer.reset(VarInt::from_u32(fault.number().into())));
+}
+
+/// Why a request is not served.
+#[derive(Debug)]
+struct Refused {
+    fault: FaultCode,
+    text: String,
+    retry_after_ms: u32,
+}
+
+fn refused(fault: FaultCode, text: impl Into<String>) -> Refused {
+    Refused { fault, text: text.into(), retry_after_ms: 0 }
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    location: LocationId,
+    request: DataRequest,
+    writer: &mut SendStream,
+) -> Result<(), StreamError> {
+    let content = match &request {
+        DataRequest::Root(root) => root.content,
+        DataRequest::Page(page) => page.content,
+        DataRequest::Fetch(fetch) => fetch.content,
+    };
+    let refusal = match allowed(shared, location, content, &request) {
+        Err(refusal) => refusal,
+        Ok(()) => {
+            let served = match request {
+                DataRequest::Root(_) => {
+                    serve_bytes(shared, content, writer, |object| Ok(object.manifest_root())).await
+                }
+                DataRequest::Page(page) => {
+                    serve_bytes(shared, content, writer, move |object| object.manifest_page(page.page)).await
+                }
+                DataRequest::Fetch(fetch) => serve_chunks(shared, location, fetch, writer).await,
+            }?;
+            match served {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refusal,
+            }
+        }
+    };
+    let Refused { fault, text, retry_after_ms } = refusal;
+    tracing::debug!(%location, %content, %fault, text, "a request was not served");
+    send(writer, &DataReply::Fault(FaultV1 { fault, text, retry_after_ms })).await
+}
+
+/// Whether the location may have the content now.
+fn allowed(
+    shared: &Shared,
+    location: LocationId,
+    content: ContentId,
+    request: &DataRequest,
+) -> Result<(), Refused> {
+    let Some(plan) = shared.plans.of(location) else {
+        // The session is younger than its first plan; "not placed" would make the agent give up.
+        let text = "the plan of this location is being made".to_owned();
+        return Err(Refused { fault: FaultCode::Busy, text, retry_after_ms: PLANLESS_RETRY_MS });
+    };
+    if !plan.places(content) {
+        return Err(refused(FaultCode::NotPlaced, "the content is not placed on this location"));
+    }
+    if plan.stopped && matches!(request, DataRequest::Fetch(_)) {
+        return Err(refused(FaultCode::Stopped, "an operator stopped all transfers"));
+    }
+    Ok(())
+}
+
+/// Opens the content on a thread that may wait for the disk and runs `read` there.
+async fn on_disk<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    content: ContentId,
+    read: impl FnOnce(&ContentObject) -> Result<T, ContentError> + Send + 'static,
+) -> Result<T, Refused> {
+    let store = Arc::clone(&shared.store);
+    let work = move || store.open(content).and_then(|object| read(&object));
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(explain(shared, content, &error)),
+        Err(error) => {
+            tracing::error!(%content, %error, "reading a content panicked");
+            Err(refused(FaultCode::Internal, "the controller failed; its log says more"))
+        }
+    }
+}
+
+fn explain(shared: &Shared, content: ContentId, error: &ContentError) -> Refused {
+    match error {
+        ContentError::NotFound { .. } => {
+            refused(FaultCode::NotFound, "the controller does not have this content")
+        }
+        ContentError::Range { .. } => refused(FaultCode::NotFound, error.to_string()),
+        ContentError::Damaged { .. } => {
+            tracing::error!(%content, %error, "a stored content is damaged");
+            shared.heal(HealWish::whole(content));
+            refused(FaultCode::Damaged, "the controller's copy is damaged and is being mended")
+        }
+        _ => {
+            tracing::error!(%content, %error, "cannot read a stored content");
+            refused(FaultCode::Disk, "the controller cannot read its copy; its log says more")
+        }
+    }
+}
+
+async fn serve_bytes(
+    shared: &Arc<Shared>,
+    content: ContentId,
+    writer: &mut SendStream,
+    read: impl FnOnce(&ContentObject) -> Result<Bytes, ContentError> + Send + 'static,
+) -> Result<Result<(), Refused>, StreamError> {
+    let bytes = match on_disk(shared, content, read).await {
+        Ok(bytes) => bytes,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    // Roots and pages have at most 256 KiB.
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let header = DataReply::BytesFollow(BytesFollowV1 { bytes: length }).to_frame()?;
+    let due = deadline(bytes.len() as u64);
+    write(shared, writer, &mut [Bytes::from(header), bytes], due).await?;
+    Ok(Ok(()))
+}
+
+async fn serve_chunks(
+    shared: &Arc<Shared>,
+    location: LocationId,
+    fetch: FetchV1,
+    writer: &mut SendStream,
+) -> Result<Result<(), Refused>, StreamError> {
+    let slot = match Slot::take(shared, location) {
+        Ok(slot) => slot,
+        Err(retry_after_ms) => {
+            metrics::counter!(super::metrics::BUSY).increment(1);
+            let text = "all transfer slots are taken".to_owned();
+            return Ok(Err(Refused { fault: FaultCode::Busy, text, retry_after_ms }));
+        }
+    };
+    let FetchV1 { content, piece, mask } = fetch;
+    let (groups, chunks, bytes) =
+        match on_disk(shared, content, move |object| layout(object, piece, &mask)).await {
+            Ok(Ok(layout)) => layout,
+            Ok(Err(refusal)) | Err(refusal) => return Ok(Err(refusal)),
+        };
+    let mut parts = vec![Bytes::from(DataReply::ChunksFollow(ChunksFollowV1 { chunks, bytes }).to_frame()?)];
+    let due = deadline(bytes.into());
+    for (first, n) in groups {
+        let run = match on_disk(shared, content, move |object| object.read_stored(first, n)).await {
+            Ok(run) => run,
+            Err(refusal) if !parts.is_empty() => return Ok(Err(refusal)),
+            Err(refusal) => {
+                // Bytes were announced and cannot come: the stream ends here, the asker asks again.
+                tracing::warn!(%location, %content, fault = %refusal.fault, "a transfer broke off in the middle");
+                return Err(StreamError::CutShort);
+            }
+        };
+        let headers = run.chunks.iter().map(|stored| {
+            ChunkHeader { chunk: stored.chunk, encoding: stored.encoding, stored_len: stored.stored_len }
+                .encode()
+        });
+        let mut headers = headers.fold(BytesMut::new(), |mut all, header| {
+            all.extend_from_slice(&header);
+            all
+        });
+        let mut rest = run.bytes;
+        for stored in &run.chunks {
+            parts.push(headers.split_to(ChunkHeader::BYTES).freeze());
+            parts.push(rest.split_to(stored.stored_len as usize));
+        }
+        write(shared, writer, &mut parts, due).await?;
+        parts.clear();
+    }
+    metrics::counter!(super::metrics::SERVED_BYTES).increment(bytes.into());
+    drop(slot);
+    Ok(Ok(()))
+}
+
+/// Groups of consecutive chunks to read, the number of chunks, and all bytes that will follow.
+type Layout = (Vec<(u32, u32)>, u32, u32);
+
+fn layout(object: &ContentObject, piece: u32, mask: &[u8]) -> Result<Result<Layout, Refused>, ContentError> {
+    let Some(range) = object.pieces()?.chunks(piece) else {
+        return Ok(Err(refused(FaultCode::NotFound, format!("the content has no piece {piece}"))));
+    };
+    let Ok(mask) = ChunkMask::from_bytes(mask, range.end - range.start) else {
+        return Ok(Err(refused(FaultCode::Protocol, "the chunk mask does not fit the piece")));
+    };
+    if mask.is_empty() {
+        return Ok(Err(refused(FaultCode::Protocol, "the chunk mask names no chunk")));
+    }
+    let mut groups: Vec<(u32, u32)> = Vec::new();
+    for chunk in mask.iter().map(|chunk| range.start + chunk) {
+        match groups.last_mut() {
+            Some((first, n)) if *first + *n == chunk && *n < GROUP_CHUNKS => *n += 1,
+            _ => groups.push((chunk, 1)),
+        }
+    }
+    let mut bytes = 0;
+    for (first, n) in &groups {
+        let stored = object.stored_chunks(*first, *n)?;
+        bytes += stored.iter().map(|stored| stored.stored_len).sum::<u32>();
+    }
+    let chunks = mask.count();
+    let headers = chunks * u32::try_from(ChunkHeader::BYTES).unwrap_or(u32::MAX);
+    Ok(Ok((groups, chunks, bytes + headers)))
+}
+
+fn deadline(bytes: u64) -> Instant {
+    let slow = Duration::from_secs(bytes / RATE_FLOOR_BYTES_PER_S);
+    Instant::from_std(clock::monotonic()) + RATE_GRACE + slow
+}
+
+/// Writes all parts; fails when the receiver takes nothing for the stall time or is not done at `due`.
+async fn write(
+    shared: &Shared,
+    writer: &mut SendStream,
+    parts: &mut [Bytes],
+    due: Instant,
+) -> Result<(), StreamError> {
+    let mut at = 0;
+    while at < parts.len() {
+        let stalled = Instant::from_std(clock::monotonic()) + shared.config.stall;
+        let written = timeout_at(stalled.min(due), writer.write_chunks(&mut parts[at..])).await;
+        at += written.map_err(|_| StreamError::TooSlow)??.chunks;
+    }
+    Ok(())
+}
+
+/// A slot, given back when it is dropped.
+struct Slot<'a> {
+    shared: &'a Shared,
+    location: LocationId,
+}
+
+impl<'a> Slot<'a> {
+    fn take(shared: &'a Shared, location: LocationId) -> Result<Self, u32> {
+        let now_ms = shared.now_ms();
+        shared.slots.lock().unwrap_or_else(PoisonError::into_inner).take(location, now_ms)?;
+        Ok(Self { shared, location })
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.shared.slots.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.location);
+    }
+}

@@ -1,0 +1,167 @@
+//! Sessions: who may have one, and what ends it.
+
+use hearth_protocol::message::control::{GoodbyeV1, PulseV1, RenewV1};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_comes_up_and_is_seen() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let mut live = agent.session(&place).await;
+    let pulse = PulseV1 {
+        location: agent.location(),
+        unix_ms: clock::unix_ms(),
+        generation: Generation(0),
+        budget_bytes: 100,
+        used_bytes: 7,
+        free_bytes: 50,
+        floor_bytes: 5,
+        degraded: String::new(),
+    };
+    live.say(pulse).await;
+    until("the pulse is seen", || async {
+        let view = place.fleet.session(agent.location());
+        view.is_some_and(|view| view.figures.is_some_and(|figures| figures.used_bytes == 7))
+    })
+    .await;
+    let stored = || async { place.db.location(agent.location()).await.unwrap().unwrap() };
+    until("the session is stored", || async { stored().await.nic_mbps == 1000 }).await;
+    live.say(GoodbyeV1 { reason: "test".into() }).await;
+    until("the session is over", || async { place.fleet.online_count() == 0 }).await;
+    until("its figures are stored", || async { stored().await.figures.used_bytes == 7 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_clock_and_foreign_locations_are_refused() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let other = place.agent("cn-2").await;
+    let good = agent.hello();
+    let version = HelloV1 { version_min: 9, version_max: 10, ..good.clone() };
+    let clock = HelloV1 { sent_unix_ms: good.sent_unix_ms - 6 * 60 * 1000, ..good.clone() };
+    let foreign = HelloV1 { locations: other.hello().locations, ..good };
+    for (hello, expected) in [(version, "version: "), (clock, "clock: "), (foreign, "denied: ")] {
+        let refused = agent.greet(&place, hello, None).await.err().unwrap();
+        assert!(refused.starts_with(expected), "{refused}");
+    }
+    assert_eq!(place.fleet.online_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_certificate_or_with_a_foreign_one_there_is_no_session() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let bare = Agent { location: agent.location, ..Agent::new("cn-1") };
+    let refused = bare.greet(&place, bare.hello(), None).await.err().unwrap();
+    assert!(refused.contains("certificate is required"), "{refused}");
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = Authority::create(elsewhere.path(), clock::unix_us()).unwrap();
+    let made = foreign.agent_certificate(&agent.csr(), clock::unix_us()).unwrap();
+    let chain = made.chain.into_iter().map(CertificateDer::from).collect();
+    let foreign = Agent { chain, ..Agent { key: agent.key, location: agent.location, ..Agent::new("cn-1") } };
+    assert!(foreign.greet(&place, foreign.hello(), None).await.is_err());
+    assert_eq!(place.fleet.online_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_refused() {
+    let place = Place::new().await;
+    let mut agent = place.agent("cn-1").await;
+    let two_days_ago = clock::unix_us() - 48 * 3600 * 1_000_000;
+    let made = place.authority.agent_certificate(&agent.csr(), two_days_ago).unwrap();
+    agent.chain = made.chain.into_iter().map(CertificateDer::from).collect();
+    let refused = agent.greet(&place, agent.hello(), None).await.err().unwrap();
+    assert!(refused.to_lowercase().contains("expired"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_closes_a_live_connection_within_five_seconds() {
+    let place = Place::new().await;
+    let (told, untold) = (place.agent("cn-1").await, place.agent("cn-2").await);
+    let (live, other) = (told.session(&place).await, untold.session(&place).await);
+    until("both are up", || async { place.fleet.online_count() == 2 }).await;
+    let begun = clock::monotonic();
+    let location =
+        place.db.remove_location(told.location(), &Draft::system("location.remove")).await.unwrap();
+    assert!(place.fleet.revoke(location.agent.unwrap()));
+    // The second time nobody tells the fleet: it sees the change itself.
+    place.db.revoke_location(untold.location(), &Draft::system("location.revoke")).await.unwrap();
+    for connection in [live.connection, other.connection] {
+        let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.unwrap();
+        assert!(closed.to_string().contains("revoked"), "{closed}");
+    }
+    assert!(clock::monotonic().duration_since(begun) < Duration::from_secs(5));
+    for agent in [told, untold] {
+        let refused = agent.greet(&place, agent.hello(), None).await.err().unwrap();
+        assert!(refused.starts_with("denied: "), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_key_is_refused_while_the_first_agent_lives() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let first = agent.session(&place).await;
+    until("the first is up", || async { place.fleet.online_count() == 1 }).await;
+    let refused = agent.greet(&place, agent.hello(), None).await.err().unwrap();
+    assert!(refused.starts_with("duplicate: "), "{refused}");
+    assert!(place.actions().await.contains(&"agent.duplicate".to_owned()));
+    assert!(first.connection.close_reason().is_none(), "the first agent keeps its session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_takes_its_place_back() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let first = agent.session(&place).await;
+    until("the first is up", || async { place.fleet.online_count() == 1 }).await;
+    let before = place.fleet.session(agent.location()).unwrap().address;
+    // As after kill -9: nobody says goodbye, and what comes from another port is not the old connection.
+    agent.endpoint.rebind(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+    let again = Agent { endpoint: Agent::new("").endpoint, ..agent };
+    let live = again.session(&place).await;
+    until("the second is up", || async {
+        place.fleet.session(again.location()).is_some_and(|view| view.address != before)
+    })
+    .await;
+    drop((first, live));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_in_the_session_gives_a_new_certificate() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let mut live = agent.session(&place).await;
+    live.say(RenewV1 { csr_der: agent.csr() }).await;
+    let renewed = loop {
+        if let ToAgent::Renewed(renewed) = live.hear().await {
+            break renewed;
+        }
+    };
+    let (named, _) = super::super::ca::agent_of(&CertificateDer::from(renewed.chain[0].clone())).unwrap();
+    assert_eq!(named, agent.id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_does_not_hurt() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for n in 0..2000_u32 {
+        let mut datagram = [0; 1300];
+        blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut datagram);
+        // Half of them look like the first packet of a connection.
+        datagram[0] |= if n.is_multiple_of(2) { 0xc0 } else { 0x40 };
+        socket.send_to(&datagram, place.address).unwrap();
+    }
+    // Garbage inside a session: the session ends, the next one works.
+    for bytes in [&b"\xff\xff\xff\xff\x01\x01"[..], b"\x04\0\0\0\x99\x99abcd", b"\x01\0\0\0\x03\x01\x07"] {
+        let mut live = agent.session(&place).await;
+        live.writer.write_all(bytes).await.unwrap();
+        tokio::time::timeout(SOON, live.connection.closed()).await.unwrap();
+    }
+    let _live = agent.session(&place).await;
+    until("the agent is up after all that", || async { place.fleet.online_count() == 1 }).await;
+}

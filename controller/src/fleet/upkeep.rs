@@ -1,0 +1,61 @@
+//! What has to be done from time to time: ends of certificates, figures for the database, our own certificate.
+//!
+//! **Why one task.** A timer per session would be two thousand timers; one look a second over all of them is cheaper and
+//! closes a session whose certificate ended within a second of its grace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_protocol::fault::FaultCode;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Shared;
+use super::ca::SERVER_LIFE;
+use super::reports::{Report, seen};
+use crate::clock;
+
+/// How often sessions are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often signs of life and figures are stored.
+const NOTE_EVERY_MS: u64 = 60_000;
+/// How long a session outlives its certificate: an agent whose renewal is under way is not thrown out.
+pub(super) const CERTIFICATE_GRACE_MS: u64 = 5 * 60 * 1000;
+/// When a renewal of our own certificate that failed is tried again.
+const RENEW_AGAIN_MS: u64 = 60_000;
+
+/// Runs until it is aborted.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut tick = interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let half_life_ms = u64::try_from(SERVER_LIFE.as_millis() / 2).unwrap_or(u64::MAX);
+    let (mut note_ms, mut renew_ms) = (NOTE_EVERY_MS, half_life_ms);
+    loop {
+        tick.tick().await;
+        let now_ms = shared.now_ms();
+        let sessions = shared.registry.all();
+        for session in
+            sessions.iter().filter(|session| session.ended(now_ms.saturating_sub(CERTIFICATE_GRACE_MS)))
+        {
+            tracing::warn!(location = %session.location, "a session is closed: its certificate ended and was not renewed");
+            session.close(FaultCode::Denied, "the certificate ended: renew it");
+        }
+        if now_ms >= note_ms {
+            note_ms = now_ms + NOTE_EVERY_MS;
+            metrics::gauge!(super::metrics::SESSIONS)
+                .set(f64::from(u32::try_from(sessions.len()).unwrap_or(u32::MAX)));
+            let seen: Vec<_> = sessions.iter().filter_map(|session| seen(session)).collect();
+            if !seen.is_empty() {
+                shared.report(Report::Seen(seen)).await;
+            }
+        }
+        if now_ms >= renew_ms {
+            renew_ms = match shared.identity.renew(clock::unix_us()) {
+                Ok(()) => now_ms + half_life_ms,
+                Err(error) => {
+                    tracing::error!(%error, "cannot renew the controller's own certificate");
+                    now_ms + RENEW_AGAIN_MS
+                }
+            };
+        }
+    }
+}
