@@ -277,7 +277,8 @@ impl Enrol {
         }
         let enrolment = runtime()?.block_on(async {
             // Any free port: the daemon may hold the configured one.
-            let endpoint = Endpoint::bind(SocketAddr::new(config.listen.ip(), 0))?;
+            let endpoint =
+                Endpoint::bind(SocketAddr::new(config.listen.ip(), 0), &rand::random::<[u8; 32]>())?;
             let joined = enrol::join(&endpoint, &config.data_dir, &controllers, &self.token, &facts).await;
             endpoint.quinn().wait_idle().await;
             Ok::<_, CommandError>(joined?)

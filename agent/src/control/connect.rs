@@ -147,6 +147,10 @@ pub async fn connect(
             };
             last = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
                 Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(reason)) if says_expired(&reason) => {
+                    credentials.mark_ended();
+                    return Err(ConnectError::Lost { why: "our certificate has ended".into() });
+                }
                 Ok(Err(reason)) => match lost(&reason) {
                     closed @ ConnectError::Closed { .. } => return Err(closed),
                     _ => unreachable(reason.to_string()),

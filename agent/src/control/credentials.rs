@@ -77,6 +77,11 @@ impl Credentials {
         state.life.ends_in.saturating_sub(clock::monotonic().duration_since(state.loaded))
     }
 
+    /// The controller says that the certificate has ended, whatever our clock says.
+    pub fn mark_ended(&self) {
+        self.lock().life.ends_in = Duration::ZERO;
+    }
+
     /// Uses an enrolment that is on disk already.
     pub fn replace(&self, enrolment: Enrolment) {
         *self.lock() = state(enrolment);

@@ -107,7 +107,8 @@ impl PlanBook {
         if part.location != self.location {
             return Ok(Taken::Refused(FaultCode::NotPlaced));
         }
-        if part.generation < self.current().generation {
+        // Generation 0 means "no plan": a controller sends it to hear whether we are alive.
+        if part.generation < self.current().generation.max(Generation(1)) {
             return Ok(Taken::Refused(FaultCode::StalePlan));
         }
         let wrong = part.parts == 0
@@ -281,6 +282,8 @@ mod tests {
             Taken::Followed,
             "overtakes a plan that is not whole"
         );
+        let none = PlanBook::load(&dir.path().join("none"), HERE);
+        assert_eq!(none.take(part(0, 0, 1, 0)).unwrap(), Taken::Refused(FaultCode::StalePlan), "no plan");
         let elsewhere = PlanV1 { location: LocationId::from_bytes([2; 16]), ..part(9, 0, 1, 1) };
         assert_eq!(book.take(elsewhere).unwrap(), Taken::Refused(FaultCode::NotPlaced));
     }

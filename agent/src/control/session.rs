@@ -33,7 +33,7 @@ use super::plan::PlanBook;
 use super::talk::Talk;
 use crate::logic::backoff;
 use crate::store::Store;
-use crate::transfer::endpoint::Endpoint;
+use crate::transfer::endpoint::{Endpoint, KEEP_ALIVE};
 use crate::transfer::frames::{self, WireError};
 use crate::transfer::link::{Quic, Source, Stream};
 use crate::transfer::serve::Server;
@@ -43,6 +43,9 @@ use crate::{clock, metrics as names, task};
 const GREET_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session that was up this long was no failure.
 const PROVEN: Duration = Duration::from_secs(30);
+/// A connection without any packet from the controller for this long is lost, although QUIC would wait for a minute: each
+/// [`KEEP_ALIVE`] it must answer a ping, and a ping that is lost is sent again within a second.
+const SILENCE: Duration = KEEP_ALIVE.saturating_add(Duration::from_secs(5));
 /// Messages from the controller that wait for us.
 const INBOX: usize = 64;
 
@@ -200,6 +203,7 @@ impl Home {
             () = stop.cancelled() => return SessionError::Stopped,
             connected = connect::connect(&self.endpoint, &self.credentials, &self.controllers) => connected,
         };
+        let shown = self.credentials.enrolment();
         let connection = match connected {
             Ok(connection) => connection,
             Err(error) => return error.into(),
@@ -212,7 +216,20 @@ impl Home {
         let ended = match (&ended, connection.close_reason()) {
             (SessionError::Stopped | SessionError::Refused { .. } | SessionError::Clock { .. }, _)
             | (_, None) => ended,
-            (_, Some(reason)) => connect::lost(&reason).into(),
+            (_, Some(reason)) => {
+                if connect::says_expired(&reason) {
+                    self.credentials.mark_ended();
+                }
+                connect::lost(&reason).into()
+            }
+        };
+        // What ended is the certificate that this connection showed; the next one shows a newer one or gets it first.
+        let outlived = self.credentials.ends_in().is_zero() || self.credentials.enrolment() != shown;
+        let ended = match ended {
+            SessionError::Connect(ConnectError::Closed { fault: FaultCode::Denied, text }) if outlived => {
+                ConnectError::Lost { why: text }.into()
+            }
+            ended => ended,
         };
         connection.close(quinn::VarInt::from_u32(FaultCode::Closing.number().into()), b"session over");
         ended
@@ -242,7 +259,10 @@ impl Home {
             task::spawn("session-serve", serve(connection.clone(), self.server.clone())),
         ];
         let heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms).clamp(1_000, 120_000));
-        let ended = talk.run(heartbeat, &mut messages, bad_chunks, stop).await;
+        let ended = tokio::select! {
+            ended = talk.run(heartbeat, &mut messages, bad_chunks, stop) => ended,
+            () = silence(connection) => Err(SessionError::Silent { what: "send a packet", after: SILENCE }),
+        };
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         if matches!(ended, Err(SessionError::Stopped)) {
             talk.goodbye(GoodbyeV1 { reason: "the agent stops".into() }).await;
@@ -320,6 +340,18 @@ impl SessionError {
 
     fn is_denied(&self) -> bool {
         self.fault() == Some(FaultCode::Denied)
+    }
+}
+
+/// Ends when nothing at all was received for [`SILENCE`]. A host that slept gets a second to hear what waits for it.
+async fn silence(connection: &Connection) {
+    let look = Duration::from_secs(1);
+    let (mut heard, mut silent) = (0, Duration::ZERO);
+    while silent < SILENCE {
+        tokio::time::sleep(look).await;
+        let now = connection.stats().udp_rx.datagrams;
+        silent = if now == heard { silent + look } else { Duration::ZERO };
+        heard = now;
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
+use hearth_protocol::id::Generation;
 use hearth_protocol::message::control::{BadChunkV1, Hold, ObservedState, PlanEntry, Wish};
 use hearth_protocol::words::{EntryStatus, Priority};
 use tokio::sync::{mpsc, watch};
@@ -119,6 +120,9 @@ impl Loop {
     /// One comparison, and what follows from it.
     async fn pass(&mut self, draining: bool) {
         let plan = self.parts.book.current();
+        if plan.generation == Generation(0) {
+            return; // Nobody has said yet what should be here: holds and unfinished files stay as they are.
+        }
         if !Arc::ptr_eq(&plan, &self.seen) {
             self.new_plan(&plan).await;
         }

@@ -39,7 +39,7 @@ const MTU_MAX: u16 = 6500;
 /// A connection without a packet for this long is gone.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A sign of life at least this often: a restarted controller answers it with a reset, so the loss is seen in seconds.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(8);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Why there is no endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +70,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Binds `listen`. Must be called inside a tokio runtime.
+    /// Binds `listen`. Must be called inside a tokio runtime. `secret` makes the tokens with which a restarted agent
+    /// tells the other side of its old connections that they are gone; it must be the same after a restart.
     ///
     /// # Errors
     /// [`EndpointError`]; `[::]` falls back to `0.0.0.0` on a host without IPv6.
-    pub fn bind(listen: SocketAddr) -> Result<Self, EndpointError> {
+    pub fn bind(listen: SocketAddr, secret: &[u8]) -> Result<Self, EndpointError> {
         let (socket, buffer_bytes) = match open(listen) {
             Err(error) if listen.ip().is_unspecified() && listen.is_ipv6() && no_ipv6(&error) => {
                 open(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), listen.port()))
@@ -89,7 +90,9 @@ impl Endpoint {
                 "small UDP receive buffer: fast transfers will lose packets; set net.core.rmem_max and wmem_max (sysctl.d/10-hearth.conf)"
             );
         }
-        let mut config = EndpointConfig::default();
+        let reset_key = blake3::derive_key("hearth 2026 agent quic stateless reset", secret);
+        let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &reset_key);
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
         if let Err(error) = config.max_udp_payload_size(MTU_MAX) {
             tracing::warn!(%error, "large packets are not used");
         }
@@ -171,15 +174,15 @@ mod tests {
     #[tokio::test]
     async fn two_endpoints_cannot_have_one_port_and_the_error_says_so() {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = Endpoint::bind(loopback).unwrap();
+        let first = Endpoint::bind(loopback, b"one").unwrap();
         assert!(first.buffer_bytes() > 64 << 10);
         let taken = first.quinn().local_addr().unwrap();
-        let error = Endpoint::bind(taken).unwrap_err().to_string();
+        let error = Endpoint::bind(taken, b"two").unwrap_err().to_string();
         assert!(error.contains(&taken.to_string()) && error.contains("`listen`"), "{error}");
     }
 
     #[tokio::test]
     async fn the_dual_stack_address_works_on_every_host() {
-        assert!(Endpoint::bind("[::]:0".parse().unwrap()).is_ok());
+        assert!(Endpoint::bind("[::]:0".parse().unwrap(), b"x").is_ok());
     }
 }

@@ -26,6 +26,9 @@ use crate::clock;
 /// A source that sends no byte for this long is stuck; the stream is reset and the request repeated.
 pub const STALL: Duration = Duration::from_secs(10);
 
+/// A stream that was idle for longer is not used again: the source may have closed it by now.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -84,7 +87,7 @@ pub struct Source {
     location: Option<LocationId>,
     stall: Duration,
     slots: Arc<Semaphore>,
-    idle: Mutex<Vec<Stream>>,
+    idle: Mutex<Vec<(Instant, Stream)>>,
 }
 
 /// A stream lent by a [`Source`].
@@ -147,7 +150,12 @@ impl Source {
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(closed)?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let stream = match idle {
-            Some(stream) => stream,
+            Some((since, stream)) if since.elapsed() < IDLE_MAX => stream,
+            // The others are older still.
+            Some(_) => {
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                tokio::time::timeout(self.stall, self.transport.open()).await??
+            }
             None => tokio::time::timeout(self.stall, self.transport.open()).await??,
         };
         let recv = StallGuard::new(stream.recv, self.stall);
@@ -159,7 +167,8 @@ impl Lane {
     /// Gives the lane back for the next request; only after an answer was read to its end.
     pub fn give_back(self) {
         let stream = Stream { send: self.send, recv: self.recv.inner };
-        self.source.idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        let idle = (clock::monotonic(), stream);
+        self.source.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
     }
 }
 

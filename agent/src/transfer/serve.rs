@@ -11,11 +11,12 @@
 //! 3. A stream that asks nothing, or does not read its answer, is dropped after [`IDLE`].
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
+use hearth_protocol::manifest::PAGE_RECORDS;
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::data::{
     BytesFollowV1, ChunkHeader, ChunksFollowV1, DataReply, DataRequest, Encoding, FaultV1, FetchV1,
@@ -43,7 +44,12 @@ const BUSY_MS: u32 = 500;
 pub struct Server {
     store: Store,
     slots: Arc<Semaphore>,
+    /// The cut of the content that was asked for last: walking a large manifest for each request would cost more than
+    /// the answer.
+    cut: Arc<LastCut>,
 }
+
+type LastCut = Mutex<Option<(ContentId, Arc<Pieces>)>>;
 
 /// Why an answer was not given.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +77,7 @@ impl Server {
     /// A server of `store`'s active contents.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, slots: Arc::new(Semaphore::new(SLOTS)) }
+        Self { store, slots: Arc::new(Semaphore::new(SLOTS)), cut: Arc::default() }
     }
 
     /// Answers requests on one stream until it ends. Errors end the stream and are logged here.
@@ -142,7 +148,7 @@ impl Server {
 
     /// Sends chunks while the next ones are read.
     async fn fetch(&self, stream: &mut Stream, fetch: FetchV1) -> Result<(), ServeError> {
-        let store = self.store.clone();
+        let (store, cut) = (self.store.clone(), Arc::clone(&self.cut));
         let (chunks, mut read) = mpsc::channel::<Result<(u32, Vec<u8>), StoreError>>(AHEAD);
         let (plan, mut planned) = mpsc::channel::<Result<ChunksFollowV1, ServeError>>(1);
         let reading = tokio::task::spawn_blocking(move || {
@@ -150,7 +156,7 @@ impl Server {
                 Ok(reader) => reader,
                 Err(error) => return tell(&plan, Err(error.into())),
             };
-            let wanted = match wanted(&reader, &fetch) {
+            let wanted = match pieces(&reader, &cut).and_then(|pieces| wanted(&reader, &pieces, &fetch)) {
                 Ok(wanted) => wanted,
                 Err(error) => return tell(&plan, Err(error)),
             };
@@ -190,23 +196,30 @@ fn tell<T>(channel: &mpsc::Sender<T>, value: T) {
     }
 }
 
-/// Chunks of the request and all bytes that follow the reply.
-fn wanted(reader: &Reader, fetch: &FetchV1) -> Result<(Vec<u32>, u32), ServeError> {
+/// The cut of the reader's content.
+fn pieces(reader: &Reader, cut: &LastCut) -> Result<Arc<Pieces>, ServeError> {
+    let lock = || cut.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, pieces)) = lock().as_ref().filter(|(content, _)| *content == reader.content()) {
+        return Ok(Arc::clone(pieces));
+    }
     let root = reader.root();
     let mut pieces = Pieces::new(root.data_bytes());
-    let mut found = None;
     for page in 0..root.n_pages() {
-        let first = page * hearth_protocol::manifest::PAGE_RECORDS;
-        for record in reader.records(first..first + root.page_records(page))? {
-            pieces.push(record.raw_len);
-        }
-        // The cut of a piece is known once the next one has begun.
-        if pieces.len() > fetch.piece.saturating_add(1) || page + 1 == root.n_pages() {
-            found = pieces.chunks(fetch.piece);
-            break;
-        }
+        let first = page * PAGE_RECORDS;
+        reader
+            .records(first..first + root.page_records(page))?
+            .iter()
+            .for_each(|record| pieces.push(record.raw_len));
     }
-    let chunks = found.ok_or_else(|| not_found(format!("there is no piece {}", fetch.piece)))?;
+    let pieces = Arc::new(pieces);
+    *lock() = Some((reader.content(), Arc::clone(&pieces)));
+    Ok(pieces)
+}
+
+/// Chunks of the request and all bytes that follow the reply.
+fn wanted(reader: &Reader, pieces: &Pieces, fetch: &FetchV1) -> Result<(Vec<u32>, u32), ServeError> {
+    let chunks =
+        pieces.chunks(fetch.piece).ok_or_else(|| not_found(format!("there is no piece {}", fetch.piece)))?;
     let protocol =
         |text: &str| ServeError::Fault { fault: FaultCode::Protocol, text: text.into(), retry_after_ms: 0 };
     let mask = ChunkMask::from_bytes(&fetch.mask, chunks.end - chunks.start)

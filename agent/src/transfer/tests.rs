@@ -311,6 +311,63 @@ async fn a_single_chunk_can_be_asked_for() {
     assert_eq!(staging.need().unwrap().count(), need.count() - 1);
 }
 
+/// Streams to a server of this process: another transport than QUIC, and an agent as the source.
+#[derive(Debug)]
+struct Pipes(super::serve::Server);
+
+impl super::link::Transport for Pipes {
+    fn open(&self) -> super::link::BoxFuture<'_, std::io::Result<super::link::Stream>> {
+        let server = self.0.clone();
+        Box::pin(async move {
+            let (near, far) = tokio::io::duplex(256 << 10);
+            let stream =
+                |(recv, send): (_, _)| super::link::Stream { send: Box::new(send), recv: Box::new(recv) };
+            let far = stream(tokio::io::split(far));
+            task::spawn("test-serve", async move { server.stream(far).await });
+            Ok(stream(tokio::io::split(near)))
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn closed(&self) -> super::link::BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn an_agent_serves_what_it_holds_and_nothing_else() {
+    let content = Content::generate(15, 20 << 20);
+    let (result, full, _run) = fetch(&content, |_, _| Does::Serve).await;
+    result.unwrap();
+    let agent = Source::new(Arc::new(Pipes(super::serve::Server::new(full.store.clone()))), None);
+    let cache = Cache::new();
+    let run = Run::new(&cache, &content, None);
+    run.source.send_replace(Some(Arc::clone(&agent)));
+    fetch::run(&run.fetch).await.unwrap();
+    assert!(cache.file(&content) == Some(content.raw()));
+
+    let absent = Content::generate(16, 1 << 20);
+    let asks: [(DataRequest, FaultCode); 4] = [
+        (hearth_protocol::message::data::RootV1 { content: absent.id() }.into(), FaultCode::NotFound),
+        (
+            hearth_protocol::message::data::PageV1 { content: content.id(), page: 999 }.into(),
+            FaultCode::NotFound,
+        ),
+        (FetchV1 { content: content.id(), piece: 999, mask: vec![1] }.into(), FaultCode::NotFound),
+        (FetchV1 { content: content.id(), piece: 0, mask: vec![] }.into(), FaultCode::Protocol),
+    ];
+    for (request, expected) in asks {
+        let error = ask::bytes(&agent, &request, 1 << 20).await.unwrap_err();
+        assert!(
+            matches!(error, ask::AskError::Fault { fault, .. } if fault == expected),
+            "{request:?}: {error}"
+        );
+    }
+}
+
 /// Remembers what it was told; refuses nothing.
 #[derive(Default)]
 struct Ledger {

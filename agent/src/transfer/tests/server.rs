@@ -243,7 +243,7 @@ impl Client {
             controllers: Vec::new(),
             chain: vec![leaf, server.ca.clone()],
         };
-        let endpoint = Endpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let endpoint = Endpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0)), b"test").unwrap();
         let config = endpoint.client_config(tls::session(&key, &enrolment).unwrap());
         Self { endpoint, config, address: server.address }
     }
