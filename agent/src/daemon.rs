@@ -200,8 +200,9 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     let (bad_chunks, bad_chunk_reports) = mpsc::channel(BAD_CHUNKS_QUEUE);
     let (home_stop, side_stop) = (CancellationToken::new(), CancellationToken::new());
     let known = Arc::new(Known { book: Arc::clone(&book), link: link.subscribe() });
-    let group = config.group.as_deref();
-    let local = local::serve(&config.socket, group, store.clone(), known, side_stop.clone())?;
+    // Not the cache's group: QEMU runs in that one, and a guest that breaks out must not evict or pin. Scripts of the
+    // hypervisor run as root, or in the agent's own group.
+    let local = local::serve(&config.socket, None, store.clone(), known, side_stop.clone())?;
     let watchdog = Watchdog::new(store.dir(), &[("session", &session_beat), ("upkeep", &upkeep_beat)]);
     let side = [
         task::spawn("local", local),
