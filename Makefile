@@ -36,7 +36,7 @@ check: ## format, lints, docs, licences, bans and sources
 	@scripts/prerequisites check
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	cargo deny --locked check bans licenses sources
 
 .PHONY: audit

@@ -5,7 +5,7 @@
 //!
 //! **Why four checks.** A lease is the only thing that protects a stopped VM. The link count shows further names. The probe
 //! of QEMU's lock bytes finds VMs that were started without a lease, but misses incoming migrations and `locking=off`
-//! [measured]; the kernel's write lease finds every descriptor and mapping, and holds new ones off while the name is taken.
+//! (measured); the kernel's write lease finds every descriptor and mapping, and holds new ones off while the name is taken.
 //! The agent's own descriptors would be found as well, so they are closed first (`uses` is 0).
 //!
 //! **Invariants.** I9: the last name of an inode with a lease is never taken. Nothing held, leased or open is evicted.

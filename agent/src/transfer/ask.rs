@@ -1,6 +1,6 @@
 //! Asking a source: one request, one answer.
 //!
-//! **What.** [`bytes`] asks for a manifest root or page, [`chunks`] for chunks of a piece; any mask is allowed, also one
+//! **What.** [`bytes()`] asks for a manifest root or page, [`chunks`] for chunks of a piece; any mask is allowed, also one
 //! with a single chunk.
 //! **Why the answer is cut into segments.** A piece may be 8 MiB and 16 are in flight; only about 1 MiB of each is held.
 //!
