@@ -10,6 +10,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -31,6 +32,8 @@ pub const IMAGE_BYTES_MAX_DEFAULT: u64 = 1 << 40;
 pub const SOURCE_TRANSFERS_DEFAULT: u32 = 64;
 /// Most source transfers at once.
 pub const SOURCE_TRANSFERS_MAX: u32 = 4096;
+/// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
+pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -122,6 +125,8 @@ pub struct Config {
     pub image_bytes_max: u64,
     /// Entries that fetch from the controller at once, 1 to 4,096.
     pub source_transfers: u32,
+    /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
+    pub upload_silence: Duration,
     /// Whether `/metrics` answers without a token.
     pub metrics_public: bool,
     /// Form of the log.
@@ -227,6 +232,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         parallel_imports,
         image_bytes_max,
         source_transfers,
+        upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter: raw.log_filter.unwrap_or_else(|| "info".to_owned()),
@@ -235,7 +241,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
 }
 
 /// Whether `name` is an IP address or a DNS name.
-fn is_host(name: &str) -> bool {
+pub(crate) fn is_host(name: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63

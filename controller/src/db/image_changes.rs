@@ -95,9 +95,9 @@ impl Db {
     pub async fn create_image(&self, new: &NewImage, op: &Draft) -> Result<(), DbError> {
         let insert = "INSERT INTO image (id, name, name_folded, name_key, kind, status, percent, reason, format, \
              container_format, visibility, domain_id, project_id, architecture, os_type, distribution, version, \
-             description, min_disk_bytes, min_memory_bytes, protected, properties, original_kept, revision, created_us, \
-             updated_us) VALUES ($1, $2, $3, $4, $5, 'queued', 0, '', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-             $17, $18, $19, 0, 1, $20, $20)";
+             description, min_disk_bytes, min_memory_bytes, protected, properties, expected, original_kept, revision, \
+             created_us, updated_us) VALUES ($1, $2, $3, $4, $5, 'queued', 0, '', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+             $17, $18, $19, $20, 0, 1, $21, $21)";
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let facts = &new.facts;
@@ -112,6 +112,7 @@ impl Db {
                 let stmt = stmt.bind(&facts.version).bind(&facts.description).bind(facts.min_disk_bytes);
                 let stmt =
                     stmt.bind(facts.min_memory_bytes).bind(facts.protected).bind(to_json(&facts.properties));
+                let stmt = stmt.bind(to_json(&new.expected));
                 let inserted = tx.run(stmt.bind(tx.now_us())).await;
                 inserted.map_err(|error| error.or_exists("image", &facts.name))?;
                 tx.changed(Change::Image(new.id));

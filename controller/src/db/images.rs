@@ -48,7 +48,7 @@ pub struct ImageFacts {
 }
 
 /// An image that does not exist yet.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewImage {
     /// Its id.
     pub id: ImageId,
@@ -62,6 +62,8 @@ pub struct NewImage {
     pub domain: DomainId,
     /// Owning project.
     pub project: ProjectId,
+    /// Checksums that the file must have.
+    pub expected: Checksums,
     /// What the operator says.
     pub facts: ImageFacts,
 }
@@ -77,6 +79,8 @@ pub struct Image {
     pub domain: DomainId,
     /// Owning project.
     pub project: ProjectId,
+    /// Checksums that the file must have, as its uploader said.
+    pub expected: Checksums,
     /// What the operator says.
     pub facts: ImageFacts,
     /// State.
@@ -158,6 +162,7 @@ fn image(row: &Row) -> Result<Image, DbError> {
         kind: row.parse("kind")?,
         domain: row.parse("domain_id")?,
         project: row.parse("project_id")?,
+        expected: row.json("expected")?,
         facts,
         status: row.parse("status")?,
         stage: row.opt_parse("stage")?,

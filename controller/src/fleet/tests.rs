@@ -167,6 +167,7 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         container_format: "bare".to_owned(),
         domain,
         project,
+        expected: Default::default(),
         facts,
     };
     db.create_image(&new, &op).await.unwrap();

@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod authz;
 pub mod catalog;
+pub mod forecast;
 pub mod glob;
 pub mod hold;
 pub mod join;

@@ -46,7 +46,16 @@ pub(crate) async fn queued_image(db: &Db, name: &str) -> ImageId {
     let id = new_id();
     let container_format = "bare".to_owned();
     let facts = facts(name);
-    let new = NewImage { id, kind: ImageKind::Disk, format: None, container_format, domain, project, facts };
+    let new = NewImage {
+        id,
+        kind: ImageKind::Disk,
+        format: None,
+        container_format,
+        domain,
+        project,
+        expected: Checksums::default(),
+        facts,
+    };
     db.create_image(&new, &op("image.create")).await.unwrap();
     id
 }

@@ -79,6 +79,7 @@ CREATE TABLE image (
   min_memory_bytes BIGINT NOT NULL,
   protected BIGINT NOT NULL,
   properties TEXT NOT NULL,
+  expected TEXT NOT NULL,
   original_bytes BIGINT,
   original_kept BIGINT NOT NULL,
   sha256 TEXT,

@@ -1,0 +1,184 @@
+//! `hearth-controller backup DIR`: what cannot be made again, while the controller runs.
+//!
+//! **What.** A consistent copy of the database, the CA and the configuration, and a manifest with the hash of each file.
+//! Contents and originals are not in it: they are large, never change, and any copying tool can carry them.
+//!
+//! **Invariants.** The manifest is written last: a folder without one is no backup. Files have mode 0600, because the CA's
+//! key is among them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::config::Config;
+use crate::db::{Db, DbError};
+use crate::state::{ca_folder, sqlite_file};
+
+/// Form of the folder; a newer program may raise it.
+pub const FORMAT: u32 = 1;
+/// Name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the database's copy.
+pub const DATABASE: &str = "database";
+/// Files of the CA.
+pub const CA_FILES: [&str; 2] = ["ca.crt", "ca.key"];
+/// Name of the configuration's copy.
+pub const CONFIG: &str = "controller.toml";
+
+/// Why a backup was not made or not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// A file.
+    #[error("cannot {verb} {path}")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The folder is not empty.
+    #[error("{path} is not empty: name a folder that does not exist yet")]
+    NotEmpty {
+        /// Which.
+        path: PathBuf,
+    },
+    /// There is nothing to save.
+    #[error(
+        "{path} holds no controller: is state_dir right? run it as the user of the controller, with its --config"
+    )]
+    NothingHere {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// Not a whole backup.
+    #[error("{path} is not a whole backup: {why}")]
+    Damaged {
+        /// Which folder.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The target is in use.
+    #[error(
+        "{path} exists: restore puts nothing over a controller; move its state folder away, or set another state_dir"
+    )]
+    Occupied {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] crate::state::StateError),
+}
+
+/// What is in a backup.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Manifest {
+    /// Form of the folder.
+    pub format: u32,
+    /// Program that made it.
+    pub build: String,
+    /// When, milliseconds since the epoch.
+    pub made_unix_ms: u64,
+    /// `sqlite` or `postgres`.
+    pub engine: String,
+    /// The files.
+    pub files: Vec<Saved>,
+}
+
+/// A file of a backup.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Saved {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3, hex.
+    pub blake3: String,
+}
+
+pub(super) fn failed(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> BackupError {
+    let path = path.to_owned();
+    move |source| BackupError::File { verb, path, source }
+}
+
+/// Saves the controller of `config` into the new folder `to`.
+///
+/// # Errors
+/// [`BackupError`]; the folder is then without a manifest.
+pub async fn backup(config: &Config, to: &Path) -> Result<Manifest, BackupError> {
+    let ca = ca_folder(&config.state_dir);
+    let database = sqlite_file(&config.database_url);
+    if !ca.join("ca.crt").exists() || database.as_ref().is_some_and(|file| !file.exists()) {
+        return Err(BackupError::NothingHere { path: config.state_dir.clone() });
+    }
+    if to.exists() && fs::read_dir(to).map_err(failed("list", to))?.next().is_some() {
+        return Err(BackupError::NotEmpty { path: to.to_owned() });
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(failed("make", to))?;
+    let db = Db::open(&config.database_url).await?;
+    let saved = db.backup(&to.join(DATABASE)).await;
+    db.close().await;
+    saved?;
+    let mut files = vec![saved_file(to, DATABASE)?];
+    for name in CA_FILES {
+        copy(&ca.join(name), &to.join(name))?;
+        files.push(saved_file(to, name)?);
+    }
+    if let Some(path) = &config.path {
+        copy(path, &to.join(CONFIG))?;
+        files.push(saved_file(to, CONFIG)?);
+    }
+    let manifest = Manifest {
+        format: FORMAT,
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        made_unix_ms: clock::unix_ms(),
+        engine: if database.is_some() { "sqlite" } else { "postgres" }.to_owned(),
+        files,
+    };
+    let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain texts and numbers");
+    store(&to.join(MANIFEST), &text)?;
+    Ok(manifest)
+}
+
+/// Copies a file with mode 0600, synced.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), BackupError> {
+    store(to, &fs::read(from).map_err(failed("read", from))?)
+}
+
+/// Writes a new file with mode 0600 so that after a crash it is whole or not there.
+pub(super) fn store(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
+    let part = path.with_extension("part");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+    let mut file = file.map_err(failed("write", &part))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write", &part))?;
+    fs::rename(&part, path).map_err(failed("rename", &part))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
+}
+
+/// Size and hash of a file of the folder.
+pub(super) fn saved_file(folder: &Path, name: &str) -> Result<Saved, BackupError> {
+    let path = folder.join(name);
+    let mut file = File::open(&path).map_err(failed("read", &path))?;
+    let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; 256 << 10]);
+    loop {
+        let n = file.read(&mut buffer).map_err(failed("read", &path))?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+    Ok(Saved { name: name.to_owned(), bytes, blake3: hasher.finalize().to_hex().to_string() })
+}

@@ -1,0 +1,230 @@
+//! `hearth-controller fsck`: compares the database with the files, while the controller is stopped.
+//!
+//! **What.** Finds files that no record knows (leaks), records without their files, damaged contents and originals, and a
+//! broken operation chain. `--deep` hashes every byte; `--repair` removes leaks and makes damaged contents again from
+//! their originals.
+//!
+//! **Why it never deletes a record.** A missing file may come back with a mounted disk or a restored folder; a record that
+//! is gone does not.
+//!
+//! **Invariants.** Without `--repair` nothing is changed but what every start cleans up (interrupted uploads and imports).
+//! What cannot be repaired is still reported after a repair.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::ImageId;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::content::ContentError;
+use crate::db::images::Image;
+use crate::db::operations::Draft;
+use crate::db::{Db, DbError};
+use crate::ingest::convert::Converter;
+use crate::ingest::job::{ImportError, Ingest};
+use crate::jobs::Jobs;
+use crate::state::{StateError, StateFolder};
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Hash every content and every original.
+    pub deep: bool,
+    /// Remove leaks and make damaged contents again.
+    pub repair: bool,
+}
+
+/// Why the check could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum FsckError {
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The files.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The files.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The report.
+    #[error("cannot print the report")]
+    Print(#[from] std::io::Error),
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Problem {
+    /// The database's own check found a fault.
+    Database(String),
+    /// The operation log was changed.
+    Chain(u64),
+    /// An image names a content that has no record.
+    NoContentRecord(ImageId, ContentId),
+    /// A content without its files, or with damaged ones.
+    BadContent(ContentId, String),
+    /// Files of a content that no record knows.
+    LeakedContent(ContentId),
+    /// A kept original is missing.
+    NoOriginal(ImageId),
+    /// An original has other bytes than when it came in.
+    BadOriginal(ImageId),
+    /// An original that no record knows.
+    LeakedOriginal(ImageId),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database(text) => write!(f, "database: {text}; restore a backup"),
+            Self::Chain(seq) => write!(f, "operation log: row {seq} was changed or is missing"),
+            Self::NoContentRecord(image, content) => {
+                write!(f, "image {image}: its content {content} has no record; import it again")
+            }
+            Self::BadContent(content, why) => write!(f, "content {content}: {why}"),
+            Self::LeakedContent(content) => write!(f, "content {content}: files that no record knows"),
+            Self::NoOriginal(image) => write!(f, "image {image}: its original is missing"),
+            Self::BadOriginal(image) => {
+                write!(f, "image {image}: its original has other bytes than were uploaded")
+            }
+            Self::LeakedOriginal(image) => write!(f, "original {image}: a file that no record knows"),
+        }
+    }
+}
+
+/// Checks, repairs if told to, and prints one line per problem. Returns how many problems are left.
+///
+/// # Errors
+/// [`FsckError`] if the check itself cannot be done.
+pub async fn fsck(
+    config: &Config,
+    options: Options,
+    executable: PathBuf,
+    out: &mut (dyn Write + Send),
+) -> Result<usize, FsckError> {
+    let state = StateFolder::take(&config.state_dir)?;
+    state.must_be_set_up()?;
+    let db = Db::open(&config.database_url).await?;
+    let converter =
+        Converter { controller: executable, qemu_img: crate::serve::qemu_img(), mode: config.sandbox };
+    let ingest = Arc::new(Ingest::new(&config.state_dir, converter, 2)?);
+    let problems = find(&db, &ingest, options.deep).await?;
+    let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, CancellationToken::new());
+    let mut left = 0;
+    for problem in &problems {
+        let repaired = options.repair && repair(problem, &db, &ingest, &jobs).await?;
+        left += usize::from(!repaired);
+        writeln!(out, "{problem}{}", if repaired { " (repaired)" } else { "" })?;
+    }
+    let n = problems.len();
+    let hint = if left > 0 && !options.repair { "; --repair removes leaks and mends contents" } else { "" };
+    writeln!(out, "{n} problems, {left} left{hint}")?;
+    db.close().await;
+    Ok(left)
+}
+
+/// Everything that is not as it should be.
+async fn find(db: &Db, ingest: &Arc<Ingest>, deep: bool) -> Result<Vec<Problem>, FsckError> {
+    let rows = db.check().await?;
+    let mut problems: Vec<Problem> = rows.engine.into_iter().map(Problem::Database).collect();
+    if let Some(seq) = db.verify_operations().await?.first_bad {
+        problems.push(Problem::Chain(seq));
+    }
+    problems.extend(
+        rows.missing_contents.iter().map(|(image, content)| Problem::NoContentRecord(*image, *content)),
+    );
+    let known: HashSet<ContentId> = rows.contents.iter().map(|content| content.id).collect();
+    for content in &known {
+        let (ingest, content) = (Arc::clone(ingest), *content);
+        let fault = tokio::task::spawn_blocking(move || content_fault(&ingest, content, deep)).await;
+        let fault = fault.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        problems.extend(fault.map(|why| Problem::BadContent(content, why)));
+    }
+    let stored = ingest.content.list()?;
+    problems
+        .extend(stored.into_iter().filter(|content| !known.contains(content)).map(Problem::LeakedContent));
+    let images: HashMap<ImageId, Image> = rows.images.into_iter().map(|image| (image.id, image)).collect();
+    let originals: HashSet<ImageId> = ingest.originals.list()?.into_iter().collect();
+    for image in images.values().filter(|image| image.original_kept && !originals.contains(&image.id)) {
+        problems.push(Problem::NoOriginal(image.id));
+    }
+    for id in originals {
+        let Some(image) = images.get(&id) else {
+            problems.push(Problem::LeakedOriginal(id));
+            continue;
+        };
+        let (ingest, image) = (Arc::clone(ingest), image.clone());
+        let bad = tokio::task::spawn_blocking(move || original_is_bad(&ingest, &image, deep)).await;
+        if bad.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
+            problems.push(Problem::BadOriginal(id));
+        }
+    }
+    Ok(problems)
+}
+
+/// What is wrong with the files of a content.
+fn content_fault(ingest: &Ingest, content: ContentId, deep: bool) -> Option<String> {
+    let object = match ingest.content.open(content) {
+        Ok(object) => object,
+        Err(ContentError::NotFound { .. }) => return Some("its files are missing".to_owned()),
+        Err(error) => return Some(crate::api::fault::chain(&error)),
+    };
+    if !deep {
+        return None;
+    }
+    match object.verify_all(2, &AtomicBool::new(false), &|_| ()) {
+        Ok(bad) if bad.is_empty() => None,
+        Ok(bad) => Some(format!("{} chunks are damaged", bad.len())),
+        Err(error) => Some(crate::api::fault::chain(&error)),
+    }
+}
+
+/// Whether an original is not what was uploaded.
+fn original_is_bad(ingest: &Ingest, image: &Image, deep: bool) -> Result<bool, ContentError> {
+    let Some(original) = ingest.originals.open(image.id)? else { return Ok(false) };
+    // An upload that was never accepted has no size yet.
+    if image.original_bytes.is_some_and(|bytes| bytes != original.size_bytes()) {
+        return Ok(true);
+    }
+    match &image.checksums.blake3 {
+        Some(expected) if deep => Ok(original.sums()?.blake3 != *expected),
+        _ => Ok(false),
+    }
+}
+
+/// Whether the problem is gone now.
+async fn repair(problem: &Problem, db: &Db, ingest: &Arc<Ingest>, jobs: &Jobs) -> Result<bool, FsckError> {
+    match problem {
+        Problem::LeakedContent(content) => {
+            // A job that runs again after a crash makes its content anew.
+            ingest.content.remove(*content)?;
+            Ok(true)
+        }
+        Problem::LeakedOriginal(image) => {
+            ingest.originals.remove(*image)?;
+            Ok(true)
+        }
+        Problem::BadContent(content, _) => {
+            if jobs.remake_now(*content).await? {
+                return Ok(true);
+            }
+            // Agents that have it can still mend it, once the controller runs.
+            let op = Draft::system("content.damaged").on("content", content, "");
+            db.set_content_damaged(*content, true, &op).await?;
+            Ok(false)
+        }
+        Problem::Database(_)
+        | Problem::Chain(_)
+        | Problem::NoContentRecord(..)
+        | Problem::NoOriginal(_)
+        | Problem::BadOriginal(_) => Ok(false),
+    }
+}

@@ -1,0 +1,6 @@
+//! What an administrator does on the controller's own machine: set it up, save it, bring it back, check it.
+
+pub mod backup;
+pub mod fsck;
+pub mod init;
+pub mod restore;

@@ -1,0 +1,101 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::fleet::FleetHandle;
+use crate::fleet::ca::Authority;
+use crate::ingest::job::Ingest;
+use crate::jobs::Jobs;
+
+/// Uploads at once: each holds a file, three threads and about 2 MiB.
+pub const UPLOADS_MAX: usize = 16;
+/// Downloads at once: each holds a file and a buffer.
+pub const DOWNLOADS_MAX: usize = 64;
+/// Event streams at once: each holds a place in the change feed.
+pub const EVENT_STREAMS_MAX: usize = 64;
+
+/// The parts of the controller that handlers use. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Inner>);
+
+/// See [`App`].
+#[derive(Debug)]
+pub struct Inner {
+    /// The configuration.
+    pub config: Config,
+    /// What must not be forgotten.
+    pub db: Db,
+    /// Contents, uploaded files and their room.
+    pub ingest: Arc<Ingest>,
+    /// Imports and clean-up.
+    pub jobs: Arc<Jobs>,
+    /// Sessions and placement.
+    pub fleet: FleetHandle,
+    /// Whose certificates are trusted.
+    pub authority: Arc<Authority>,
+    /// Figures.
+    pub figures: PrometheusHandle,
+    /// Places for uploads.
+    pub uploads: Arc<Semaphore>,
+    /// Places for downloads.
+    pub downloads: Arc<Semaphore>,
+    /// Places for event streams.
+    pub event_streams: Arc<Semaphore>,
+    /// Ends streams that would keep the server from stopping.
+    pub closing: tokio_util::sync::CancellationToken,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// The parts that come from elsewhere.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// The database.
+    pub db: Db,
+    /// Contents, uploaded files and their room.
+    pub ingest: Arc<Ingest>,
+    /// Imports and clean-up.
+    pub jobs: Arc<Jobs>,
+    /// Sessions and placement.
+    pub fleet: FleetHandle,
+    /// The certificate authority.
+    pub authority: Arc<Authority>,
+    /// Figures.
+    pub figures: PrometheusHandle,
+    /// Cancelled when the controller stops.
+    pub closing: tokio_util::sync::CancellationToken,
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, db, ingest, jobs, fleet, authority, figures, closing } = parts;
+        Self(Arc::new(Inner {
+            config,
+            db,
+            ingest,
+            jobs,
+            fleet,
+            authority,
+            figures,
+            closing,
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+        }))
+    }
+}

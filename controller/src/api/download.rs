@@ -1,0 +1,144 @@
+//! `GET /api/v1/images/{id}/file`: the original, byte for byte as it came in.
+//!
+//! **What.** tower-http's `ServeFile` reads ranges; this module gives the answer an entity tag made from the sha256, so a
+//! broken download goes on (`If-Range`) and never mixes two files.
+//!
+//! **Why the tag is compared here.** `ServeFile` knows only the time of a file; two originals may have the same.
+//!
+//! **Invariants.** The whole file or the asked range, or an error: never other bytes.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::id::ImageId;
+use tower_http::services::ServeFile;
+
+use super::app::App;
+use super::body::Path;
+use super::caller::Caller;
+use super::fault::Fault;
+use super::images::find;
+use crate::db::operations::Draft;
+
+/// Begin of a file name in `Content-Disposition`, characters: browsers cut longer ones.
+const FILE_NAME_CHARS_MAX: usize = 120;
+
+/// The original's bytes; `Range`, `If-Range` and `If-None-Match` are understood.
+#[utoipa::path(get, path = "/api/v1/images/{id}/file", tag = "images", params(("id" = ImageId, Path)),
+    responses((status = 200, description = "The file", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "A range of it"), (status = 304, description = "You have it already"),
+        (status = 409, description = "The original is not kept", body = ErrorBody),
+        (status = 416, description = "There is no such range", body = ErrorBody)))]
+pub async fn download(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    mut request: Request,
+) -> Result<Response, Fault> {
+    let image = find(&app, &caller, id).await?;
+    let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
+    let Some(sha256) = sha256 else {
+        let why = if image.content.is_some() { "its original was not kept" } else { "it has no bytes yet" };
+        return Err(Fault::conflict(format!("image {} cannot be downloaded: {why}", image.facts.name)));
+    };
+    let place = app.downloads.clone().try_acquire_owned();
+    let place =
+        place.map_err(|_| Fault::unavailable("too many downloads run; try again when one has ended"))?;
+    let tag = format!("\"{sha256}\"");
+    let headers = request.headers_mut();
+    let has = |tags: &HeaderValue| {
+        tags.to_str().is_ok_and(|tags| tags == "*" || tags.split(',').any(|given| given.trim() == tag))
+    };
+    if headers.get(header::IF_NONE_MATCH).is_some_and(has) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    // A range of another file is worth nothing: then the whole one.
+    if headers.get(header::IF_RANGE).is_some_and(|given| given.as_bytes() != tag.as_bytes()) {
+        headers.remove(header::RANGE);
+    }
+    for name in [header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
+        headers.remove(name);
+    }
+    let continued = request.headers().contains_key(header::RANGE);
+    note(&app, &caller, id, &image.facts.name, continued).await;
+    let path = app.ingest.originals.path(id);
+    let answer = ServeFile::new(&path).try_call(request).await.map_err(|error| Fault::internal(&error))?;
+    if answer.status() == StatusCode::NOT_FOUND {
+        return Err(Fault::internal_text(format!("the original {} is missing: run fsck", path.display())));
+    }
+    let mut answer = answer.map(|body| Body::new(HoldingPlace { body, _place: place })).into_response();
+    let name = file_name(&image.facts.name);
+    let headers = answer.headers_mut();
+    headers.remove(header::LAST_MODIFIED);
+    for (key, value) in [
+        (header::ETAG, tag),
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename*=UTF-8''{name}")),
+        (header::HeaderName::from_static("x-checksum-sha256"), sha256),
+    ] {
+        headers.insert(key, HeaderValue::from_str(&value).map_err(|error| Fault::internal(&error))?);
+    }
+    Ok(answer)
+}
+
+/// Who took image bytes out stands in the log; a continued download is one and the same.
+async fn note(app: &App, caller: &Caller, id: ImageId, name: &str, continued: bool) {
+    if continued {
+        return;
+    }
+    let op: Draft = caller.draft().on("image", id, name);
+    if let Err(error) = app.db.record(&op).await {
+        tracing::error!(error = super::fault::chain(&error), "cannot note a download");
+    }
+}
+
+/// A name as RFC 5987 wants it.
+fn file_name(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.chars().take(FILE_NAME_CHARS_MAX).collect::<String>().bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => text.push(char::from(byte)),
+            other => text.push_str(&format!("%{other:02X}")),
+        }
+    }
+    text
+}
+
+/// A body that keeps its place among the downloads until it is sent or given up.
+struct HoldingPlace<B> {
+    body: B,
+    _place: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl<B: axum::body::HttpBody + Unpin> axum::body::HttpBody for HoldingPlace<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_its_header() {
+        assert_eq!(file_name("a b\"\r\nX: 1"), "a%20b%22%0D%0AX%3A%201");
+        assert_eq!(file_name("系"), "%E7%B3%BB");
+    }
+}

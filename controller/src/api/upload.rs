@@ -1,0 +1,242 @@
+//! `PUT /api/v1/images/{id}/file`: the bytes of an image, streamed to disk.
+//!
+//! **What.** Checks size and room before the first byte, writes and sums what arrives, compares the checksums, then
+//! hands the image to the import job. The request ends there; the job does the rest.
+//!
+//! **Why a task of its own.** A caller that goes away drops the handler at any `.await`; the task sees the broken body
+//! instead and puts the image back to `queued` with the reason.
+//!
+//! **Invariants.**
+//! 1. Memory is bounded: one network buffer, and what the summing threads lag behind.
+//! 2. What is announced is set aside before the first byte; what is not announced is checked while it comes.
+//! 3. A file whose checksum is not the expected one is never kept.
+//! 4. A sender that stalls or crawls is cut off, and the image can be sent again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::api::image::{Checksums, Image as ImageBody};
+use hearth_protocol::id::ImageId;
+
+use super::app::App;
+use super::body::Path;
+use super::caller::Caller;
+use super::fault::Fault;
+use super::images::{body, find};
+use crate::content::{ContentError, OriginalWriter, Sums};
+use crate::db::image_changes::Original;
+use crate::db::images::Image;
+use crate::db::new_id;
+use crate::db::operations::Draft;
+use crate::ingest::space::{Reservation, SpaceError};
+use crate::logic::catalog::first_mismatch;
+use crate::{clock, metrics, task};
+
+/// Time over which the rate of a sender is looked at.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// Least rate over a window, bytes per second (1 KiB/s): one who drips bytes holds one of few places.
+const RATE_BYTES_PER_S_MIN: u64 = 1024;
+/// Bytes between two looks at the free space when the length is not announced.
+const ROOM_STEP_BYTES: u64 = 64 << 20;
+
+/// Sends the file. Give `Content-Length` if it is known: then room is set aside before the first byte.
+#[utoipa::path(put, path = "/api/v1/images/{id}/file", tag = "images", params(("id" = ImageId, Path)),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 202, description = "All bytes are on disk; the import runs", body = ImageBody),
+        (status = 408, description = "The sender stalled", body = ErrorBody),
+        (status = 409, description = "The image has bytes already, or the checksum is wrong", body = ErrorBody),
+        (status = 413, description = "Larger than allowed", body = ErrorBody),
+        (status = 507, description = "No room", body = ErrorBody)))]
+pub async fn upload(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    headers: HeaderMap,
+    stream: Body,
+) -> Result<(StatusCode, axum::Json<ImageBody>), Fault> {
+    let image = find(&app, &caller, id).await?;
+    let announced = announced_bytes(&headers)?;
+    if let Some(bytes) = announced.filter(|bytes| *bytes > app.config.image_bytes_max) {
+        return Err(too_large(bytes, app.config.image_bytes_max));
+    }
+    if announced == Some(0) {
+        return Err(Fault::invalid("content-length", "the file is empty"));
+    }
+    let place = app.uploads.clone().try_acquire_owned();
+    let _place =
+        place.map_err(|_| Fault::unavailable("too many uploads run; try again when one has ended"))?;
+    let room = set_aside(&app, announced.unwrap_or(ROOM_STEP_BYTES)).await?;
+    app.db.start_upload(id).await?;
+    let work = receive(app.clone(), caller, image, announced, room, stream);
+    let received = task::spawn("upload", work).await;
+    let image = received.map_err(|error| Fault::internal(&error))??;
+    Ok((StatusCode::ACCEPTED, axum::Json(body(&image, None))))
+}
+
+fn announced_bytes(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    let bytes = value.to_str().ok().and_then(|text| text.parse().ok());
+    bytes.map(Some).ok_or_else(|| Fault::invalid("content-length", "Content-Length is no number of bytes"))
+}
+
+fn too_large(bytes: u64, most: u64) -> Fault {
+    Fault::too_large(format!("the file has {bytes} bytes; images may have {most}"))
+        .hint("an administrator can raise image_bytes_max in controller.toml")
+}
+
+/// Sets room aside.
+async fn set_aside(app: &App, bytes: u64) -> Result<Reservation, Fault> {
+    let ingest = app.ingest.clone();
+    let reserved = tokio::task::spawn_blocking(move || ingest.space.reserve(bytes)).await;
+    reserved.map_err(|error| Fault::internal(&error))?.map_err(|error| match &error {
+        SpaceError::NoSpace { needed_bytes, free_bytes, .. } => {
+            tracing::warn!(%error, "an upload was refused");
+            Fault::no_space(format!(
+                "the controller's disk has no room: {needed_bytes} bytes are needed, {free_bytes} are free"
+            ))
+            .hint("delete images that nobody needs, or enlarge the file system of state_dir")
+        }
+        SpaceError::Unknown { .. } => Fault::internal(&error),
+    })
+}
+
+/// Receives the bytes; whatever goes wrong, the image is `queued` again (or `killed` for a wrong checksum).
+async fn receive(
+    app: App,
+    caller: Caller,
+    image: Image,
+    announced: Option<u64>,
+    room: Reservation,
+    stream: Body,
+) -> Result<Image, Fault> {
+    let id = image.id;
+    let written = write_all(&app, id, announced, room, stream).await;
+    let sums = match written {
+        Ok(sums) => sums,
+        Err(fault) => {
+            app.db.abort_upload(id, &format!("the upload failed: {}", fault.parts().message)).await?;
+            return Err(fault);
+        }
+    };
+    let checksums = Checksums {
+        sha256: Some(sums.sha256),
+        sha512: Some(sums.sha512),
+        md5: Some(sums.md5),
+        blake3: Some(sums.blake3),
+    };
+    let op = caller.draft().on("image", id, image.facts.name.clone());
+    if let Some((name, expected, got)) = first_mismatch(&image.expected, &checksums) {
+        let reason = format!("the file's {name} is {got}, expected {expected}");
+        reject(&app, &image, &reason, op).await?;
+        return Err(Fault::conflict(reason).hint("the file was not kept; get it again from its source"));
+    }
+    let original = Original { bytes: sums.size_bytes, checksums };
+    let details = serde_json::json!({ "bytes": sums.size_bytes, "sha256": original.checksums.sha256 });
+    app.db.accept_upload(id, &original, (new_id(), "{}"), &op.with(details)).await?;
+    app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id))
+}
+
+/// Nothing of a wrong file is kept.
+async fn reject(app: &App, image: &Image, reason: &str, op: Draft) -> Result<(), Fault> {
+    let (originals, id) = (Arc::clone(&app.ingest.originals), image.id);
+    blocking(move || originals.remove(id)).await?;
+    app.db.fail_image(id, None, reason, &op.failed(reason)).await?;
+    Ok(())
+}
+
+/// Writes the stream into the original's file.
+async fn write_all(
+    app: &App,
+    id: ImageId,
+    announced: Option<u64>,
+    mut room: Reservation,
+    stream: Body,
+) -> Result<Sums, Fault> {
+    let originals = Arc::clone(&app.ingest.originals);
+    let mut writer = blocking(move || originals.create(id)).await?;
+    let mut stream = stream.into_data_stream();
+    let silence = app.config.upload_silence;
+    let mut pace = Pace::new();
+    let mut next_look = ROOM_STEP_BYTES;
+    loop {
+        let next = tokio::time::timeout(silence, stream.next()).await;
+        let next = next.map_err(|_| Fault::too_slow(format!("no byte came for {} s", silence.as_secs())))?;
+        let Some(bytes) = next else { break };
+        let bytes = bytes.map_err(|_| Fault::bad_request("the connection ended before the file did"))?;
+        let total = writer.size_bytes() + bytes.len() as u64;
+        if total > app.config.image_bytes_max {
+            return Err(too_large(total, app.config.image_bytes_max));
+        }
+        pace.add(bytes.len() as u64)?;
+        if announced.is_none() && total > next_look {
+            next_look = total + ROOM_STEP_BYTES;
+            room = set_aside(app, ROOM_STEP_BYTES).await?;
+        }
+        metrics::counter_add(metrics::UPLOAD_BYTES, bytes.len() as u64);
+        writer = write(writer, bytes).await?;
+    }
+    let total = writer.size_bytes();
+    if total == 0 {
+        return Err(Fault::bad_request("the file is empty"));
+    }
+    if let Some(expected) = announced.filter(|expected| *expected != total) {
+        return Err(Fault::bad_request(format!("{total} bytes came, {expected} were announced")));
+    }
+    let sums = blocking(move || writer.finish()).await;
+    drop(room);
+    sums
+}
+
+/// One buffer, on a thread that may wait for the disk.
+async fn write(mut writer: OriginalWriter, bytes: Bytes) -> Result<OriginalWriter, Fault> {
+    blocking(move || writer.write(bytes).map(|()| writer)).await
+}
+
+/// Runs work on files where it may wait.
+///
+/// # Errors
+/// The fault that the error is.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ContentError> + Send + 'static,
+) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(&error))?;
+    done.map_err(|error| match &error {
+        ContentError::NoSpace { .. } => {
+            tracing::error!(error = super::fault::chain(&error), "the controller's disk is full");
+            Fault::no_space("the controller's disk is full")
+                .hint("delete images that nobody needs, or enlarge the file system of state_dir")
+        }
+        _ => Fault::internal(&error),
+    })
+}
+
+/// Watches the rate of a sender.
+struct Pace {
+    since: std::time::Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: clock::monotonic(), bytes: 0 }
+    }
+
+    fn add(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.bytes += bytes;
+        let now = clock::monotonic();
+        if now.duration_since(self.since) < RATE_WINDOW {
+            return Ok(());
+        }
+        if self.bytes < RATE_BYTES_PER_S_MIN * RATE_WINDOW.as_secs() {
+            return Err(Fault::too_slow(format!("fewer than {RATE_BYTES_PER_S_MIN} bytes per second came")));
+        }
+        *self = Self { since: now, bytes: 0 };
+        Ok(())
+    }
+}

@@ -1,0 +1,447 @@
+//! Work that outlives a request: imports, and the files of what was deleted.
+//!
+//! **What.** [`Jobs`] claims import jobs from the database, runs them on blocking threads, writes progress at most once
+//! a second and records the result in one transaction. [`Jobs::sweep`] removes contents nobody refers to.
+//!
+//! **Why the database is the queue.** A job that ran when the process died is queued again at the next start; an import
+//! that runs twice gives the same content, so nothing is lost and nothing is doubled.
+//!
+//! **Why a lock between imports and the sweep.** An import may find that its content is there already; if the sweep
+//! removed the files between that look and the record, the record would name a content without bytes. Imports hold the
+//! lock together, the sweep alone.
+//!
+//! **Invariants.** An image is `active` only after its content is durable. Files go after the row that named them. What
+//! no row names is left alone at start (an older database may have been restored): `fsck` shows and removes it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::ImageId;
+use hearth_protocol::words::{ImageStatus, ImportStage};
+use tokio::sync::{Notify, RwLock, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::content::{ContentError, Sums};
+use crate::db::contents::Content;
+use crate::db::image_changes::{Imported as Recorded, Original};
+use crate::db::images::Image;
+use crate::db::jobs::Job;
+use crate::db::operations::Draft;
+use crate::db::{Change, Db, DbError, new_id};
+use crate::ingest::convert::ConvertError;
+use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
+use crate::{clock, metrics, task};
+
+/// Time between two looks at the queue without a wake-up.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Time between two notes of progress: each costs an fsync.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Tries of one job that kills the controller each time: then it is the file's fault, and the image is killed.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// The runner; see the module.
+#[derive(Debug)]
+pub struct Jobs {
+    db: Db,
+    ingest: Arc<Ingest>,
+    keep_originals: bool,
+    closing: CancellationToken,
+    /// Imports that run, with the flag that stops each.
+    running: Mutex<HashMap<ImageId, Arc<AtomicBool>>>,
+    /// Held together by imports, alone by the sweep.
+    files: RwLock<()>,
+    swept: Notify,
+}
+
+impl Jobs {
+    /// A runner that stops when `closing` is cancelled.
+    #[must_use]
+    pub fn new(db: Db, ingest: Arc<Ingest>, keep_originals: bool, closing: CancellationToken) -> Arc<Self> {
+        let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
+        Arc::new(Self { db, ingest, keep_originals, closing, running, files, swept })
+    }
+
+    /// Takes up what an earlier process left, then starts `workers` import workers and the sweeper.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(
+        self: &Arc<Self>,
+        workers: usize,
+    ) -> Result<Vec<tokio::task::JoinHandle<()>>, DbError> {
+        let jobs = self.db.requeue_running_jobs().await?;
+        let uploads = self.db.reset_uploads().await?;
+        if jobs > 0 || !uploads.is_empty() {
+            tracing::info!(jobs, uploads = uploads.len(), "taking up what the last run left");
+        }
+        self.finish_deletions().await?;
+        let mut tasks = vec![task::spawn("sweep", Arc::clone(self).sweeper())];
+        tasks.extend((0..workers).map(|_| task::spawn("import", Arc::clone(self).worker())));
+        Ok(tasks)
+    }
+
+    /// Originals of images that were deleted just before the process died.
+    async fn finish_deletions(&self) -> Result<(), DbError> {
+        let ingest = Arc::clone(&self.ingest);
+        let listed = tokio::task::spawn_blocking(move || ingest.originals.list()).await;
+        let Ok(Ok(images)) = listed else {
+            tracing::error!("cannot list the originals; run fsck");
+            return Ok(());
+        };
+        let mut unknown = 0_u32;
+        for id in images {
+            match self.db.image(id).await? {
+                Some(image) if image.deleted_us.is_some() => self.remove_original(id).await,
+                Some(_) => {}
+                None => unknown += 1,
+            }
+        }
+        if unknown > 0 {
+            tracing::warn!(unknown, "originals that no record knows; look with `hearth-controller fsck`");
+        }
+        Ok(())
+    }
+
+    /// Stops the import of an image that was deleted.
+    pub fn stop(&self, image: ImageId) {
+        if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes the files of a deleted image: the original now, the content as soon as no import runs.
+    pub async fn clean_up(&self, gone: &Image) {
+        self.stop(gone.id);
+        self.remove_original(gone.id).await;
+        self.swept.notify_one();
+    }
+
+    async fn remove_original(&self, id: ImageId) {
+        let ingest = Arc::clone(&self.ingest);
+        let removed = tokio::task::spawn_blocking(move || ingest.originals.remove(id)).await;
+        match removed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(image = %id, %error, "an original stays until the next start"),
+            Err(error) => tracing::error!(image = %id, %error, "removing an original failed"),
+        }
+    }
+
+    async fn sweeper(self: Arc<Self>) {
+        let mut changes = self.db.subscribe();
+        loop {
+            if let Err(error) = self.sweep().await {
+                tracing::error!(error = crate::api::fault::chain(&error), "cannot look for unused contents");
+            }
+            // Intents that end may be the last that referred to a content: look now and then too.
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                () = self.swept.notified() => {}
+                () = intents_changed(&mut changes) => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
+    /// Removes contents that no image and no intent refers to.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn sweep(&self) -> Result<u32, DbError> {
+        if self.db.unused_contents().await?.is_empty() {
+            return Ok(0);
+        }
+        let _alone = self.files.write().await;
+        let mut n = 0;
+        for content in self.db.unused_contents().await? {
+            if self.db.forget_content(content.id).await? {
+                self.remove_content(content.id).await;
+                n += 1;
+            }
+        }
+        Ok(n)
+    }
+
+    async fn remove_content(&self, id: ContentId) {
+        let ingest = Arc::clone(&self.ingest);
+        match tokio::task::spawn_blocking(move || ingest.content.remove(id)).await {
+            Ok(Ok(())) => tracing::info!(content = %id, "removed a content that nobody refers to"),
+            Ok(Err(error)) => tracing::error!(content = %id, %error, "files stay; run fsck --repair"),
+            Err(error) => tracing::error!(content = %id, %error, "removing a content failed"),
+        }
+    }
+
+    async fn worker(self: Arc<Self>) {
+        let mut changes = self.db.subscribe();
+        while !self.closing.is_cancelled() {
+            match self.db.claim_job().await {
+                Ok(Some(job)) => {
+                    self.run(job).await;
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(error = crate::api::fault::chain(&error), "cannot claim a job");
+                    tokio::time::sleep(NOTE_EVERY).await;
+                }
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                () = jobs_changed(&mut changes) => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Runs one import to its end.
+    async fn run(&self, job: Job) {
+        let begun = clock::monotonic();
+        metrics::gauge_add(metrics::IMPORTS_RUNNING, 1.0);
+        let ended = self.import(&job).await;
+        metrics::gauge_add(metrics::IMPORTS_RUNNING, -1.0);
+        match ended {
+            Ok(Some(ok)) => metrics::import(ok, clock::monotonic().duration_since(begun)),
+            Ok(None) => {}
+            // The job stays `running` and is taken up at the next start; its image shows that it still runs.
+            Err(error) => {
+                let error = crate::api::fault::chain(&error);
+                tracing::error!(job = %job.id, image = %job.image, error, "cannot record an import");
+            }
+        }
+    }
+
+    /// Whether it succeeded; `None`: it was stopped.
+    async fn import(&self, job: &Job) -> Result<Option<bool>, DbError> {
+        let Some(image) = self.db.image(job.image).await?.filter(|image| image.deleted_us.is_none()) else {
+            return Ok(None);
+        };
+        if job.attempt > ATTEMPTS_MAX {
+            let reason = format!(
+                "the controller stopped {} times during this import; its log says why",
+                job.attempt - 1
+            );
+            self.failed(job, &image, &reason).await?;
+            return Ok(Some(false));
+        }
+        let together = self.files.read().await;
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
+        let ended = self.run_import(&image, &cancel).await;
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
+        match ended {
+            Ok(imported) => self.imported(job, &image, imported).await.map(Some),
+            Err(_) if self.closing.is_cancelled() => Ok(None),
+            Err(error) if is_cancelled(&error) => {
+                drop(together);
+                self.swept.notify_one();
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
+                self.failed(job, &image, &error.to_string()).await?;
+                Ok(Some(false))
+            }
+        }
+    }
+
+    async fn run_import(&self, image: &Image, cancel: &Arc<AtomicBool>) -> Result<Imported, ImportError> {
+        let spec = ImportSpec {
+            image: image.id,
+            declared: image.format.or_else(|| {
+                (image.kind == hearth_protocol::words::ImageKind::Iso)
+                    .then_some(hearth_protocol::words::DiskFormat::Iso)
+            }),
+            expected: image.expected.clone(),
+            // After a restart the file may have changed under us: counted again.
+            sums: known_sums(image),
+        };
+        let (ingest, stop) = (Arc::clone(&self.ingest), Arc::clone(cancel));
+        let (note, notes) = watch::channel((ImportStage::Inspecting, 0));
+        let noting = task::spawn("import-progress", self.note(image.id, notes, Arc::clone(cancel)));
+        let done = tokio::task::spawn_blocking(move || {
+            ingest.run_import(&spec, &stop, &mut |stage, percent| {
+                note.send_replace((stage, percent));
+            })
+        });
+        // A stop of the controller ends the import within moments; it is taken up at the next start.
+        let stop_with_us = async {
+            self.closing.cancelled().await;
+            cancel.store(true, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            ended = done => ended,
+            () = stop_with_us => unreachable!("it never ends"),
+        };
+        noting.abort();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Writes stage and percentage, once a second at most, as long as the import runs.
+    fn note(
+        &self,
+        image: ImageId,
+        mut notes: watch::Receiver<(ImportStage, u8)>,
+        cancel: Arc<AtomicBool>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let db = self.db.clone();
+        async move {
+            while notes.changed().await.is_ok() {
+                let (stage, percent) = *notes.borrow_and_update();
+                match db.set_progress(image, stage, percent).await {
+                    Ok(()) => {}
+                    // Deleted meanwhile: the work is for nothing.
+                    Err(DbError::State { .. } | DbError::NotFound { .. }) => {
+                        cancel.store(true, Ordering::Relaxed)
+                    }
+                    Err(error) => {
+                        tracing::warn!(%image, error = crate::api::fault::chain(&error), "cannot note progress")
+                    }
+                }
+                tokio::time::sleep(NOTE_EVERY).await;
+            }
+        }
+    }
+
+    async fn imported(&self, job: &Job, image: &Image, imported: Imported) -> Result<bool, DbError> {
+        for warning in &imported.warnings {
+            tracing::warn!(image = %image.id, %warning, "odd image");
+        }
+        let content = Content {
+            id: imported.content,
+            kind: imported.kind,
+            raw_bytes: imported.virtual_bytes,
+            data_bytes: imported.data_bytes,
+            stored_bytes: imported.stored_bytes,
+            n_chunks: u64::from(imported.n_chunks),
+            damaged: false,
+        };
+        let recorded = Recorded { content, format: imported.format, original_kept: self.keep_originals };
+        let details = serde_json::json!({ "content": imported.content, "format": imported.format });
+        let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
+        match self.db.finish_import(image.id, job.id, &recorded, &op).await {
+            Ok(()) => {}
+            Err(DbError::State { .. } | DbError::NotFound { .. }) => {
+                // Deleted at the last moment: the content has no row. The next fsck would find it; better now.
+                self.drop_unrecorded(imported.content).await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        if !self.keep_originals {
+            self.remove_original(image.id).await;
+        }
+        Ok(true)
+    }
+
+    async fn drop_unrecorded(&self, content: ContentId) -> Result<(), DbError> {
+        let alone = self.running.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if alone && self.db.content(content).await?.is_none() {
+            self.remove_content(content).await;
+        }
+        Ok(())
+    }
+
+    async fn failed(&self, job: &Job, image: &Image, reason: &str) -> Result<(), DbError> {
+        let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).failed(reason);
+        match self.db.fail_image(image.id, Some(job.id), reason, &op).await {
+            // Deleted meanwhile.
+            Err(DbError::State { .. } | DbError::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a damaged content again from the original of an image that has it. Returns at once.
+    pub fn remake(self: &Arc<Self>, content: ContentId) {
+        let this = Arc::clone(self);
+        task::spawn("remake", async move {
+            match this.remake_now(content).await {
+                Ok(true) => tracing::info!(%content, "a damaged content was made again from its original"),
+                Ok(false) => tracing::error!(%content, "a content is damaged and no original can mend it"),
+                Err(error) => {
+                    tracing::error!(%content, error = crate::api::fault::chain(&error), "cannot mend a content")
+                }
+            }
+        });
+    }
+
+    /// As [`Jobs::remake`]; says whether it is mended.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn remake_now(&self, content: ContentId) -> Result<bool, DbError> {
+        let _together = self.files.read().await;
+        for image in self.db.images_of_contents(&[content]).await? {
+            let Some(format) = image.format.filter(|_| image.original_kept) else { continue };
+            let ingest = Arc::clone(&self.ingest);
+            let made = tokio::task::spawn_blocking(move || {
+                ingest.heal_from_original(image.id, format, content, &AtomicBool::new(false))
+            });
+            match made.await {
+                Ok(Ok(_)) => {
+                    let op = Draft::system("content.mend").on("content", content, image.facts.name);
+                    self.db.set_content_damaged(content, false, &op).await?;
+                    return Ok(true);
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%content, error = crate::api::fault::chain(&error), "not mended")
+                }
+                Err(error) => tracing::error!(%content, %error, "not mended"),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether an import ended because it was told to.
+const fn is_cancelled(error: &ImportError) -> bool {
+    matches!(
+        error,
+        ImportError::Convert(ConvertError::Cancelled) | ImportError::Content(ContentError::Cancelled)
+    )
+}
+
+/// Checksums that the upload counted. After the first try the file is read again: a restart lies between.
+fn known_sums(image: &Image) -> Option<Sums> {
+    let sums = &image.checksums;
+    Some(Sums {
+        size_bytes: image.original_bytes?,
+        sha256: sums.sha256.clone()?,
+        sha512: sums.sha512.clone()?,
+        md5: sums.md5.clone()?,
+        blake3: sums.blake3.clone()?,
+    })
+}
+
+async fn jobs_changed(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
+    wait_for(changes, |change| change == Change::Jobs).await;
+}
+
+async fn intents_changed(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
+    wait_for(changes, |change| change == Change::Intents).await;
+}
+
+async fn wait_for(changes: &mut tokio::sync::broadcast::Receiver<Change>, wanted: impl Fn(Change) -> bool) {
+    loop {
+        match changes.recv().await {
+            Ok(change) if !wanted(change) => {}
+            // A match, or changes were missed: look.
+            _ => return,
+        }
+    }
+}
+
+/// Imports a killed image once more from its kept original.
+///
+/// # Errors
+/// [`DbError::State`] if it is not killed; a failed statement.
+pub async fn retry(db: &Db, image: &Image, op: &Draft) -> Result<(), DbError> {
+    debug_assert_eq!(image.status, ImageStatus::Killed);
+    let original = Original { bytes: image.original_bytes.unwrap_or(0), checksums: image.checksums.clone() };
+    db.start_upload(image.id).await?;
+    db.accept_upload(image.id, &original, (new_id(), "{}"), op).await
+}

@@ -1,0 +1,123 @@
+//! The state folder: its lay-out and its lock.
+//!
+//! ```text
+//! <state_dir>/LOCK            one controller at a time (flock)
+//!             ca/             ca.key, ca.crt
+//!             hearth.sqlite   the database, unless it is elsewhere
+//!             content/        content objects      originals/  uploaded files      staging/  imports that run
+//! ```
+//!
+//! **Invariants.** Folders are made with mode 0700. Two processes never work on one folder: the lock belongs to the open
+//! file, so a killed process leaves none behind.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why the state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be made or opened.
+    #[error("cannot use {path} as state folder")]
+    Folder {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "{path} is in use by another hearth-controller: stop it first (systemctl stop hearth-controller)"
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// `init` did not run, or not to its end.
+    #[error("{path} holds no controller yet: run `hearth-controller init` first")]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// The folder, held by this process until dropped.
+#[derive(Debug)]
+pub struct StateFolder {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateFolder {
+    /// Makes the folder if it is missing, and takes it.
+    ///
+    /// # Errors
+    /// [`StateError::Folder`], [`StateError::Locked`].
+    pub fn take(path: &Path) -> Result<Self, StateError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Folder { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+        let file = path.join("LOCK");
+        let opened =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&file).map_err(failed(&file))?;
+        let lock =
+            Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+                Errno::EWOULDBLOCK => StateError::Locked { path: file.clone() },
+                other => StateError::Folder { path: file.clone(), source: other.into() },
+            })?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Folder of the certificate authority.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        ca_folder(&self.path)
+    }
+
+    /// Says so if `init` did not run.
+    ///
+    /// # Errors
+    /// [`StateError::Empty`].
+    pub fn must_be_set_up(&self) -> Result<(), StateError> {
+        if self.ca().join("ca.crt").exists() {
+            Ok(())
+        } else {
+            Err(StateError::Empty { path: self.path.clone() })
+        }
+    }
+}
+
+/// Folder of the certificate authority under `state_dir`.
+#[must_use]
+pub fn ca_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("ca")
+}
+
+/// The database's file under `state_dir`, if `database_url` names one.
+#[must_use]
+pub fn sqlite_file(database_url: &str) -> Option<PathBuf> {
+    let path = database_url.strip_prefix("sqlite:")?;
+    Some(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_controller() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let first = StateFolder::take(&path).unwrap();
+        assert!(matches!(StateFolder::take(&path), Err(StateError::Locked { .. })));
+        assert!(matches!(first.must_be_set_up(), Err(StateError::Empty { .. })));
+        drop(first);
+        StateFolder::take(&path).unwrap();
+    }
+}
