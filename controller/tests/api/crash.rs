@@ -1,0 +1,114 @@
+//! The program itself, killed in the middle of imports: nothing acknowledged is lost, nothing half-made is shown.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hearth_controller::clock;
+use hearth_controller::config::{self, Config};
+use hearth_protocol::words::ImageStatus;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use super::harness::{self, Client, PROGRAM, files, noise, sha256};
+
+/// Kills while imports run. Every one is a start, a kill and a recovery of the real program.
+const ROUNDS: u32 = 8;
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+async fn serve(config: &Config, client: &Client) -> Running {
+    let file = config.path.as_ref().unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg("--config").arg(file).stderr(Stdio::null()).stdout(Stdio::null());
+    let running = Running(command.spawn().unwrap());
+    let begun = clock::monotonic();
+    while client.ask(Method::GET, "/whoami").send().await.map(|answer| answer.status()).ok()
+        != Some(StatusCode::OK)
+    {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the controller does not answer");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_killed_runs_again() {
+    let dir = tempfile::tempdir().unwrap();
+    // A port that is free now; the program gets it by its configuration.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = dir.path().join("controller.toml");
+    let text = format!(
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"best-effort\"\n",
+        dir.path().join("state")
+    );
+    std::fs::write(&file, text).unwrap();
+    let config = config::load(Some(&file)).unwrap().config;
+    let token = harness::init(&config).await;
+    let client = Client::new(&config, port, &token);
+    let mut images = Vec::new();
+    for round in 0..ROUNDS {
+        let running = serve(&config, &client).await;
+        let mut bytes = noise(8 << 20);
+        bytes[0..4].copy_from_slice(&round.to_be_bytes());
+        let id = client.image(json!({ "name": format!("round-{round}") })).await;
+        assert_eq!(client.put(id, bytes.clone()).await.status(), StatusCode::ACCEPTED);
+        // The answer came: from here on the bytes are acknowledged. Kill at a moment that differs each round.
+        tokio::time::sleep(Duration::from_millis(u64::from(round) * 15)).await;
+        drop(running);
+        images.push((id, sha256(&bytes)));
+    }
+    let running = serve(&config, &client).await;
+    for (id, sum) in &images {
+        let image = client.ended(*id).await;
+        assert_eq!(image.status, ImageStatus::Active, "{}", image.reason);
+        let back = client.ask(Method::GET, &format!("/images/{id}/file")).send().await.unwrap();
+        assert_eq!(sha256(&back.bytes().await.unwrap()), *sum);
+    }
+    assert_eq!(client.get("/operations/verify").await["intact"], true);
+    drop(running);
+    let mut report = Vec::new();
+    let options = hearth_controller::admin::fsck::Options { deep: true, repair: false };
+    let left =
+        hearth_controller::admin::fsck::fsck(&config, options, PROGRAM.into(), &mut report).await.unwrap();
+    assert_eq!(left, 0, "{}", String::from_utf8_lossy(&report));
+    assert!(files(&config.state_dir.join("staging")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_says_what_is_wrong_and_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = harness::config_in(dir.path());
+    let file = config.path.clone().unwrap();
+    let run = |args: &[&str]| {
+        let done = Command::new(PROGRAM).args(args).arg("--config").arg(&file).output().unwrap();
+        (
+            done.status.code(),
+            String::from_utf8(done.stdout).unwrap() + &String::from_utf8(done.stderr).unwrap(),
+        )
+    };
+    assert_eq!(run(&["--check-config"]).0, Some(0));
+    let (code, said) = run(&["serve"]);
+    assert!(code == Some(2) && said.contains("hearth-controller init"), "{said}");
+    assert_eq!(run(&["init"]).0, Some(0));
+    let (code, said) = run(&["init"]);
+    assert!(code == Some(2) && said.contains("set up already"), "{said}");
+    assert_eq!(run(&["fsck", "--deep"]).0, Some(0));
+    std::fs::write(config.state_dir.join("originals/01234567-89ab-7def-8123-456789abcdef"), "x").unwrap();
+    assert_eq!(run(&["fsck"]).0, Some(1));
+    assert_eq!(run(&["fsck", "--repair"]).0, Some(0));
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text.push_str("keep_original = true\n");
+    std::fs::write(&file, text).unwrap();
+    let (code, said) = run(&["--check-config"]);
+    assert!(code == Some(1) && said.contains("keep_original"), "{said}");
+    let (code, said) = run(&["fsck"]);
+    assert!(code == Some(0) && said.contains("UNKNOWN KEY"), "{said}");
+}
