@@ -87,15 +87,15 @@ impl FromStr for Moment {
     }
 }
 
-/// `45 s`, `12 min`, `3 h`, `5 d`: the largest unit that gives at least 2, for people.
+/// `45 s`, `12 min`, `24 h`, `5 d`: the largest unit that gives at least 2, rounded, for people.
 #[must_use]
 pub(crate) fn human(duration: Duration) -> String {
     let s = duration.as_secs();
     match s {
         0..120 => format!("{s} s"),
-        120..7200 => format!("{} min", s / 60),
-        7200..172_800 => format!("{} h", s / 3600),
-        _ => format!("{} d", s / 86_400),
+        120..7200 => format!("{} min", (s + 30) / 60),
+        7200..172_800 => format!("{} h", (s + 1800) / 3600),
+        _ => format!("{} d", (s + 43_200) / 86_400),
     }
 }
 
@@ -148,7 +148,8 @@ mod tests {
     fn distances_read_both_ways() {
         let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
         assert_eq!(relative("2026-03-01T09:57:00Z", now), "3 min ago");
-        assert_eq!(relative("2026-03-01T12:30:00Z", now), "in 2 h");
+        assert_eq!(relative("2026-03-01T12:29:00Z", now), "in 2 h");
+        assert_eq!(relative("2026-03-02T09:59:58Z", now), "in 24 h");
         assert_eq!(relative("2026-03-01T10:00:01Z", now), "now");
         assert_eq!(relative("2026-02-01T10:00:00Z", now), "28 d ago");
         assert_eq!(relative("soon", now), "soon");

@@ -1,0 +1,116 @@
+//! Copies: reuse of what is there, removal, holds and pins, selection of hosts.
+
+use hearth_protocol::api::cache::{CacheCreate, CacheEntry, Keep, PerLocation, Targets};
+use hearth_protocol::api::prewarm::{DryRun, PrewarmCreate};
+use hearth_protocol::words::{EntryStatus, Origin};
+use hearth_tests::api::refused;
+use hearth_tests::cluster::{Cluster, WORK_WAIT_MAX, agent_name};
+use hearth_tests::{disk, wait};
+use reqwest::Method;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_updated_image_reuses_what_is_there() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let (v1, v2) = (cluster.dir().join("v1.raw"), cluster.dir().join("v2.raw"));
+    disk::ext4(&v1, 128, 40, 11).unwrap();
+    std::fs::copy(&v1, &v2).unwrap();
+    disk::write_into(&v2, "update-1", &disk::file(1_000_000)).unwrap();
+    disk::write_into(&v2, "update-2", &disk::file(1_000_002)).unwrap();
+    let first = cluster.import(&v1, "v1").await.unwrap();
+    let second = cluster.import(&v2, "v2").await.unwrap();
+    // Only the first host has the old version.
+    let to_first = Targets { to: vec![agent_name(0)], ..Targets::default() };
+    let job = cluster.prewarm(first.id, to_first, Keep::default()).await.unwrap();
+    cluster.prewarm_ended(&job).await.unwrap();
+    let ended = cluster.warm_all(&second).await.unwrap();
+    let moved = |index: usize| {
+        let name = agent_name(index);
+        ended.locations.iter().find(|host| host.location_name == name).unwrap().moved_bytes
+    };
+    assert!(
+        moved(0) * 4 < moved(1),
+        "{} of {} bytes moved to the host with the old version",
+        moved(0),
+        moved(1)
+    );
+    for index in 0..2 {
+        disk::same(&cluster.cached_file(&second, index).unwrap(), &v2).unwrap();
+    }
+    let entries = cluster.entries(second.id).await.unwrap();
+    assert!(entries[0].reused_bytes > entries[1].reused_bytes, "{entries:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_copy_is_gone_from_disk_and_list() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let file = cluster.dir().join("a.raw");
+    disk::ext4(&file, 64, 8, 21).unwrap();
+    let image = cluster.import(&file, "a").await.unwrap();
+    cluster.warm_all(&image).await.unwrap();
+    let entries = cluster.entries(image.id).await.unwrap();
+    let path = format!("/cache/{}/{}?force=true", image.id, entries[0].location);
+    cluster.api.act(Method::DELETE, &path).await.unwrap();
+    wait::until("the row is gone", WORK_WAIT_MAX, async || {
+        let left = cluster.entries(image.id).await?;
+        Ok(left.len() == 1 && left[0].location_name == agent_name(1))
+    })
+    .await
+    .unwrap();
+    assert!(!cluster.cached_file(&image, 0).unwrap().exists());
+    assert!(cluster.cached_file(&image, 1).unwrap().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_outlasts_a_hold_and_unpin_ends_it() {
+    let cluster = Cluster::start(1).await.unwrap();
+    let file = cluster.dir().join("a.raw");
+    disk::ext4(&file, 64, 8, 31).unwrap();
+    let image = cluster.import(&file, "a").await.unwrap();
+    let body = CacheCreate {
+        image: image.id,
+        targets: Targets { to: vec![agent_name(0)], ..Targets::default() },
+        keep: Keep::Seconds(3600),
+        priority: None,
+    };
+    let results: Vec<PerLocation> = cluster.api.post("/cache", &body).await.unwrap();
+    assert!(results.iter().all(|result| result.ok), "{results:?}");
+    let entry = cluster.wait_entry(image.id, 0, EntryStatus::Active).await.unwrap();
+    assert!(!entry.pinned && entry.held_until.is_some(), "{entry:#?}");
+    assert_eq!(entry.origins, [Origin::Manual]);
+    let path = format!("/cache/{}/{}", image.id, entry.location);
+    let pinned: CacheEntry = cluster.api.post(&format!("{path}/pin"), &()).await.unwrap();
+    assert!(pinned.pinned, "{pinned:#?}");
+    let unpinned: CacheEntry = cluster.api.post(&format!("{path}/unpin"), &()).await.unwrap();
+    assert!(!unpinned.pinned, "{unpinned:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_chooses_hosts_and_a_dry_run_only_tells() {
+    let cluster = Cluster::start(3).await.unwrap();
+    let file = cluster.dir().join("a.raw");
+    disk::ext4(&file, 64, 8, 41).unwrap();
+    let image = cluster.import(&file, "a").await.unwrap();
+    // Hosts 1 and 3 are in z1, host 2 in z2.
+    let in_z2 = Targets { select: Some("zone=z2,name=host-*".into()), ..Targets::default() };
+    let body = PrewarmCreate {
+        image: image.id,
+        targets: in_z2.clone(),
+        priority: None,
+        deadline: None,
+        start: None,
+        rate_bytes_per_s: None,
+        keep: Keep::default(),
+        dry_run: true,
+    };
+    let plan: DryRun = cluster.api.post("/prewarms", &body).await.unwrap();
+    assert_eq!((plan.warm, plan.cold, plan.unfit.len()), (0, 1, 0));
+    assert!(cluster.entries(image.id).await.unwrap().is_empty());
+    let job = cluster.prewarm(image.id, in_z2, Keep::Pinned).await.unwrap();
+    let ended = cluster.prewarm_ended(&job).await.unwrap();
+    assert_eq!((ended.prewarm.total, ended.prewarm.active), (1, 1), "{ended:#?}");
+    let entries = cluster.entries(image.id).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!((entries[0].location_name.as_str(), entries[0].pinned), ("host-2", true));
+    let nobody = Targets { select: Some("zone=z9".into()), ..Targets::default() };
+    assert_eq!(refused(cluster.prewarm(image.id, nobody, Keep::default()).await).status, 400);
+}

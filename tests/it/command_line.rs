@@ -1,0 +1,124 @@
+//! The command line against a real controller: words, exit codes, and `hearth dev`.
+
+use std::process::{Command, Output};
+
+use hearth_tests::cluster::Cluster;
+use hearth_tests::{disk, programs};
+use serde_json::Value;
+
+#[track_caller]
+fn check(cluster: &Cluster, args: &[&str], code: i32) -> Output {
+    let output = cluster.hearth(args).unwrap();
+    assert_eq!(output.status.code(), Some(code), "hearth {args:?}: {}", text(&output));
+    output
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_main_job_by_hand() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let raw = cluster.dir().join("noble.raw");
+    let file = cluster.dir().join("noble.qcow2");
+    disk::ext4(&raw, 64, 10, 81).unwrap();
+    disk::convert(&raw, &file, "qcow2", &["-c"]).unwrap();
+    let path = file.to_str().unwrap();
+
+    let image = json(&check(&cluster, &["image", "import", path, "-o", "json"], 0));
+    assert_eq!((image["name"].as_str(), image["status"].as_str()), (Some("noble"), Some("active")));
+    let again = check(&cluster, &["image", "import", path], 4);
+    assert!(text(&again).contains("noble"), "{}", text(&again));
+    let plan = json(&check(&cluster, &["prewarm", "create", "noble", "--all", "--dry-run", "-o", "json"], 0));
+    assert_eq!((plan["warm"].as_u64(), plan["cold"].as_u64()), (Some(0), Some(2)));
+
+    let waited = check(&cluster, &["prewarm", "create", "noble", "--select", "zone=z1", "--wait"], 0);
+    assert!(text(&waited).contains("1 of 1 active"), "{}", text(&waited));
+    check(&cluster, &["prewarm", "create", "noble", "--to", "host-1,host-2", "--wait", "--quiet"], 0);
+    let rows = json(&check(&cluster, &["cache", "list", "--image", "noble", "-o", "json"], 0));
+    let states: Vec<_> = rows["items"].as_array().unwrap().iter().map(|row| row["status"].clone()).collect();
+    assert_eq!(states, ["active", "active"]);
+    let csv = check(&cluster, &["cache", "list", "-o", "csv"], 0);
+    assert_eq!(String::from_utf8_lossy(&csv.stdout).lines().count(), 3);
+    let shown = check(&cluster, &["location", "show", "host-1"], 0);
+    assert!(text(&shown).contains("noble") && text(&shown).contains("online"), "{}", text(&shown));
+
+    check(&cluster, &["cache", "pin", "noble", "host-1"], 0);
+    check(&cluster, &["cache", "unpin", "noble", "host-1"], 0);
+    check(&cluster, &["location", "drain", "host-2"], 0);
+    check(&cluster, &["location", "undrain", "host-2"], 0);
+    check(&cluster, &["prewarm", "list"], 0);
+    check(&cluster, &["log", "list"], 0);
+    check(&cluster, &["log", "verify"], 0);
+    check(&cluster, &["system"], 0);
+    check(&cluster, &["whoami"], 0);
+    check(&cluster, &["doctor"], 0);
+    check(&cluster, &["image", "delete", "noble", "--yes", "--force"], 0);
+    check(&cluster, &["image", "show", "noble"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_tell_what_went_wrong() {
+    let cluster = Cluster::start(0).await.unwrap();
+    check(&cluster, &["image", "show", "nothing"], 3);
+    check(&cluster, &["image", "delete", "nothing"], 3);
+    check(&cluster, &["image", "import", "/nonexistent.qcow2"], 2);
+    check(&cluster, &["prewarm", "create", "nothing"], 2);
+    check(&cluster, &["transfer", "stop"], 2);
+
+    let run = |name: &str, value: &str| {
+        let mut command = Command::new(&programs::get().hearth);
+        command.arg("--config").arg(cluster.dir().join("hearth.toml")).arg("whoami").env(name, value);
+        command.output().unwrap()
+    };
+    let denied = run("HEARTH_TOKEN", &format!("hrt_{}", "0".repeat(64)));
+    assert_eq!(denied.status.code(), Some(5), "{}", text(&denied));
+    let untrusted = run("HEARTH_FINGERPRINT", &"0".repeat(64));
+    assert_eq!(untrusted.status.code(), Some(6), "{}", text(&untrusted));
+    assert!(text(&untrusted).contains("fingerprint"), "{}", text(&untrusted));
+    let away = run("HEARTH_URL", "https://127.0.0.1:1");
+    assert_eq!(away.status.code(), Some(6), "{}", text(&away));
+    assert!(text(&away).contains("hint: check that hearth-controller runs"), "{}", text(&away));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn login_tries_and_stores() {
+    let cluster = Cluster::start(0).await.unwrap();
+    let stored = std::fs::read_to_string(cluster.dir().join("hearth.toml")).unwrap();
+    let value = |key: &str| {
+        let line = stored.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split('"').nth(1).unwrap().to_owned()
+    };
+    let home = cluster.dir().join("home");
+    let login = |token: &str| {
+        let mut command = Command::new(&programs::get().hearth);
+        command.env("HOME", &home).env_remove("XDG_CONFIG_HOME").env_remove("HEARTH_CONFIG");
+        command.args(["login", &value("url"), "--token", token, "--fingerprint", &value("fingerprint")]);
+        command.output().unwrap()
+    };
+    let wrong = login(&format!("hrt_{}", "0".repeat(64)));
+    assert_eq!(wrong.status.code(), Some(5), "{}", text(&wrong));
+    assert!(!home.join(".config/hearth/config.toml").exists());
+    let right = login(&value("token"));
+    assert_eq!(right.status.code(), Some(0), "{}", text(&right));
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(home.join(".config/hearth/config.toml")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn dev_once_ends_with_every_copy_verified_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(&programs::get().hearth);
+    let output = command.args(["dev", "--once", "--agents", "3"]).env("TMPDIR", dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(table.lines().filter(|line| line.contains(" active ")).count(), 3, "{}", text(&output));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the data folder was left behind");
+}

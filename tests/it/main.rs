@@ -1,0 +1,12 @@
+//! End to end: real daemons on loopback, real images, the HTTP API and the command line.
+//!
+//! **What.** One binary, one file per theme. Every test has its own cluster in its own folder.
+//! **Invariants.** A test waits on a predicate, never on time; what it names as bytes is compared byte for byte.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod cache;
+mod command_line;
+mod formats;
+mod restart;
+mod trust;
