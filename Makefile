@@ -71,7 +71,7 @@ fuzz: ## fuzz one decoder (TARGET=NAME) or each in turn, SECONDS=120 for each
 	  echo "== $$target"; cargo fuzz run --fuzz-dir tests/fuzz -s none $$target -- -max_total_time=$(SECONDS); done
 
 .PHONY: bench
-bench: images ## beside nginx + curl and rsync on real images (BENCH=one-host, delta or memory; ROUNDS=7)
+bench: images ## beside nginx + curl and rsync on real images (BENCH=one-host, delta, memory or formats; ROUNDS=7)
 	@scripts/prerequisites dev bench
 	cargo build --locked --release --workspace --bins
 	target/release/hearth-bench $(or $(BENCH),one-host) $(IMAGES) $(or $(ROUNDS),7)

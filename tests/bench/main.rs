@@ -1,6 +1,7 @@
 //! `hearth-bench`: Hearth beside the tools that operators use today, on real images, in one run.
 //!
-//! **What.** `one-host` (speed of one full fetch), `memory` (a 10 GiB random image), `delta` (bytes of an update).
+//! **What.** `one-host` (speed of one full fetch), `memory` (a 10 GiB random image), `delta` (bytes of an update),
+//! `formats` (every format through the whole main job).
 //! **Why interleaved.** Machines are noisy: contenders take turns within a round, and medians of rounds are compared.
 //! **Invariants.** Every contender ends with the same check: fdatasync, page cache dropped, data hashed from disk.
 //! No figure is judged here; the output states what was seen.
@@ -8,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
 mod delta;
+mod formats;
 mod measure;
 mod memory;
 mod one_host;
@@ -48,8 +50,11 @@ fn main() -> Result<()> {
         "one-host" => one_host::run(&ground),
         "memory" => memory::run(&ground),
         "delta" => delta::run(&ground),
+        "formats" => formats::run(&ground),
         other => {
-            bail!("unknown bench {other}: there are one-host, memory and delta (then IMAGES folder, ROUNDS)")
+            bail!(
+                "unknown bench {other}: there are one-host, memory, delta and formats (then IMAGES folder, ROUNDS)"
+            )
         }
     }
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{Whence, lseek};
 
@@ -122,4 +122,11 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     let start = Instant::now();
     let value = work()?;
     Ok((start.elapsed().as_secs_f64(), value))
+}
+
+/// Fails unless the two files hold the same bytes.
+pub(crate) fn same(left: &Path, right: &Path) -> Result<()> {
+    let status = std::process::Command::new("cmp").arg(left).arg(right).status()?;
+    ensure!(status.success(), "{} differs from {}", left.display(), right.display());
+    Ok(())
 }

@@ -8,10 +8,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::Ground;
-use crate::measure::{children_cpu_seconds, cpu_seconds, median, peak_mib, spread, sync_and_rehash, timed};
+use crate::measure::{
+    children_cpu_seconds, cpu_seconds, median, peak_mib, same, spread, sync_and_rehash, timed,
+};
 use crate::peers::{Peers, Route};
 use crate::site::{Imported, Site};
 
@@ -177,12 +179,6 @@ fn peer_once(
         client_cpu: after.1 - before.1,
         server_cpu: after.0 - before.0,
     })
-}
-
-fn same(left: &Path, right: &Path) -> Result<()> {
-    let status = std::process::Command::new("cmp").arg(left).arg(right).status()?;
-    ensure!(status.success(), "{} differs from {}", left.display(), right.display());
-    Ok(())
 }
 
 fn make_random(path: &Path) -> Result<()> {
