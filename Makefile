@@ -20,7 +20,7 @@ help: ## list the targets
 .PHONY: dev
 dev: ## a controller and three agents that do the main job before your eyes (IMAGE=FILE, AGENTS=N)
 	@scripts/prerequisites dev
-	cargo build --locked -p hearth-controller -p hearth-agent -p hearth
+	cargo build --locked --workspace --bins
 	target/debug/hearth dev --agents $(AGENTS) $(if $(IMAGE),--image $(IMAGE)) $(ARGS)
 
 .PHONY: test
@@ -96,7 +96,7 @@ units: ## check the systemd units: syntax, and exposure of at most 1.5
 .PHONY: packages
 packages: ## Debian packages of both daemons and the command line, into target/debian (PROFILE=dev is quicker)
 	@scripts/prerequisites dev packages
-	cargo build --locked --profile $(PROFILE) -p hearth-controller -p hearth-agent -p hearth
+	cargo build --locked --profile $(PROFILE) --workspace --bins
 	set -e; for package in hearth-controller hearth-agent hearth; do \
 	  cargo deb --locked --no-build --profile $(PROFILE) -p $$package; done
 
