@@ -256,7 +256,6 @@ impl Jobs {
                     .then_some(hearth_protocol::words::DiskFormat::Iso)
             }),
             expected: image.expected.clone(),
-            // After a restart the file may have changed under us: counted again.
             sums: known_sums(image),
         };
         let (ingest, stop) = (Arc::clone(&self.ingest), Arc::clone(cancel));
@@ -405,7 +404,7 @@ const fn is_cancelled(error: &ImportError) -> bool {
     )
 }
 
-/// Checksums that the upload counted. After the first try the file is read again: a restart lies between.
+/// Checksums that the upload counted; they were stored after the file was synced, so they hold after a restart too.
 fn known_sums(image: &Image) -> Option<Sums> {
     let sums = &image.checksums;
     Some(Sums {

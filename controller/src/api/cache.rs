@@ -265,7 +265,9 @@ pub async fn remove(
         return Err(Fault::in_use(message).hint("stop its users, or let them release their leases, first"));
     }
     let others = row.intents.iter().filter(|intent| intent.origin != Origin::Manual);
-    let others: Vec<&str> = others.map(|intent| intent.origin.as_str()).collect();
+    let mut others: Vec<&str> = others.map(|intent| intent.origin.as_str()).collect();
+    others.sort_unstable();
+    others.dedup();
     if !others.is_empty() && !query.force {
         let message =
             format!("{} at {} is wanted by a {}", row.image_name, row.location_name, others.join(" and a "));

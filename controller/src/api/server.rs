@@ -38,7 +38,8 @@ pub const CONNECTIONS_MAX: usize = 1024;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Longest time for the head of a request, and for silence between two.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-/// Largest head of a request (design: 16 KiB).
+/// Largest head of an HTTP/2 request (design: 16 KiB). The buffer of HTTP/1, through which uploads are read, is four times
+/// as large and bounds a head there.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 64;
