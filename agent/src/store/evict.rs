@@ -207,23 +207,23 @@ impl Store {
     /// Frees the bytes of names taken away at least `grace` ago. Returns how many files went.
     pub(super) fn purge_trash(&self, grace: Duration) -> u32 {
         let now = clock::monotonic();
-        let mut state = locked(&self.inner.state);
+        let due = |trash: &&Trash| now.saturating_duration_since(trash.since) >= grace;
+        let paths: Vec<PathBuf> =
+            locked(&self.inner.state).trash.iter().filter(due).map(|trash| trash.path.clone()).collect();
         let mut freed = 0;
-        state.trash.retain(|trash| {
-            if now.saturating_duration_since(trash.since) < grace {
-                return true;
-            }
-            match remove_if_there(&trash.path) {
+        // Freeing a large file takes a while; until then its bytes count as used.
+        for path in paths {
+            match remove_if_there(&path) {
                 Ok(_) => {
                     freed += 1;
-                    false
+                    locked(&self.inner.state).trash.retain(|trash| trash.path != path);
                 }
-                Err(error) => {
-                    tracing::warn!(error = error.chain(), "trash not deleted; tried again later");
-                    true
-                }
+                Err(error) => tracing::warn!(error = error.chain(), "trash not deleted; tried again later"),
             }
-        });
+        }
+        if freed > 0 {
+            self.bump();
+        }
         freed
     }
 

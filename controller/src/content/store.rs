@@ -112,6 +112,19 @@ impl ContentStore {
         open_files(content, &names.index(), &names.manifest(), |generation| names.object(generation))
     }
 
+    /// Folder in which `content` may be staged while it is mended: on the same file system, emptied by the importer at
+    /// start. One at a time per content; what an earlier try left there is removed.
+    #[must_use]
+    pub fn staging(&self, content: ContentId) -> PathBuf {
+        let folder = self.objects.with_file_name("staging").join(format!("{content}.mend"));
+        if let Err(error) = fs::remove_dir_all(&folder)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %folder.display(), %error, "cannot remove what an earlier try left");
+        }
+        folder
+    }
+
     /// Whether a content is there; says nothing of its health.
     #[must_use]
     pub fn contains(&self, content: ContentId) -> bool {
@@ -251,6 +264,12 @@ impl ContentStore {
     /// Drops the open files of a content, so that the next reader sees the new ones.
     pub(super) fn forget(&self, content: ContentId) {
         lock(&self.open).remove(&content);
+    }
+
+    /// Drops all open files, as a restart does.
+    #[cfg(test)]
+    pub(crate) fn close_files(&self) {
+        lock(&self.open).clear();
     }
 
     pub(super) fn changing(&self) -> MutexGuard<'_, ()> {

@@ -1,7 +1,8 @@
 //! Mends the controller's own copies.
 //!
 //! **What.** A chunk that an agent says is bad is unpacked and hashed here. If our copy is bad, an agent that has the
-//! content verified on disk is asked for that chunk; if none has it, the content is made again from its original.
+//! content verified on disk is asked for that chunk; if none can give it, the whole content is made again, from an agent
+//! or from its original.
 //! **Why an agent first.** It is 64 KiB over a session that is open; making a content again is minutes of conversion. Both
 //! end in the same check: only bytes with the manifest's BLAKE3 are stored.
 //! **Why one at a time.** A disk that goes bad reports thousands of chunks; mending must not starve serving.
@@ -11,33 +12,24 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
 use hearth_protocol::manifest::ChunkRecord;
 use hearth_protocol::mask::ChunkMask;
-use hearth_protocol::message::data::{ChunkHeader, DataReply, DataRequest, FetchV1};
-use quinn::VarInt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
-use super::Shared;
-use super::endpoint::RECEIVE_WINDOW_HEALING;
-use super::frames::{FrameReader, StreamError, send};
+use super::ask::{self, Want};
 use super::registry::Session;
-use crate::content::{ContentError, Unpacker};
+use super::{Shared, remake};
+use crate::content::ContentError;
 use crate::db::operations::Draft;
 
 /// Wishes that may wait; more are dropped, because they will be reported again.
 pub(super) const QUEUE_MAX: usize = 256;
 /// Agents asked for one chunk before the original is used.
 const AGENTS_MAX: usize = 3;
-/// Time for one agent to send one chunk.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// Largest reply frame of a data stream: a fault with its text.
-const REPLY_BYTES_MAX: usize = 4096;
 
 /// Something that may be damaged.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -78,19 +70,6 @@ impl HealQueue {
     }
 }
 
-/// Why an agent's answer could not be used.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error("the agent answered {fault}: {text}")]
-    Fault { fault: hearth_protocol::fault::FaultCode, text: String },
-    #[error("the agent's answer is not the chunk that was asked for")]
-    WrongAnswer,
-    #[error("the agent's bytes fail their hash, too")]
-    WrongBytes,
-}
-
 /// Mends until all senders are gone.
 pub(super) async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<HealWish>) {
     while let Some(wish) = queue.recv().await {
@@ -108,10 +87,10 @@ async fn one(shared: &Arc<Shared>, wish: HealWish) {
         Ok(None) => {
             tracing::warn!(%content, chunk, "a chunk was reported as bad, but our copy of it is good")
         }
-        Ok(Some((piece, at, n, record))) => {
+        Ok(Some(damaged)) => {
             tracing::error!(%content, chunk, "a stored chunk is damaged");
             mark(shared, content, true, "a stored chunk failed its hash").await;
-            let raw = from_agents(shared, content, chunk, (piece, at, n), record).await;
+            let raw = from_agents(shared, content, chunk, damaged).await;
             let Some(raw) = raw else {
                 return remake(shared, content, "no agent has a good copy of the chunk").await;
             };
@@ -154,71 +133,45 @@ async fn look(shared: &Arc<Shared>, content: ContentId, chunk: u32) -> Result<Op
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(ContentError::NotFound { content }))
 }
 
-async fn from_agents(
-    shared: &Shared,
-    content: ContentId,
-    chunk: u32,
-    place: (u32, u32, u32),
-    record: ChunkRecord,
-) -> Option<Bytes> {
-    let holders = shared.picture.active_at(content);
-    let sessions = holders.into_iter().filter_map(|location| shared.registry.of(location)).take(AGENTS_MAX);
-    for session in sessions.collect::<Vec<_>>() {
-        match timeout(ANSWER_MAX, fetch(&session, content, chunk, place, record)).await {
-            Ok(Ok(raw)) => return Some(raw),
-            Ok(Err(error)) => {
+/// Agents that say they have the content verified on disk, a few of them.
+fn holders(shared: &Shared, content: ContentId) -> Vec<Arc<Session>> {
+    let holders = shared.picture.active_at(content).into_iter();
+    holders.filter_map(|location| shared.registry.of(location)).take(AGENTS_MAX).collect()
+}
+
+async fn from_agents(shared: &Shared, content: ContentId, chunk: u32, damaged: Damaged) -> Option<Bytes> {
+    let (piece, at, n, record) = damaged;
+    let mut mask = ChunkMask::empty(n);
+    mask.insert(at);
+    let want = Want { content, piece, first: chunk - at, mask, records: &[record] };
+    for session in holders(shared, content) {
+        match ask::chunks(&session, &want).await {
+            Ok(mut chunks) => return chunks.pop(),
+            Err(error) => {
                 tracing::warn!(location = %session.location, %content, chunk, %error, "an agent could not help to mend a chunk");
-            }
-            Err(_) => {
-                tracing::warn!(location = %session.location, %content, chunk, "an agent is too slow to mend a chunk")
             }
         }
     }
     None
 }
 
-/// Asks one agent for one chunk and checks it.
-async fn fetch(
-    session: &Session,
-    content: ContentId,
-    chunk: u32,
-    (piece, at, n): (u32, u32, u32),
-    record: ChunkRecord,
-) -> Result<Bytes, FetchError> {
-    session.connection.set_receive_window(VarInt::from_u32(RECEIVE_WINDOW_HEALING));
-    let opened = session.connection.open_bi().await;
-    let (mut writer, recv) = opened.map_err(|error| StreamError::Read(error.into()))?;
-    let mut mask = ChunkMask::empty(n);
-    mask.insert(at);
-    send(&mut writer, &DataRequest::Fetch(FetchV1 { content, piece, mask: mask.as_bytes().to_vec() }))
-        .await?;
-    let mut reader = FrameReader::new(recv, REPLY_BYTES_MAX);
-    match reader.expect(ANSWER_MAX).await? {
-        DataReply::ChunksFollow(follow) if follow.chunks == 1 => {}
-        DataReply::Fault(fault) => return Err(FetchError::Fault { fault: fault.fault, text: fault.text }),
-        _ => return Err(FetchError::WrongAnswer),
-    }
-    let mut header = [0; ChunkHeader::BYTES];
-    let stream = reader.stream();
-    let cut = |_| FetchError::Stream(StreamError::CutShort);
-    stream.read_exact(&mut header).await.map_err(cut)?;
-    let header = ChunkHeader::parse(header).map_err(|_| FetchError::WrongAnswer)?;
-    if header.chunk != chunk {
-        return Err(FetchError::WrongAnswer);
-    }
-    let mut stored = vec![0; header.stored_len as usize];
-    stream.read_exact(&mut stored).await.map_err(cut)?;
-    let mut raw = Vec::new();
-    let mut unpacker = Unpacker::new().map_err(|_| FetchError::WrongBytes)?;
-    let good = unpacker.unpack(header.encoding, &stored, record.raw_len, &mut raw)
-        && hearth_protocol::digest::ChunkDigest::of(&raw) == record.digest;
-    if good { Ok(raw.into()) } else { Err(FetchError::WrongBytes) }
-}
-
-/// Asks for the content to be made again from its original.
-async fn remake(shared: &Shared, content: ContentId, why: &str) {
-    metrics::counter!(super::metrics::DAMAGED_CHUNKS, "outcome" => "lost").increment(1);
+/// Makes the content again: from an agent, else from its original.
+async fn remake(shared: &Arc<Shared>, content: ContentId, why: &str) {
     mark(shared, content, true, why).await;
+    for session in holders(shared, content) {
+        let location = session.location;
+        match Box::pin(remake::from_agent(shared, session, content)).await {
+            Ok(()) => {
+                metrics::counter!(super::metrics::DAMAGED_CHUNKS, "outcome" => "mended").increment(1);
+                tracing::info!(%content, %location, "a damaged content was made again from an agent");
+                return mark(shared, content, false, "made again from an agent").await;
+            }
+            Err(error) => {
+                tracing::warn!(%content, %location, %error, "an agent could not help to make a content again")
+            }
+        }
+    }
+    metrics::counter!(super::metrics::DAMAGED_CHUNKS, "outcome" => "lost").increment(1);
     match &shared.remake {
         Some(remake) => {
             tracing::warn!(%content, why, "a content is made again from its original");

@@ -30,6 +30,7 @@ use crate::logic::rate::RateLimit;
 use crate::logic::slots::Slots;
 use crate::{clock, task};
 
+mod ask;
 pub mod ca;
 mod compose;
 mod data;
@@ -45,6 +46,7 @@ mod picture;
 mod plans;
 mod reconcile;
 mod registry;
+mod remake;
 mod reports;
 mod session;
 pub mod tls;

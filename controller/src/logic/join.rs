@@ -1,7 +1,7 @@
-//! Whether a join token admits an agent, and what its location is then called.
+//! What a location is called when its agent enrols, and how long an enrolled key may renew.
 //!
-//! **What.** A token is good while it has uses left, has not expired and is not revoked, for names that fit its pattern.
-//! Its presets outweigh what the agent says about itself.
+//! **What.** What an agent says about itself is checked; the presets of its join token outweigh it. (Whether a token
+//! admits anybody is decided where its use is counted down, in `db::join_tokens`.)
 //! **Why presets win.** An operator says where a rack stands; a host with a stale configuration must not put itself into
 //! another zone, nor choose its labels, once the operator has said something.
 //! **Invariants.** Texts are bounded and have no control characters before they reach the database or a screen.
@@ -10,51 +10,14 @@ use hearth_protocol::message::control::TEXT_BYTES_MAX;
 use hearth_protocol::message::enrol::LocationFacts;
 use hearth_protocol::words::{LocationKind, WordError};
 
-use super::glob;
-
 /// Most labels of a location.
 pub const LABELS_MAX: usize = 64;
 /// Days after the end of its certificate during which an enrolled key may renew without a token.
 pub const RENEWAL_GRACE_DAYS: i64 = 30;
 
-/// A join token as stored.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenView<'a> {
-    /// Uses left.
-    pub uses_left: u32,
-    /// End of its life, microseconds since the epoch.
-    pub expires_us: i64,
-    /// Whether it was revoked.
-    pub revoked: bool,
-    /// Pattern for names, if it has one.
-    pub name_match: Option<&'a str>,
-}
-
 /// Why an agent is not admitted.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JoinError {
-    /// No such token.
-    #[error("this join token is not known here: make one with `hearth location token create`")]
-    Unknown,
-    /// All its uses are spent.
-    #[error(
-        "this join token was used up before. If you did not use it yourself, somebody else has: look at `hearth log list`, then make a new token"
-    )]
-    Spent,
-    /// Too old.
-    #[error("this join token has expired: make a new one with `hearth location token create`")]
-    Expired,
-    /// Taken back.
-    #[error("this join token was revoked: make a new one with `hearth location token create`")]
-    Revoked,
-    /// For other names.
-    #[error("this join token is for names like {pattern:?}, not for {name:?}")]
-    WrongName {
-        /// The token's pattern.
-        pattern: String,
-        /// The agent's name.
-        name: String,
-    },
     /// The agent's facts are not acceptable.
     #[error("{field} of the location is not acceptable: {why}")]
     Facts {
@@ -72,28 +35,6 @@ pub enum JoinError {
     /// A preset's word is not allowed.
     #[error("the join token presets a wrong kind")]
     PresetKind(#[source] WordError),
-}
-
-/// Whether the token admits an agent called `name` at `now_us`.
-///
-/// # Errors
-/// [`JoinError`] says why not.
-pub fn token_admits(token: TokenView<'_>, name: &str, now_us: i64) -> Result<(), JoinError> {
-    if token.revoked {
-        return Err(JoinError::Revoked);
-    }
-    if token.uses_left == 0 {
-        return Err(JoinError::Spent);
-    }
-    if token.expires_us <= now_us {
-        return Err(JoinError::Expired);
-    }
-    match token.name_match {
-        Some(pattern) if !glob::matches(pattern, name) => {
-            Err(JoinError::WrongName { pattern: pattern.to_owned(), name: name.to_owned() })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Checks what an agent says about itself.
@@ -193,19 +134,6 @@ pub const fn may_renew(not_after_us: i64, now_us: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GOOD: TokenView<'_> =
-        TokenView { uses_left: 1, expires_us: 10, revoked: false, name_match: Some("cn-*") };
-
-    #[test]
-    fn a_token_admits_while_it_is_good() {
-        assert_eq!(token_admits(GOOD, "cn-1", 9), Ok(()));
-        assert_eq!(token_admits(GOOD, "cn-1", 10), Err(JoinError::Expired));
-        assert_eq!(token_admits(TokenView { uses_left: 0, ..GOOD }, "cn-1", 9), Err(JoinError::Spent));
-        assert_eq!(token_admits(TokenView { revoked: true, ..GOOD }, "cn-1", 9), Err(JoinError::Revoked));
-        let wrong = JoinError::WrongName { pattern: "cn-*".into(), name: "gw".into() };
-        assert_eq!(token_admits(GOOD, "gw", 9), Err(wrong));
-    }
 
     #[test]
     fn presets_outweigh_what_the_agent_says() {

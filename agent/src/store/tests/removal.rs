@@ -291,3 +291,58 @@ fn a_really_full_file_system_does_no_harm() {
     }
     umount2(&small, MntFlags::MNT_DETACH).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_hashes_what_is_unverified_and_frees_trash_after_its_grace() {
+    let mut host = Host::new();
+    host.config.grace = Duration::from_millis(1);
+    let (kept, gone) = (Content::disk(0..5), Content::disk(10..15));
+    {
+        let (store, _) = host.open();
+        fetch(&store, &kept).unwrap();
+    }
+    std::fs::remove_dir_all(host.config.dir.join("db")).unwrap();
+    let (store, report) = host.open();
+    assert_eq!(report.unverified, 1);
+    fetch(&store, &gone).unwrap();
+    store.remove(gone.content, RemoveMode::Delete).unwrap();
+    let trash = || std::fs::read_dir(host.config.dir.join("trash")).unwrap().count();
+    assert_eq!(trash(), 1, "the bytes stay for the grace time");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut changes = store.changes();
+    let task = crate::task::spawn("maintain", crate::store::maintain(store.clone(), stop.clone()));
+    while !store.entry(kept.content).unwrap().is_active() || trash() > 0 {
+        tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.unwrap().unwrap();
+    }
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[test]
+fn files_and_folders_have_the_group_and_modes_that_hypervisors_need() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let mut host = Host::new();
+    let gid = nix::unistd::getgid();
+    let own = nix::unistd::Group::from_gid(gid).unwrap().unwrap();
+    host.config.group = Some(own.name);
+    host.config.consumer_dir = Some("/var/lib/hearth/images".into());
+    let (store, _) = host.open();
+    let content = Content::disk(0..5);
+    fetch(&store, &content).unwrap();
+    let path = object_path(&store, &content);
+    for (path, mode) in [(path.parent().unwrap(), 0o2750), (&path, 0o440), (&host.config.dir, 0o2750)] {
+        let meta = std::fs::metadata(path).unwrap();
+        assert_eq!(
+            (meta.permissions().mode() & 0o7777, meta.gid()),
+            (mode, gid.as_raw()),
+            "{}",
+            path.display()
+        );
+    }
+    let shown = store.entry(content.content).unwrap().path.unwrap();
+    let relative = path.strip_prefix(host.config.dir.join("objects")).unwrap();
+    assert_eq!(shown, std::path::Path::new("/var/lib/hearth/images").join(relative));
+    host.config.group = Some("no-such-group".to_owned());
+    drop(store);
+    assert!(matches!(Store::open(&host.config).unwrap_err(), StoreError::NoGroup { .. }));
+}

@@ -5,9 +5,11 @@ use hearth_protocol::manifest::ManifestRoot;
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::control::BadChunkV1;
 use hearth_protocol::message::data::{
-    ChunkHeader, ChunksFollowV1, DataReply, DataRequest, FaultV1, FetchV1, PageV1, RootV1,
+    BytesFollowV1, ChunkHeader, ChunksFollowV1, DataReply, DataRequest, Encoding, FaultV1, FetchV1, PageV1,
+    RootV1,
 };
 use hearth_protocol::piece::Pieces;
+use std::os::unix::fs::FileExt as _;
 
 use super::*;
 use crate::content::Unpacker;
@@ -150,59 +152,97 @@ async fn a_stopped_fleet_serves_no_chunks() {
     ask(&live, fetch(place.content, 0, &ChunkMask::full(128))).await.unwrap();
 }
 
-/// The agent's side of mending: serves the one chunk that the controller asks for.
-async fn serve_chunk(live: &Live) -> FetchV1 {
-    let (mut writer, recv) = live.connection.accept_bi().await.unwrap();
-    let request: DataRequest = FrameReader::new(recv, BODY_BYTES_MAX).expect(SOON).await.unwrap();
-    let DataRequest::Fetch(fetch) = request else { panic!("{request:?}") };
-    let mask = ChunkMask::from_bytes(&fetch.mask, 128).unwrap();
-    let chunk = mask.iter().next().unwrap();
-    let raw = raw(chunk);
-    let header = ChunkHeader {
-        chunk,
-        encoding: hearth_protocol::message::data::Encoding::Raw,
-        stored_len: u32::try_from(raw.len()).unwrap(),
-    };
-    let bytes = header.stored_len + u32::try_from(ChunkHeader::BYTES).unwrap();
-    send(&mut writer, &DataReply::ChunksFollow(ChunksFollowV1 { chunks: 1, bytes })).await.unwrap();
-    writer.write_all(&header.encode()).await.unwrap();
-    writer.write_all(&raw).await.unwrap();
-    writer.finish().unwrap();
-    fetch
+/// The agent's side of mending: answers what the controller asks, from a good copy, until the session ends.
+async fn hold(connection: Connection, root: bytes::Bytes, page: bytes::Bytes) {
+    while let Ok((mut writer, recv)) = connection.accept_bi().await {
+        let bytes = match FrameReader::new(recv, BODY_BYTES_MAX).expect(SOON).await.unwrap() {
+            DataRequest::Root(_) => &root,
+            DataRequest::Page(_) => &page,
+            DataRequest::Fetch(fetch) => {
+                give_chunks(&mut writer, &fetch).await;
+                continue;
+            }
+        };
+        let follow = BytesFollowV1 { bytes: u32::try_from(bytes.len()).unwrap() };
+        send(&mut writer, &DataReply::BytesFollow(follow)).await.unwrap();
+        writer.write_all(bytes).await.unwrap();
+        writer.finish().unwrap();
+    }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_chunk_is_mended_from_an_agent() {
-    use std::os::unix::fs::FileExt as _;
-    let place = Place::new().await;
+async fn give_chunks(writer: &mut SendStream, fetch: &FetchV1) {
+    // 128 chunks a piece, 44 in the last one.
+    let mask = ChunkMask::from_bytes(&fetch.mask, if fetch.piece == 2 { 44 } else { 128 }).unwrap();
+    let mut bytes = Vec::new();
+    for chunk in mask.iter().map(|chunk| fetch.piece * 128 + chunk) {
+        let header = ChunkHeader { chunk, encoding: Encoding::Raw, stored_len: 8192 };
+        bytes.extend(header.encode());
+        bytes.extend(raw(chunk));
+    }
+    let follow = ChunksFollowV1 { chunks: mask.count(), bytes: u32::try_from(bytes.len()).unwrap() };
+    send(writer, &DataReply::ChunksFollow(follow)).await.unwrap();
+    writer.write_all(&bytes).await.unwrap();
+    writer.finish().unwrap();
+}
+
+/// Two locations: the first says it has the content and answers for it, the second is to fetch it.
+async fn holder_and_asker(place: &Place) -> (Live, Live) {
     let (holder, asker) = (place.agent("cn-1").await, place.agent("cn-2").await);
-    let mut held = placed(&place, &holder).await;
+    let mut held = placed(place, &holder).await;
     held.report_active(place.content).await;
-    let mut live = placed(&place, &asker).await;
+    let live = placed(place, &asker).await;
     until("the holder is known", || async {
-        let picture = &place.fleet.inner.shared.picture;
-        picture.active_at(place.content) == [holder.location()]
+        place.fleet.inner.shared.picture.active_at(place.content) == [holder.location()]
     })
     .await;
-    // Chunk 1 is noise, stored as it is: the first 8 KiB of noise in the object.
+    let object = place.store.open(place.content).unwrap();
+    let (root, page) = (object.manifest_root(), object.manifest_page(0).unwrap());
+    crate::task::spawn("holder", hold(held.connection.clone(), root, page));
+    (held, live)
+}
+
+fn object_file(place: &Place, suffix: &str) -> std::fs::File {
     let id = place.content.to_string();
     let shard: String = id.chars().take(2).collect();
-    let path = place.folder.path().join("objects").join(shard).join(&id);
-    let before = place.store.open(place.content).unwrap().stored_chunks(0, 1).unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(b"bad", u64::from(before[0].stored_len) + 100).unwrap();
-    assert!(!place.store.open(place.content).unwrap().verify_chunk(1).unwrap());
+    let path = place.folder.path().join("objects").join(shard).join(format!("{id}{suffix}"));
+    std::fs::OpenOptions::new().write(true).open(path).unwrap()
+}
 
-    live.say(BadChunkV1 { content: place.content, chunk: 1, source: None }).await;
-    let asked = tokio::time::timeout(SOON, serve_chunk(&held)).await.unwrap();
-    assert_eq!((asked.content, asked.piece), (place.content, 0));
-    until("the chunk is mended", || async {
-        place.store.open(place.content).unwrap().verify_chunk(1).unwrap()
-    })
-    .await;
+async fn until_mended(place: &Place) {
     until("the content is whole again", || async {
         !place.db.content(place.content).await.unwrap().unwrap().damaged
             && place.actions().await.contains(&"content.mended".to_owned())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_is_mended_from_an_agent() {
+    let place = Place::new().await;
+    let (_held, mut live) = holder_and_asker(&place).await;
+    // Chunk 1 is noise, stored as it is behind chunk 0.
+    let before = place.store.open(place.content).unwrap().stored_chunks(0, 1).unwrap();
+    let at = u64::from(before[0].stored_len) + 100;
+    object_file(&place, "").write_all_at(b"bad", at).unwrap();
+    assert!(!place.store.open(place.content).unwrap().verify_chunk(1).unwrap());
+    live.say(BadChunkV1 { content: place.content, chunk: 1, source: None }).await;
+    until_mended(&place).await;
+    assert!(place.store.open(place.content).unwrap().verify_chunk(1).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_whose_index_is_damaged_is_made_again_from_an_agent() {
+    let place = Place::new().await;
+    std::fs::create_dir(place.folder.path().join("staging")).unwrap();
+    let (_held, live) = holder_and_asker(&place).await;
+    object_file(&place, ".index").write_all_at(b"bad", 200).unwrap();
+    // Open files do not notice; a restarted controller would.
+    place.store.close_files();
+    let refused = ask(&live, fetch(place.content, 0, &ChunkMask::full(128))).await.unwrap_err();
+    assert_eq!(refused.fault, FaultCode::Damaged);
+    until_mended(&place).await;
+    ask(&live, fetch(place.content, 0, &ChunkMask::full(128))).await.unwrap();
+    let bad =
+        place.store.open(place.content).unwrap().verify_all(1, &AtomicBool::new(false), &|_| ()).unwrap();
+    assert_eq!(bad, [0_u32; 0]);
 }
