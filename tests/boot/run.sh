@@ -37,7 +37,6 @@ state_dir = "$work/state"
 listen_https = "127.0.0.1:$port"
 listen_quic = "127.0.0.1:$port"
 public_names = ["127.0.0.1", "localhost"]
-sandbox = "available"
 T
 cat >"$work/agent.toml" <<T
 data_dir = "$work/agent"
@@ -68,10 +67,12 @@ agent serve >"$work/agent.log" 2>&1 & pids+=($!)
 
 say "import and prewarm"
 hearth image import "$images/v1.qcow2" --name debian --wait
-hearth prewarm create debian --all --wait
+# A short hold: what protects the image below is its use, not a job.
+hearth prewarm create debian --all --keep 1s --wait
 mount --bind "$work/cache/objects" "$work/images"
 mount -o remount,bind,ro "$work/images"
 base=$(agent path debian)
+content=$(basename "$base" .raw)
 [ "${base#"$work/images/"}" != "$base" ] || fail "path $base is not under the read-only mount"
 facts() { stat -c '%U:%G %a %s' "$base"; b3sum --no-names "$base"; }
 before=$(facts)
@@ -80,12 +81,12 @@ say "cached file: $before"
 
 # --- boots ---------------------------------------------------------------------------------------------------------
 wait_for_marker() { # LOG SECONDS
-    for _ in $(seq "$2"); do grep -aq 'BOOT-MARKER' "$1" && { grep -ao 'BOOT-MARKER.*' "$1" | head -n 1; return; }; sleep 1; done
+    for _ in $(seq "$2"); do grep -aqs 'BOOT-MARKER' "$1" && { grep -ao 'BOOT-MARKER.*' "$1" | head -n 1; return; }; sleep 1; done
     tail -n 5 "$1" >&2
     fail "no BOOT-MARKER within $2 s"
 }
 evict_is_refused() { # expected words
-    if said=$(agent evict debian 2>&1); then fail "eviction was not refused: $said"; fi
+    if said=$(agent evict "$content" 2>&1); then fail "eviction was not refused: $said"; fi
     grep -q "$1" <<<"$said" || fail "eviction was refused with other words: $said"
     say "eviction refused: $said"
     [ -e "$base" ] || fail "the base is gone"
@@ -98,7 +99,7 @@ boot_by_qemu() { # OVERLAY LOG
 }
 
 say "a VM by qemu, with a lease"
-lease=$(agent lease debian vm-with-lease | head -n 1)
+lease=$(agent lease "$content" vm-with-lease | head -n 1)
 overlay "$work/leased.qcow2"
 boot_by_qemu "$work/leased.qcow2" "$work/leased.serial"
 wait_for_marker "$work/leased.serial" 240
@@ -110,7 +111,6 @@ say "a VM by qemu, started by hand without a lease"
 overlay "$work/bare.qcow2"
 boot_by_qemu "$work/bare.qcow2" "$work/bare.serial"
 sleep 3
-hearth cache unpin debian boot-host >/dev/null 2>&1 || true
 evict_is_refused 'open by a process without a lease'
 wait_for_marker "$work/bare.serial" 240
 kill "$vm"; wait "$vm" 2>/dev/null || true
@@ -125,7 +125,7 @@ virtlogd -d -p "$work/virtlogd.pid" || true
 libvirtd -f "$work/libvirtd.conf" -p "$work/libvirtd.pid" >"$work/libvirtd.log" 2>&1 & pids+=($!)
 uri="qemu:///system?socket=$work/libvirt/libvirt-sock"
 for _ in $(seq 100); do virsh -c "$uri" list >/dev/null 2>&1 && break; sleep 0.1; done
-lease=$(agent lease debian vm-libvirt | head -n 1)
+lease=$(agent lease "$content" vm-libvirt | head -n 1)
 mkdir "$work/vm"; chmod 0777 "$work/vm"
 overlay "$work/vm/disk.qcow2"
 cat >"$work/domain.xml" <<X

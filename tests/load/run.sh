@@ -17,7 +17,6 @@ state_dir = "$work/state"
 listen_https = "127.0.0.1:$port"
 listen_quic = "127.0.0.1:$port"
 public_names = ["127.0.0.1", "localhost"]
-sandbox = "available"
 T
 "$bin/hearth-controller" init --config "$work/controller.toml" >"$work/init.txt"
 export HEARTH_URL=https://127.0.0.1:$port
