@@ -176,6 +176,12 @@ impl Authority {
         &self.certificate
     }
 
+    /// A secret for another purpose, always the same for this authority and `purpose`.
+    #[must_use]
+    pub fn secret_for(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(purpose, Zeroizing::new(self.issuer.key().serialize_der()).as_slice())
+    }
+
     /// The key that a certificate request is for, after its signature was checked.
     ///
     /// # Errors

@@ -35,9 +35,9 @@ const REQUEST_BYTES_MAX: usize = 96 * 1024;
 /// Time for the request, and for the agent to read the reply.
 const EXCHANGE_MAX: Duration = Duration::from_secs(10);
 /// Enrolments of one source at once and per second; a site behind one address may enrol thousands of hosts in a minute.
-pub(super) const ATTEMPTS_BURST: u32 = 1024;
+pub(super) const ATTEMPTS_BURST: u32 = 8192;
 /// See [`ATTEMPTS_BURST`].
-pub(super) const ATTEMPTS_PER_S: u32 = 64;
+pub(super) const ATTEMPTS_PER_S: u32 = 256;
 /// Refused enrolments of one source at once and per second.
 pub(super) const REFUSALS_BURST: u32 = 20;
 /// See [`REFUSALS_BURST`].

@@ -42,6 +42,7 @@ mod heal;
 mod inbox;
 mod jobs;
 pub mod metrics;
+mod net;
 mod picture;
 mod plans;
 mod reconcile;
@@ -169,6 +170,9 @@ pub enum FleetError {
     /// The database cannot be read.
     #[error("cannot read the fleet from the database")]
     Db(#[from] crate::db::DbError),
+    /// The threads for packets do not start.
+    #[error("cannot start the threads that wait for packets")]
+    Threads(#[source] std::io::Error),
 }
 
 impl Fleet {
@@ -201,15 +205,21 @@ impl Fleet {
             started: clock::monotonic(),
         });
         let reconciler = reconcile::Reconciler::load(Arc::clone(&shared)).await?;
-        let endpoint = endpoint::open(shared.config.listen, Arc::clone(&shared.identity))?;
+        let net = net::Net::start().map_err(FleetError::Threads)?;
+        let (endpoint, door) = {
+            // What is spawned here, and by it, runs on the threads for packets.
+            let _entered = net.handle.enter();
+            let endpoint = endpoint::open(shared.config.listen, Arc::clone(&shared.identity))?;
+            (endpoint.clone(), task::spawn("door", door::run(Arc::clone(&shared), endpoint)))
+        };
         let tasks = vec![
+            door,
             task::spawn("reports", reports::write(Arc::clone(&shared), report_queue)),
             task::spawn("heal", heal::run(Arc::clone(&shared), heal_queue)),
             task::spawn("reconcile", reconciler.run()),
             task::spawn("upkeep", upkeep::run(Arc::clone(&shared))),
-            task::spawn("door", door::run(Arc::clone(&shared), endpoint.clone())),
         ];
-        Ok(FleetHandle { inner: Arc::new(Inner { shared, endpoint, tasks }) })
+        Ok(FleetHandle { inner: Arc::new(Inner { shared, endpoint, tasks, _net: net }) })
     }
 }
 
@@ -224,6 +234,7 @@ struct Inner {
     shared: Arc<Shared>,
     endpoint: quinn::Endpoint,
     tasks: Vec<JoinHandle<()>>,
+    _net: net::Net,
 }
 
 impl FleetHandle {

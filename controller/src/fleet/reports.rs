@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::registry::Session;
+use crate::clock;
 use crate::db::DbError;
 use crate::db::entries::EntryChanges;
 use crate::db::locations::{Figures, SessionFacts};
@@ -40,8 +41,10 @@ pub(super) enum Report {
     Changes { location: LocationId, entries: Vec<ObservedEntry> },
     /// Leases of a location; the first part replaces what was said before.
     Leases { location: LocationId, first: bool, leases: Vec<Lease> },
-    /// Signs of life and figures.
+    /// Signs of life and new figures.
     Seen(Vec<(LocationId, i64, Figures)>),
+    /// Signs of life alone.
+    Alive(Vec<LocationId>),
 }
 
 /// Last sign of life and figures of a session; `None` before its first pulse.
@@ -123,6 +126,11 @@ async fn write_one(shared: &Shared, report: Report, leases: &mut HashMap<Locatio
         Report::Seen(seen) => {
             if let Err(error) = shared.db.record_figures(&seen).await {
                 // The next minute brings newer ones.
+                tracing::warn!(%error, "cannot note signs of life");
+            }
+        }
+        Report::Alive(locations) => {
+            if let Err(error) = shared.db.record_seen(&locations, clock::unix_us()).await {
                 tracing::warn!(%error, "cannot note signs of life");
             }
         }

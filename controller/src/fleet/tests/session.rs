@@ -130,6 +130,33 @@ async fn a_restarted_agent_takes_its_place_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_controller_tells_agents_that_it_does_not_know_them() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let mut live = agent.session(&place).await;
+    until("the agent is up", || async { place.fleet.online_count() == 1 }).await;
+    let Place { fleet, address, authority, db, store, folder, .. } = place;
+    // As after kill -9: no close is sent.
+    fleet.inner.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(fleet);
+    let identity = ServerIdentity::new(authority, vec![], clock::unix_us()).unwrap();
+    let begun = clock::monotonic();
+    let _again = loop {
+        let (db, store, identity) = (db.clone(), Arc::clone(&store), Arc::clone(&identity));
+        let context = FleetContext { db, store, identity, config: FleetConfig::new(address), remake: None };
+        match Fleet::start(context).await {
+            Ok(fleet) => break fleet,
+            Err(error) => assert!(clock::monotonic().duration_since(begun) < SOON, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    live.say(GoodbyeV1 { reason: "anybody there?".into() }).await;
+    let closed = tokio::time::timeout(Duration::from_secs(5), live.connection.closed()).await.unwrap();
+    assert_eq!(closed, quinn::ConnectionError::Reset);
+    drop(folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_in_the_session_gives_a_new_certificate() {
     let place = Place::new().await;
     let agent = place.agent("cn-1").await;
