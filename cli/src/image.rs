@@ -203,7 +203,13 @@ impl Delete {
         }
         let listed: Vec<String> =
             found.iter().map(|image| format!("{} ({})", image.name, image.id)).collect();
-        confirm(&format!("Delete {} and every copy of it?", listed.join(", ")), self.yes)?;
+        confirm(
+            &format!(
+                "Delete {}? Copies on hosts leave the cache list and go when room is needed.",
+                listed.join(", ")
+            ),
+            self.yes,
+        )?;
         for image in found {
             let query = [("force", self.force.then(|| "true".to_owned()))];
             session.client.delete(&["images", &image.id.to_string()], &query).await?;

@@ -46,7 +46,10 @@ impl std::fmt::Display for HeldBy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pin => f.write_str("pinned"),
-            Self::Until(unix_ms) => write!(f, "held until {unix_ms} ms since the epoch"),
+            Self::Until(unix_ms) => match i64::try_from(*unix_ms).map(jiff::Timestamp::from_millisecond) {
+                Ok(Ok(until)) => write!(f, "held until {until:.0} by a job or an operator"),
+                Ok(Err(_)) | Err(_) => f.write_str("held for ages by a job or an operator"),
+            },
             Self::Leases(n) => write!(f, "leased {n} times"),
             Self::Work => f.write_str("in use by the agent"),
             Self::Open => f.write_str("open by a process without a lease"),
@@ -91,6 +94,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_hold_is_named_with_a_date_that_people_read() {
+        let held = |unix_ms| HeldBy::Until(unix_ms).to_string();
+        assert_eq!(held(1_795_410_753_083), "held until 2026-11-23T05:12:33Z by a job or an operator");
+        assert_eq!(held(u64::MAX), "held for ages by a job or an operator");
+    }
 
     fn id(n: u8) -> ContentId {
         ContentId::from_bytes([n; 32])
