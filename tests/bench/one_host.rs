@@ -191,6 +191,7 @@ fn make_random(path: &Path) -> Result<()> {
 
 fn link(from: &Path, to: &PathBuf) -> Result<()> {
     let from = from.canonicalize().with_context(|| format!("{}: `make images` builds it", from.display()))?;
-    std::os::unix::fs::symlink(from, to)?;
+    // A hard link: rsync passes symbolic ones over.
+    std::fs::hard_link(from, to)?;
     Ok(())
 }
