@@ -81,6 +81,7 @@ impl Jobs {
             tracing::info!(jobs, uploads = uploads.len(), "taking up what the last run left");
         }
         self.finish_deletions().await?;
+        self.finish_removals().await?;
         let mut tasks = vec![task::spawn("sweep", Arc::clone(self).sweeper())];
         tasks.extend((0..workers).map(|_| task::spawn("import", Arc::clone(self).worker())));
         Ok(tasks)
@@ -104,6 +105,24 @@ impl Jobs {
         }
         if unknown > 0 {
             tracing::warn!(unknown, "originals that no record knows; look with `hearth-controller fsck`");
+        }
+        Ok(())
+    }
+
+    /// Contents that were being forgotten when the process died: without a row their files go.
+    async fn finish_removals(&self) -> Result<(), DbError> {
+        let ingest = Arc::clone(&self.ingest);
+        let listed = tokio::task::spawn_blocking(move || ingest.content.undecided()).await;
+        let Ok(Ok(contents)) = listed else {
+            tracing::error!("cannot list the contents that are leaving; run fsck");
+            return Ok(());
+        };
+        for id in contents {
+            if self.db.content(id).await?.is_none() {
+                self.remove_content(id).await;
+            } else {
+                self.decided(id).await;
+            }
         }
         Ok(())
     }
@@ -158,9 +177,18 @@ impl Jobs {
         let _alone = self.files.write().await;
         let mut n = 0;
         for content in self.db.unused_contents().await? {
-            if self.db.forget_content(content.id).await? {
-                self.remove_content(content.id).await;
+            // Noted on disk before the row goes: a crash in between must not leave files that nobody knows.
+            let (ingest, id) = (Arc::clone(&self.ingest), content.id);
+            let noted = tokio::task::spawn_blocking(move || ingest.content.leaving(id)).await;
+            if !matches!(noted, Ok(Ok(()))) {
+                // On a full disk there may be no room for the note, and this is what makes room.
+                tracing::warn!(content = %id, ?noted, "a crash during this removal would leave files to fsck");
+            }
+            if self.db.forget_content(id).await? {
+                self.remove_content(id).await;
                 n += 1;
+            } else {
+                self.decided(id).await;
             }
         }
         Ok(n)
@@ -168,10 +196,19 @@ impl Jobs {
 
     async fn remove_content(&self, id: ContentId) {
         let ingest = Arc::clone(&self.ingest);
-        match tokio::task::spawn_blocking(move || ingest.content.remove(id)).await {
+        let remove = move || ingest.content.remove(id).and_then(|()| ingest.content.decided(id));
+        match tokio::task::spawn_blocking(remove).await {
             Ok(Ok(())) => tracing::info!(content = %id, "removed a content that nobody refers to"),
             Ok(Err(error)) => tracing::error!(content = %id, %error, "files stay; run fsck --repair"),
             Err(error) => tracing::error!(content = %id, %error, "removing a content failed"),
+        }
+    }
+
+    /// The content stays: it is no longer noted as leaving.
+    async fn decided(&self, id: ContentId) {
+        let ingest = Arc::clone(&self.ingest);
+        if !matches!(tokio::task::spawn_blocking(move || ingest.content.decided(id)).await, Ok(Ok(()))) {
+            tracing::warn!(content = %id, "its note stays until the next start, which reads it again");
         }
     }
 
@@ -233,7 +270,12 @@ impl Jobs {
         let ended = self.run_import(&image, &cancel).await;
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
         match ended {
-            Ok(imported) => self.imported(job, &image, imported).await.map(Some),
+            Ok(imported) => loop {
+                match self.imported(job, &image, &imported).await {
+                    Err(error) if self.may_write_later(image.id, &error).await => {}
+                    ended => return ended.map(Some),
+                }
+            },
             Err(_) if self.closing.is_cancelled() => Ok(None),
             Err(error) if is_cancelled(&error) => {
                 drop(together);
@@ -242,9 +284,28 @@ impl Jobs {
             }
             Err(error) => {
                 tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
-                self.failed(job, &image, &error.to_string()).await?;
-                Ok(Some(false))
+                // Deletions may be what makes the room that this waits for.
+                drop(together);
+                loop {
+                    match self.failed(job, &image, &error.to_string()).await {
+                        Err(error) if self.may_write_later(image.id, &error).await => {}
+                        ended => return ended.map(|()| Some(false)),
+                    }
+                }
             }
+        }
+    }
+
+    /// Waits a little where a statement failed that may succeed later, as on a full disk; `false`: it never will, or the
+    /// controller stops. Until it is written the image shows that its import still runs.
+    async fn may_write_later(&self, image: ImageId, error: &DbError) -> bool {
+        if !error.is_passing() {
+            return false;
+        }
+        tracing::error!(%image, error = crate::api::fault::chain(error), "cannot record an import; tried again");
+        tokio::select! {
+            () = self.closing.cancelled() => false,
+            () = tokio::time::sleep(LOOK_EVERY) => true,
         }
     }
 
@@ -306,7 +367,7 @@ impl Jobs {
         }
     }
 
-    async fn imported(&self, job: &Job, image: &Image, imported: Imported) -> Result<bool, DbError> {
+    async fn imported(&self, job: &Job, image: &Image, imported: &Imported) -> Result<bool, DbError> {
         for warning in &imported.warnings {
             tracing::warn!(image = %image.id, %warning, "odd image");
         }

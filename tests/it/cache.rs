@@ -61,6 +61,32 @@ async fn a_removed_copy_is_gone_from_disk_and_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_on_one_cache_folder_is_refused_and_the_first_goes_on() {
+    let mut cluster = Cluster::start(2).await.unwrap();
+    let file = cluster.dir().join("a.raw");
+    disk::ext4(&file, 64, 8, 25).unwrap();
+    let image = cluster.import(&file, "a").await.unwrap();
+    cluster.agent(1).stop(WORK_WAIT_MAX).await.unwrap();
+    let config = cluster.agent_dir(1).join("agent.toml");
+    let (first, second) = (cluster.agent_dir(0).join("cache"), cluster.agent_dir(1).join("cache"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let shared = text.replace(second.to_str().unwrap(), first.to_str().unwrap());
+    assert_ne!(shared, text);
+    std::fs::write(&config, shared).unwrap();
+    let refused = cluster.hearth_agent(1, &["serve"]).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let folder = first.to_str().unwrap();
+    for expected in ["another agent uses the cache folder", folder, "a folder of its own"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let to_first = Targets { to: vec![agent_name(0)], ..Targets::default() };
+    let job = cluster.prewarm(image.id, to_first, Keep::default()).await.unwrap();
+    cluster.prewarm_ended(&job).await.unwrap();
+    disk::same(&cluster.cached_file(&image, 0).unwrap(), &file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pin_outlasts_a_hold_and_unpin_ends_it() {
     let cluster = Cluster::start(1).await.unwrap();
     let file = cluster.dir().join("a.raw");

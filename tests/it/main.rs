@@ -5,8 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod away;
 mod cache;
 mod command_line;
+mod damage;
 mod formats;
+mod full_disk;
+mod kill;
 mod restart;
 mod trust;

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hearth_agent::local::message::{Refusal, Reply, Request};
 use hearth_protocol::api::cache::{CacheEntry, Keep, Targets};
 use hearth_protocol::api::image::{Image, ImageCreate};
 use hearth_protocol::api::location::{JoinTokenCreate, JoinTokenRecord, Location};
@@ -20,6 +21,7 @@ use hearth_protocol::words::{DiskFormat, EntryStatus, ImageKind, ImageStatus, Pr
 
 use crate::api::Api;
 use crate::daemon::{Daemon, run};
+use crate::small_disk::SmallDisk;
 use crate::{programs, wait};
 
 /// A daemon that is not up by then never is; generous, because tests share two cores.
@@ -34,6 +36,10 @@ pub struct Extra {
     pub controller: String,
     /// To every `agent.toml`, before the table `[location]`. Replaces the usual budget and floor if it names them.
     pub agent: String,
+    /// The controller's state folder is a tmpfs of this size.
+    pub controller_disk_bytes: Option<u64>,
+    /// The cache folder of every agent is a tmpfs of this size.
+    pub agent_disk_bytes: Option<u64>,
 }
 
 /// Running daemons and their folders.
@@ -46,7 +52,9 @@ pub struct Cluster {
     port: u16,
     agent_ports: Vec<u16>,
     extra: Extra,
-    // Last: folders go away after the daemons.
+    /// The controller's first, then one per agent; empty without small disks.
+    disks: Vec<SmallDisk>,
+    // Last: folders go away after the daemons and what is mounted in them.
     dir: tempfile::TempDir,
 }
 
@@ -68,6 +76,7 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("hearth-it-").tempdir_in(base)?;
         let (port, state) = (free_port()?, dir.path().join("controller"));
         std::fs::create_dir(&state)?;
+        let small = extra.controller_disk_bytes.map(|bytes| SmallDisk::mount(&state, bytes)).transpose()?;
         let text = format!(
             "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
              public_names = [\"127.0.0.1\"]\nsandbox = \"best-effort\"\nlog_filter = \"info\"\n{}",
@@ -85,8 +94,9 @@ impl Cluster {
         )?;
         let ca = find_ca(&state)?;
         let api = Api::new(&url, &token, &std::fs::read(ca)?)?;
+        let (agents_now, agent_ports, disks) = (Vec::new(), Vec::new(), small.into_iter().collect());
         let mut cluster =
-            Self { api, controller: None, agents: Vec::new(), port, agent_ports: Vec::new(), extra, dir };
+            Self { api, controller: None, agents: agents_now, port, agent_ports, extra, disks, dir };
         cluster.start_controller().await?;
         cluster.enrol(agents).await?;
         Ok(cluster)
@@ -114,6 +124,15 @@ impl Cluster {
     #[must_use]
     pub fn agent_dir(&self, index: usize) -> PathBuf {
         self.dir.path().join(agent_name(index))
+    }
+
+    /// The small disk of the controller, or that of the agent whose cache was made last.
+    ///
+    /// # Panics
+    /// If the cluster was started without.
+    #[must_use]
+    pub fn disk(&self) -> &SmallDisk {
+        self.disks.last().expect("the cluster has a small disk")
     }
 
     /// The controller, which must run.
@@ -192,6 +211,9 @@ impl Cluster {
         let dir = self.agent_dir(index);
         std::fs::create_dir_all(dir.join("state"))?;
         std::fs::create_dir_all(dir.join("cache"))?;
+        if let Some(bytes) = self.extra.agent_disk_bytes {
+            self.disks.push(SmallDisk::mount(&dir.join("cache"), bytes)?);
+        }
         let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
         self.agent_ports.push(port);
         let has = |key: &str| self.extra.agent.lines().any(|line| line.starts_with(key));
@@ -355,6 +377,50 @@ impl Cluster {
         let ending = if image.kind == ImageKind::Iso { "file" } else { "raw" };
         let (folder, _) = content.split_at(2);
         Ok(self.agent_dir(index).join("cache/objects").join(folder).join(format!("{content}.{ending}")))
+    }
+
+    /// The objects in the cache of agent `index`: content id and file.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn objects(&self, index: usize) -> anyhow::Result<Vec<(String, PathBuf)>> {
+        let mut found = Vec::new();
+        for folder in std::fs::read_dir(self.agent_dir(index).join("cache/objects"))? {
+            for file in std::fs::read_dir(folder?.path())? {
+                let path = file?.path();
+                let content = path.file_stem().and_then(|name| name.to_str()).context("a name is text")?;
+                found.push((content.to_owned(), path));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks agent `index` on its local socket; blocks.
+    ///
+    /// # Errors
+    /// The agent's refusal, or that it cannot be reached.
+    pub fn ask_agent(&self, index: usize, request: &Request) -> Result<Reply, Refusal> {
+        hearth_agent::local::client::ask(&self.agent_dir(index).join("agent.sock"), request)
+    }
+
+    /// Runs `hearth-agent` with the configuration of agent `index`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn hearth_agent(&self, index: usize, args: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(&programs::get().agent);
+        command.args(args).arg("--config").arg(self.agent_dir(index).join("agent.toml"));
+        command.output().context("starting hearth-agent")
+    }
+
+    /// Runs `hearth-controller` with the configuration of this controller.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn hearth_controller(&self, args: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(&programs::get().controller);
+        command.args(args).arg("--config").arg(self.dir.path().join("controller.toml"));
+        command.output().context("starting hearth-controller")
     }
 
     /// Runs the command line against this controller.

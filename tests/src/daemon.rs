@@ -54,12 +54,20 @@ impl Daemon {
         Ok(self.child.wait()?)
     }
 
+    /// Sends a signal, for example `SIGSTOP`; a stopped daemon is killed like any other.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.pid())?), signal)?)
+    }
+
     /// Asks it to end and waits at most `limit`.
     ///
     /// # Errors
     /// If it does not end in time.
     pub async fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let what = format!("{} ends after SIGTERM", self.name);
         wait::for_some(&what, limit, async || Ok(self.child.try_wait()?)).await
     }

@@ -254,7 +254,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// Budget or floor do not allow it, even after everything that may go has gone.
-    #[error("no space: {needed} B are needed and {free} B can be had, {} contents are held", .held_by.len())]
+    #[error("no space: {needed} B are needed and {free} B can be had; {}", held(.held_by))]
     NoSpace {
         /// Bytes the transfer must reserve.
         needed: u64,
@@ -306,4 +306,22 @@ impl BeginError {
             Self::Store(error) => error.fault(),
         }
     }
+}
+
+/// What holds the rest, in words; the controller cuts a report's text, so the largest come first and few are named.
+fn held(holders: &[Holder]) -> String {
+    /// Digits of a content id, as `status` prints them.
+    const DIGITS: usize = 16;
+    const NAMED_MAX: usize = 4;
+    let name = |holder: &Holder| {
+        let content: String = holder.content.to_string().chars().take(DIGITS).collect();
+        format!("{content} has {} B ({})", holder.allocated_bytes, holder.held_by)
+    };
+    let mut text = holders.iter().take(NAMED_MAX).map(name).collect::<Vec<_>>().join(", ");
+    match holders.len() {
+        0 => text.push_str("nothing in the cache could go"),
+        n if n > NAMED_MAX => text.push_str(&format!(" and {} more", n - NAMED_MAX)),
+        _ => {}
+    }
+    text
 }

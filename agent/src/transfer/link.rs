@@ -26,6 +26,12 @@ use crate::clock;
 /// A source that sends no byte for this long is stuck; the stream is reset and the request repeated.
 pub const STALL: Duration = Duration::from_secs(10);
 
+/// Slowest source, in bytes per second and stream, that is waited for; below it the stream is reset like a stuck one.
+/// What came whole is kept, so a link that really is that slow makes headway all the same.
+const RATE_FLOOR_BYTES_PER_S: u64 = 1024;
+/// The rate is looked at each time this many stall times were spent waiting.
+const RATE_STALLS: u32 = 3;
+
 /// A stream that was idle for longer is not used again: the source may have closed it by now.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
@@ -172,11 +178,14 @@ impl Lane {
     }
 }
 
-/// A reader that fails with `TimedOut` when no byte comes for a while.
+/// A reader that fails with `TimedOut` when no byte comes for a while, or only a few do.
 pub struct StallGuard {
     inner: Box<dyn AsyncRead + Send + Sync + Unpin>,
     limit: Duration,
     waiting_since: Option<Instant>,
+    /// Of the look at the rate that runs: time spent waiting, and what came.
+    waited: Duration,
+    came_bytes: u64,
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -190,7 +199,23 @@ impl StallGuard {
     /// Guards `inner`; only time spent waiting in a read counts.
     #[must_use]
     pub fn new(inner: Box<dyn AsyncRead + Send + Sync + Unpin>, limit: Duration) -> Self {
-        Self { inner, limit, waiting_since: None, alarm: Box::pin(tokio::time::sleep(limit)) }
+        let alarm = Box::pin(tokio::time::sleep(limit));
+        Self { inner, limit, waiting_since: None, waited: Duration::ZERO, came_bytes: 0, alarm }
+    }
+
+    /// `bytes` came; whether the source drips.
+    fn drips(&mut self, bytes: usize) -> bool {
+        self.came_bytes += bytes as u64;
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += clock::monotonic().duration_since(since);
+        }
+        if self.waited < self.limit * RATE_STALLS {
+            return false;
+        }
+        let floor_bytes = u128::from(RATE_FLOOR_BYTES_PER_S) * self.waited.as_millis() / 1000;
+        let drips = u128::from(self.came_bytes) < floor_bytes;
+        (self.waited, self.came_bytes) = (Duration::ZERO, 0);
+        drips
     }
 }
 
@@ -201,8 +226,12 @@ impl AsyncRead for StallGuard {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let before = buffer.filled().len();
         if let Poll::Ready(done) = Pin::new(&mut this.inner).poll_read(context, buffer) {
-            this.waiting_since = None;
+            let bytes = buffer.filled().len() - before;
+            if done.is_ok() && bytes > 0 && this.drips(bytes) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             return Poll::Ready(done);
         }
         let now = clock::monotonic();
@@ -233,17 +262,38 @@ mod tests {
     #[tokio::test]
     async fn only_a_silent_source_stalls() {
         let (near, mut far) = tokio::io::duplex(64);
-        let mut guard = StallGuard::new(Box::new(near), Duration::from_millis(60));
+        let mut guard = StallGuard::new(Box::new(near), Duration::from_millis(200));
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(30)).await;
             far.write_all(b"x").await.unwrap();
             assert_eq!(guard.read_u8().await.unwrap(), b'x');
         }
         // Time in which nobody reads is not the source's fault.
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
         far.write_all(b"y").await.unwrap();
         assert_eq!(guard.read_u8().await.unwrap(), b'y');
         let error = guard.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_drips_is_given_up() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut guard = StallGuard::new(Box::new(near), Duration::from_millis(200));
+        let mut bytes = 0;
+        let error = loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let (read, written) = tokio::join!(guard.read_u8(), async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                far.write_all(b"x").await
+            });
+            written.unwrap();
+            match read {
+                Ok(_) => bytes += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(bytes < 31, "{bytes} bytes came, each after a wait of 20 ms and more");
     }
 }

@@ -22,7 +22,7 @@ use hearth_protocol::message::data::{
     BytesFollowV1, ChunkHeader, ChunksFollowV1, DataReply, DataRequest, Encoding, FaultV1, FetchV1,
 };
 use hearth_protocol::piece::Pieces;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::frames::{self, WireError};
@@ -43,6 +43,7 @@ const BUSY_MS: u32 = 500;
 #[derive(Clone, Debug)]
 pub struct Server {
     store: Store,
+    idle: Duration,
     slots: Arc<Semaphore>,
     /// The cut of the content that was asked for last: walking a large manifest for each request would cost more than
     /// the answer.
@@ -77,13 +78,20 @@ impl Server {
     /// A server of `store`'s active contents.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, slots: Arc::new(Semaphore::new(SLOTS)), cut: Arc::default() }
+        Self::with_idle(store, IDLE)
+    }
+
+    /// A server that drops a stream after `idle` without progress.
+    #[must_use]
+    pub fn with_idle(store: Store, idle: Duration) -> Self {
+        Self { store, idle, slots: Arc::new(Semaphore::new(SLOTS)), cut: Arc::default() }
     }
 
     /// Answers requests on one stream until it ends. Errors end the stream and are logged here.
     pub async fn stream(&self, mut stream: Stream) {
         loop {
-            let request = tokio::time::timeout(IDLE, frames::read::<DataRequest>(&mut stream.recv)).await;
+            let request =
+                tokio::time::timeout(self.idle, frames::read::<DataRequest>(&mut stream.recv)).await;
             let request = match request {
                 Ok(Ok(request)) => request,
                 Ok(Err(WireError::Ended)) | Err(_) => return,
@@ -97,7 +105,7 @@ impl Server {
                 Err(ServeError::Fault { fault, text, retry_after_ms }) => {
                     tracing::debug!(%fault, text, "request refused");
                     let reply = DataReply::from(FaultV1 { fault, text, retry_after_ms });
-                    if send(&mut stream.send, &reply).await.is_err() {
+                    if self.send(&mut stream, &reply).await.is_err() {
                         return;
                     }
                     fault.as_str()
@@ -121,7 +129,7 @@ impl Server {
         match request {
             DataRequest::Root(root) => {
                 let bytes = self.with_reader(root.content, |reader| Ok(reader.root().encode())).await?;
-                send_bytes(stream, &bytes).await
+                self.send_bytes(stream, &bytes).await
             }
             DataRequest::Page(page) => {
                 let bytes = self
@@ -130,7 +138,7 @@ impl Server {
                         false => Err(not_found(format!("the manifest has no page {}", page.page))),
                     })
                     .await?;
-                send_bytes(stream, &bytes).await
+                self.send_bytes(stream, &bytes).await
             }
             DataRequest::Fetch(fetch) => self.fetch(stream, fetch).await,
         }
@@ -173,7 +181,7 @@ impl Server {
             }
         });
         let follow = planned.recv().await.ok_or_else(internal)??;
-        send(&mut stream.send, &DataReply::from(follow)).await?;
+        self.send(stream, &DataReply::from(follow)).await?;
         while let Some(chunk) = read.recv().await {
             // Lengths are announced already: a chunk that cannot be read ends the stream, not only the answer.
             let (chunk, bytes) = chunk.map_err(|error| {
@@ -182,11 +190,28 @@ impl Server {
             })?;
             let stored_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let header = ChunkHeader { chunk, encoding: Encoding::Raw, stored_len }.encode();
-            write(&mut stream.send, &header).await?;
-            write(&mut stream.send, &bytes).await?;
+            self.write(stream, &header).await?;
+            self.write(stream, &bytes).await?;
             metrics::counter!(names::SERVE_BYTES).increment(u64::from(stored_len));
         }
         reading.await.map_err(|_| internal())
+    }
+
+    async fn send_bytes(&self, stream: &mut Stream, bytes: &[u8]) -> Result<(), ServeError> {
+        let n = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.send(stream, &DataReply::from(BytesFollowV1 { bytes: n })).await?;
+        self.write(stream, bytes).await
+    }
+
+    async fn send(&self, to: &mut Stream, reply: &DataReply) -> Result<(), ServeError> {
+        let sent = tokio::time::timeout(self.idle, frames::write(&mut to.send, reply)).await;
+        Ok(sent.map_err(|_| ServeError::Stuck)??)
+    }
+
+    /// Writes at most a chunk; an asker that takes longer than the idle time for it is stuck, or as good as.
+    async fn write(&self, to: &mut Stream, bytes: &[u8]) -> Result<(), ServeError> {
+        let written = tokio::time::timeout(self.idle, to.send.write_all(bytes)).await;
+        written.map_err(|_| ServeError::Stuck)?.map_err(|error| WireError::Stream(error).into())
     }
 }
 
@@ -248,20 +273,4 @@ fn internal() -> ServeError {
         text: "the answer could not be made".into(),
         retry_after_ms: 0,
     }
-}
-
-async fn send_bytes(stream: &mut Stream, bytes: &[u8]) -> Result<(), ServeError> {
-    let n = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    send(&mut stream.send, &DataReply::from(BytesFollowV1 { bytes: n })).await?;
-    write(&mut stream.send, bytes).await
-}
-
-async fn send(to: &mut (impl AsyncWrite + Unpin), reply: &DataReply) -> Result<(), ServeError> {
-    tokio::time::timeout(IDLE, frames::write(to, reply)).await.map_err(|_| ServeError::Stuck)??;
-    Ok(())
-}
-
-async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), ServeError> {
-    let written = tokio::time::timeout(IDLE, to.write_all(bytes)).await.map_err(|_| ServeError::Stuck)?;
-    written.map_err(|error| WireError::Stream(error).into())
 }

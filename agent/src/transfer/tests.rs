@@ -160,6 +160,11 @@ fn a_stalled_stream_is_reset_and_asked_again() {
 }
 
 #[test]
+fn a_dripping_stream_is_reset_and_asked_again() {
+    check_recovers(2, Does::Drip);
+}
+
+#[test]
 fn wrong_bytes_are_asked_for_again() {
     check_recovers(2, Does::WrongBytes);
 }
@@ -366,6 +371,55 @@ async fn an_agent_serves_what_it_holds_and_nothing_else() {
             "{request:?}: {error}"
         );
     }
+}
+
+/// Opens streams until every slot is taken, asks on each and reads `each` bytes at a time, or none; then somebody else
+/// must be served.
+async fn slots_come_free(each: Option<usize>) {
+    use tokio::io::AsyncReadExt as _;
+    let content = Content::generate(17, 20 << 20);
+    let (result, full, _run) = fetch(&content, |_, _| Does::Serve).await;
+    result.unwrap();
+    let idle = Duration::from_secs(2);
+    let pipes = Arc::new(Pipes(super::serve::Server::with_idle(full.store.clone(), idle)));
+    let (mut streams, mut readers) = (Vec::new(), Vec::new());
+    for _ in 0..super::serve::SLOTS {
+        let mut stream = super::link::Transport::open(pipes.as_ref()).await.unwrap();
+        let mask = content.mask_of(0);
+        let request = DataRequest::from(FetchV1 { content: content.id(), piece: 0, mask });
+        super::frames::write(&mut stream.send, &request).await.unwrap();
+        // The answer has begun: its slot is taken.
+        stream.recv.read_u8().await.unwrap();
+        let super::link::Stream { send, mut recv } = stream;
+        streams.push(send);
+        readers.push(task::spawn("test-slow", async move {
+            let Some(each) = each else { return std::future::pending().await };
+            let mut few = vec![0; each];
+            while recv.read(&mut few).await.is_ok_and(|n| n > 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }));
+    }
+    let source = Source::new(pipes, None);
+    let root = DataRequest::from(hearth_protocol::message::data::RootV1 { content: content.id() });
+    let busy = ask::bytes(&source, &root, 1 << 20).await.unwrap_err();
+    assert!(matches!(busy, ask::AskError::Fault { fault: FaultCode::Busy, .. }), "{busy}");
+    let begun = clock::monotonic();
+    while let Err(error) = ask::bytes(&source, &root, 1 << 20).await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    readers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn an_asker_that_does_not_read_gives_its_slot_back() {
+    slots_come_free(None).await;
+}
+
+#[tokio::test]
+async fn an_asker_that_reads_a_few_bytes_at_a_time_gives_its_slot_back() {
+    slots_come_free(Some(8)).await;
 }
 
 /// Remembers what it was told; refuses nothing.

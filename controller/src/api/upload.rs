@@ -18,7 +18,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use bytes::Bytes;
 use futures::StreamExt as _;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Checksums, Image as ImageBody};
@@ -29,11 +28,11 @@ use super::body::Path;
 use super::caller::Caller;
 use super::fault::Fault;
 use super::images::{body, find};
-use crate::content::{ContentError, OriginalWriter, Sums};
+use crate::content::{ContentError, Sums};
 use crate::db::image_changes::Original;
 use crate::db::images::Image;
-use crate::db::new_id;
 use crate::db::operations::Draft;
+use crate::db::{DbError, new_id};
 use crate::ingest::space::{Reservation, SpaceError};
 use crate::logic::catalog::first_mismatch;
 use crate::{clock, metrics, task};
@@ -42,6 +41,10 @@ use crate::{clock, metrics, task};
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 /// Least rate over a window, bytes per second (1 KiB/s): one who drips bytes holds one of few places.
 const RATE_BYTES_PER_S_MIN: u64 = 1024;
+/// Time between two tries to write down that an upload failed.
+const ABORT_AGAIN: Duration = Duration::from_secs(2);
+/// What to do about a full disk.
+const ROOM_HINT: &str = "delete images that nobody needs, or enlarge the file system of state_dir";
 /// Bytes between two looks at the free space when the length is not announced.
 const ROOM_STEP_BYTES: u64 = 64 << 20;
 
@@ -100,7 +103,7 @@ async fn set_aside(app: &App, bytes: u64) -> Result<Reservation, Fault> {
             Fault::no_space(format!(
                 "the controller's disk has no room: {needed_bytes} bytes are needed, {free_bytes} are free"
             ))
-            .hint("delete images that nobody needs, or enlarge the file system of state_dir")
+            .hint(ROOM_HINT)
         }
         SpaceError::Unknown { .. } => Fault::internal(&error),
     })
@@ -120,7 +123,7 @@ async fn receive(
     let sums = match written {
         Ok(sums) => sums,
         Err(fault) => {
-            app.db.abort_upload(id, &format!("the upload failed: {}", fault.parts().message)).await?;
+            put_back(&app, id, format!("the upload failed: {}", fault.parts().message)).await?;
             return Err(fault);
         }
     };
@@ -142,6 +145,25 @@ async fn receive(
     app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id))
 }
 
+/// Lets the image be sent again. What cannot be written now, as on a full disk, is written as soon as it can.
+async fn put_back(app: &App, id: ImageId, reason: String) -> Result<(), DbError> {
+    match app.db.abort_upload(id, &reason).await {
+        Err(error) if error.is_passing() => {
+            tracing::error!(image = %id, error = super::fault::chain(&error), "cannot end an upload; tried again");
+            let app = app.clone();
+            task::spawn("upload-abort", async move {
+                let mut ended = false;
+                while !ended && !app.closing.is_cancelled() {
+                    tokio::time::sleep(ABORT_AGAIN).await;
+                    ended = !app.db.abort_upload(id, &reason).await.is_err_and(|error| error.is_passing());
+                }
+            });
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
 /// Nothing of a wrong file is kept.
 async fn reject(app: &App, image: &Image, reason: &str, op: Draft) -> Result<(), Fault> {
     let (originals, id) = (Arc::clone(&app.ingest.originals), image.id);
@@ -159,7 +181,7 @@ async fn write_all(
     stream: Body,
 ) -> Result<Sums, Fault> {
     let originals = Arc::clone(&app.ingest.originals);
-    let mut writer = blocking(move || originals.create(id)).await?;
+    let mut writer = on_disk(app, announced.unwrap_or(0), move || originals.create(id)).await?;
     let mut stream = stream.into_data_stream();
     let silence = app.config.upload_silence;
     let mut pace = Pace::new();
@@ -179,7 +201,8 @@ async fn write_all(
             room = set_aside(app, ROOM_STEP_BYTES).await?;
         }
         metrics::counter_add(metrics::UPLOAD_BYTES, bytes.len() as u64);
-        writer = write(writer, bytes).await?;
+        let left = announced.map_or(bytes.len() as u64, |all| all.saturating_sub(writer.size_bytes()));
+        writer = on_disk(app, left, move || writer.write(bytes).map(|()| writer)).await?;
     }
     let total = writer.size_bytes();
     if total == 0 {
@@ -188,14 +211,26 @@ async fn write_all(
     if let Some(expected) = announced.filter(|expected| *expected != total) {
         return Err(Fault::bad_request(format!("{total} bytes came, {expected} were announced")));
     }
-    let sums = blocking(move || writer.finish()).await;
+    let sums = on_disk(app, 0, move || writer.finish()).await;
     drop(room);
     sums
 }
 
-/// One buffer, on a thread that may wait for the disk.
-async fn write(mut writer: OriginalWriter, bytes: Bytes) -> Result<OriginalWriter, Fault> {
-    blocking(move || writer.write(bytes).map(|()| writer)).await
+/// As [`blocking`]; a full disk is told with its figures. `needed_bytes` more were to be written.
+async fn on_disk<T: Send + 'static>(
+    app: &App,
+    needed_bytes: u64,
+    work: impl FnOnce() -> Result<T, ContentError> + Send + 'static,
+) -> Result<T, Fault> {
+    let space = app.ingest.space.clone();
+    blocking(work).await.map_err(|fault| match fault.parts().code {
+        "no_space" => Fault::no_space(format!(
+            "the controller's disk became full: {needed_bytes} more bytes are needed, {} are free",
+            space.left_bytes()
+        ))
+        .hint(ROOM_HINT),
+        _ => fault,
+    })
 }
 
 /// Runs work on files where it may wait.
@@ -209,8 +244,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     done.map_err(|error| match &error {
         ContentError::NoSpace { .. } => {
             tracing::error!(error = super::fault::chain(&error), "the controller's disk is full");
-            Fault::no_space("the controller's disk is full")
-                .hint("delete images that nobody needs, or enlarge the file system of state_dir")
+            Fault::no_space("the controller's disk is full").hint(ROOM_HINT)
         }
         _ => Fault::internal(&error),
     })

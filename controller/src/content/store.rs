@@ -35,6 +35,8 @@ const VERIFY_THREADS: usize = 2;
 #[derive(Debug)]
 pub struct ContentStore {
     objects: PathBuf,
+    /// An empty file per content whose row is being deleted; see [`ContentStore::leaving`].
+    leaving: PathBuf,
     open: Mutex<HashMap<ContentId, Arc<ContentObject>>>,
     /// Publishing, mending and removing happen one at a time.
     change: Mutex<()>,
@@ -80,8 +82,10 @@ impl ContentStore {
     pub fn new(folder: &Path) -> Result<Self, ContentError> {
         let objects = folder.join("objects");
         fs::create_dir_all(&objects).map_err(on("create", &objects))?;
+        let leaving = folder.join("leaving");
+        fs::create_dir_all(&leaving).map_err(on("create", &leaving))?;
         sync_folder(folder)?;
-        let store = Self { objects, open: Mutex::default(), change: Mutex::default() };
+        let store = Self { objects, leaving, open: Mutex::default(), change: Mutex::default() };
         store.recover()?;
         Ok(store)
     }
@@ -209,6 +213,36 @@ impl ContentStore {
             remove_file(&names.object(0))?;
         }
         Ok(())
+    }
+
+    /// Notes that a content is about to be forgotten: whoever deletes its row calls this before and [`Self::decided`]
+    /// after the files are gone, or when the row stays. Of what is noted at start, the rows say which of the two it is.
+    ///
+    /// # Errors
+    /// [`ContentError::File`] or [`ContentError::NoSpace`].
+    pub fn leaving(&self, content: ContentId) -> Result<(), ContentError> {
+        let path = self.leaving.join(content.to_string());
+        File::create(&path).map_err(on("create", &path))?;
+        sync_folder(&self.leaving)
+    }
+
+    /// See [`Self::leaving`].
+    ///
+    /// # Errors
+    /// [`ContentError::File`].
+    pub fn decided(&self, content: ContentId) -> Result<(), ContentError> {
+        remove_file(&self.leaving.join(content.to_string()))
+    }
+
+    /// Contents that were being forgotten when the process died.
+    ///
+    /// # Errors
+    /// [`ContentError::File`].
+    pub fn undecided(&self) -> Result<Vec<ContentId>, ContentError> {
+        let files = fs::read_dir(&self.leaving).map_err(on("list", &self.leaving))?;
+        let names = files.map(|file| file.map(|file| file.file_name()).map_err(on("list", &self.leaving)));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
     /// Removes files of contents without an index, half-written indexes, and objects no index names.

@@ -109,8 +109,8 @@ impl Db {
         self.rows(sql("content", COLUMNS).text(unused)).await?.iter().map(content).collect()
     }
 
-    /// Forgets a content if nothing refers to it any more; `false` if something does or it is unknown. The caller deletes
-    /// its files afterwards: a crash in between leaves files that `fsck` finds, never a row without files.
+    /// Forgets a content if nothing refers to it any more; `false` if something does or it is unknown. The caller notes
+    /// it as leaving before, and deletes its files afterwards: a crash in between leaves files, never a row without them.
     ///
     /// # Errors
     /// A failed statement.

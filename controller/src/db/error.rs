@@ -137,6 +137,16 @@ impl DbError {
         matches!(self, Self::Sql { source, .. } if source.as_database_error().is_some_and(|e| e.is_unique_violation()))
     }
 
+    /// Whether the same call may succeed later: the disk was full, or the engine did not answer.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Sql { .. } => !self.is_unique_violation(),
+            Self::Open { .. } | Self::Conflict { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Turns "row exists" into [`DbError::Exists`] and leaves the rest.
     pub(super) fn or_exists(self, what: &'static str, key: &str) -> Self {
         if self.is_unique_violation() { Self::Exists { what, key: key.to_owned() } } else { self }

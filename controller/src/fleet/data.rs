@@ -8,7 +8,7 @@
 //! the source one core per 4 GB/s for what `BadChunk` reports anyway.
 //!
 //! **Invariants.** Nothing is served that is not placed on the asker. Memory is bounded by slots × group, whatever the
-//! number of askers. A receiver that stalls loses its stream, and its slot goes to somebody who reads.
+//! number of askers. A receiver that stalls or drips loses its stream, and its slot goes to somebody who reads.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -39,9 +39,9 @@ pub(super) const GROUP_CHUNKS: u32 = 16;
 const REQUEST_BYTES_MAX: usize = 4096;
 /// A stream without a request for this long is closed: its task and its state cost memory.
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
-/// Slowest receiver, in bytes per second and stream, that keeps its slot; and what it may be late at the beginning.
+/// Slowest receiver, in bytes per second and stream, that keeps its slot. Looked at over each stall time anew: over the
+/// whole answer, a receiver that takes a few bytes a second could keep its slot for half an hour.
 const RATE_FLOOR_BYTES_PER_S: u64 = 4096;
-const RATE_GRACE: Duration = Duration::from_secs(30);
 /// A receiver that takes not one byte for this long loses its stream.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(30);
 
@@ -203,8 +203,8 @@ async fn serve_bytes(
     // Roots and pages have at most 256 KiB.
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let header = DataReply::BytesFollow(BytesFollowV1 { bytes: length }).to_frame()?;
-    let due = deadline(bytes.len() as u64);
-    write(shared, writer, &mut [Bytes::from(header), bytes], due).await?;
+    let mut pace = Pace::new(shared.config.stall);
+    pace.write(writer, &mut [Bytes::from(header), bytes]).await?;
     Ok(Ok(()))
 }
 
@@ -229,7 +229,7 @@ async fn serve_chunks(
             Ok(Err(refusal)) | Err(refusal) => return Ok(Err(refusal)),
         };
     let mut parts = vec![Bytes::from(DataReply::ChunksFollow(ChunksFollowV1 { chunks, bytes }).to_frame()?)];
-    let due = deadline(bytes.into());
+    let mut pace = Pace::new(shared.config.stall);
     for (first, n) in groups {
         let run = match on_disk(shared, content, move |object| object.read_stored(first, n)).await {
             Ok(run) => run,
@@ -253,7 +253,7 @@ async fn serve_chunks(
             parts.push(headers.split_to(ChunkHeader::BYTES).freeze());
             parts.push(rest.split_to(stored.stored_len as usize));
         }
-        write(shared, writer, &mut parts, due).await?;
+        pace.write(writer, &mut parts).await?;
         parts.clear();
     }
     metrics::counter!(super::metrics::SERVED_BYTES).increment(bytes.into());
@@ -291,25 +291,46 @@ fn layout(object: &ContentObject, piece: u32, mask: &[u8]) -> Result<Result<Layo
     Ok(Ok((groups, chunks, bytes + headers)))
 }
 
-fn deadline(bytes: u64) -> Instant {
-    let slow = Duration::from_secs(bytes / RATE_FLOOR_BYTES_PER_S);
-    Instant::from_std(clock::monotonic()) + RATE_GRACE + slow
+/// Watches how one answer is taken.
+struct Pace {
+    stall: Duration,
+    /// Of the look that runs: time spent waiting for the receiver, and what it took.
+    waited: Duration,
+    taken_bytes: u64,
 }
 
-/// Writes all parts; fails when the receiver takes nothing for the stall time or is not done at `due`.
-async fn write(
-    shared: &Shared,
-    writer: &mut SendStream,
-    parts: &mut [Bytes],
-    due: Instant,
-) -> Result<(), StreamError> {
-    let mut at = 0;
-    while at < parts.len() {
-        let stalled = Instant::from_std(clock::monotonic()) + shared.config.stall;
-        let written = timeout_at(stalled.min(due), writer.write_chunks(&mut parts[at..])).await;
-        at += written.map_err(|_| StreamError::TooSlow)??.chunks;
+impl Pace {
+    const fn new(stall: Duration) -> Self {
+        Self { stall, waited: Duration::ZERO, taken_bytes: 0 }
     }
-    Ok(())
+
+    /// Writes all parts; fails when the receiver takes nothing for the stall time, or less than the floor over it. Only
+    /// the time spent here counts: a slow disk of ours is not the receiver's fault.
+    async fn write(&mut self, writer: &mut SendStream, parts: &mut [Bytes]) -> Result<(), StreamError> {
+        let mut at = 0;
+        while at < parts.len() {
+            let began = Instant::from_std(clock::monotonic());
+            let written = timeout_at(began + self.stall, writer.write_chunks(&mut parts[at..])).await;
+            let written = written.map_err(|_| StreamError::TooSlow)??;
+            at += written.chunks;
+            self.taken(written.bytes as u64, began.elapsed())?;
+        }
+        Ok(())
+    }
+
+    fn taken(&mut self, bytes: u64, waited: Duration) -> Result<(), StreamError> {
+        self.taken_bytes += bytes;
+        self.waited += waited;
+        if self.waited < self.stall {
+            return Ok(());
+        }
+        let floor_bytes = u128::from(RATE_FLOOR_BYTES_PER_S) * self.waited.as_millis() / 1000;
+        if u128::from(self.taken_bytes) < floor_bytes {
+            return Err(StreamError::TooSlow);
+        }
+        (self.waited, self.taken_bytes) = (Duration::ZERO, 0);
+        Ok(())
+    }
 }
 
 /// A slot, given back when it is dropped.

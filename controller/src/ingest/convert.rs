@@ -22,12 +22,15 @@ use std::time::Duration;
 use hearth_protocol::words::DiskFormat;
 
 use super::sandbox::{Confinement, EXIT_NO_PROGRAM, EXIT_NO_SANDBOX, SandboxMode};
+use super::space::left_bytes;
 use crate::clock;
 
 /// How often the watcher looks. At 2 GB/s a child writes 40 MB in between; the reservation has room for that.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 /// Of the child's messages this much is kept for the error.
 const MESSAGE_BYTES: usize = 2000;
+/// How `ENOSPC` reads in the child's language, which is C.
+const DISK_FULL: &str = "No space left on device";
 /// Shortest time a conversion gets; a loaded host starts programs slowly.
 const TIME_MIN: Duration = Duration::from_secs(120);
 /// Slowest honest conversion, in bytes per second: a third of a slow hard disk. Sets the time limit.
@@ -100,6 +103,19 @@ pub enum ConvertError {
         /// What it said.
         message: String,
     },
+    /// The disk is full although the room was set aside: somebody else took it. Not the image's fault.
+    #[error(
+        "the disk became full while the image was converted: {needed_bytes} more bytes are needed for {path}, \
+         {free_bytes} are free; delete images or enlarge the disk, then retry the import"
+    )]
+    NoSpace {
+        /// File that could not be written.
+        path: PathBuf,
+        /// What the tables of the image announce, less what was written.
+        needed_bytes: u64,
+        /// Free when it failed.
+        free_bytes: u64,
+    },
     /// More bytes than the tables of the image announce.
     #[error(
         "the image unpacked to more than the {reserved_bytes} bytes its tables announce ({allocated_bytes} so far); \
@@ -165,6 +181,16 @@ impl Converter {
         match code {
             Some(0) => {}
             Some(EXIT_NO_SANDBOX | EXIT_NO_PROGRAM) => return Err(ConvertError::Sandbox { message }),
+            _ if message.contains(DISK_FULL) => {
+                let needed_bytes =
+                    conversion.reserved_bytes.saturating_sub(allocated(&output, conversion)?.0);
+                let free_bytes = left_bytes(conversion.output);
+                return Err(ConvertError::NoSpace {
+                    path: conversion.output.to_owned(),
+                    needed_bytes,
+                    free_bytes,
+                });
+            }
             _ => return Err(ConvertError::Failed { status, message }),
         }
         let got_bytes = allocated(&output, conversion)?.1;

@@ -120,6 +120,19 @@ pub enum ImportError {
     /// No room.
     #[error(transparent)]
     Space(#[from] SpaceError),
+    /// The disk is full although the room was set aside: somebody else took it.
+    #[error(
+        "the disk became full during the import: up to {needed_bytes} bytes are needed for {path}, {free_bytes} are \
+         free; delete images or enlarge the disk, then retry the import"
+    )]
+    Full {
+        /// File that could not be written.
+        path: PathBuf,
+        /// What was set aside.
+        needed_bytes: u64,
+        /// Free when it failed.
+        free_bytes: u64,
+    },
     /// What was written is not what is read.
     #[error("{n_bad} chunks read back differ from what was written; check this machine's memory and disk")]
     ReadBack {
@@ -161,7 +174,11 @@ impl ImportError {
                 ConvertError::Failed { .. } | ConvertError::TooLarge { .. } | ConvertError::Length { .. }
             ),
             Self::Content(error) => matches!(error, ContentError::Manifest(_)),
-            Self::Space(_) | Self::ReadBack { .. } | Self::OtherContent { .. } | Self::File { .. } => false,
+            Self::Space(_)
+            | Self::Full { .. }
+            | Self::ReadBack { .. }
+            | Self::OtherContent { .. }
+            | Self::File { .. } => false,
         }
     }
 }
@@ -284,7 +301,8 @@ impl Ingest {
             DiskFormat::Iso => ContentKind::File,
             _ => ContentKind::Disk,
         };
-        let _promise = self.space.reserve(allocated(&source, source_path)?)?;
+        let needed_bytes = allocated(&source, source_path)?;
+        let _promise = self.space.reserve(needed_bytes)?;
         // The staged object outlives this function, so it lies beside the folder of this image.
         let object = self.staging.join(format!("{image}.object"));
         remove(&object)?;
@@ -292,11 +310,22 @@ impl Ingest {
             Chunking { source: &source, path: source_path, kind, staging: &object, threads: self.threads };
         let total = inspection.virtual_size_bytes;
         let mut shown = Shown { progress, stage: ImportStage::Chunking, percent: 0 };
-        let staged = chunk::stage(&chunking, cancel, &mut |at| shown.at(at, total))?;
+        let staged = chunk::stage(&chunking, cancel, &mut |at| shown.at(at, total));
+        let staged = staged.map_err(|error| self.with_figures(error, needed_bytes))?;
         drop(source);
         drop(staging); // the raw file is no longer needed
         self.read_back(&staged, cancel, progress)?;
         Ok(Made { inspection, staged })
+    }
+
+    /// Says of a full disk what is needed and what is there.
+    fn with_figures(&self, error: ContentError, needed_bytes: u64) -> ImportError {
+        match error {
+            ContentError::NoSpace { path } => {
+                ImportError::Full { path, needed_bytes, free_bytes: self.space.left_bytes() }
+            }
+            error => error.into(),
+        }
     }
 
     fn convert(

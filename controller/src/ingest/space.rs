@@ -72,6 +72,12 @@ impl Space {
         Self { path: path.to_owned(), promised_bytes: Arc::default() }
     }
 
+    /// Bytes that are free now, promised or not; 0 if the file system does not answer. For error texts.
+    #[must_use]
+    pub fn left_bytes(&self) -> u64 {
+        left_bytes(&self.path)
+    }
+
     /// Promises `needed_bytes`.
     ///
     /// # Errors
@@ -89,6 +95,11 @@ impl Space {
         *promised += needed_bytes;
         Ok(Reservation { bytes: needed_bytes, promised_bytes: Arc::clone(&self.promised_bytes) })
     }
+}
+
+/// Bytes that are free on the file system of `path`; 0 if it does not answer.
+pub(super) fn left_bytes(path: &Path) -> u64 {
+    statvfs(path).map_or(0, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use hearth_protocol::words::ImageStatus;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use super::harness::{self, Client, PROGRAM, files, noise, sha256};
+use super::harness::{self, Client, PROGRAM, Place, files, noise, sha256, until};
 
 /// Kills while imports run. Every one is a start, a kill and a recovery of the real program.
 const ROUNDS: u32 = 8;
@@ -80,6 +80,26 @@ async fn an_import_that_is_killed_runs_again() {
         hearth_controller::admin::fsck::fsck(&config, options, PROGRAM.into(), &mut report).await.unwrap();
     assert_eq!(left, 0, "{}", String::from_utf8_lossy(&report));
     assert!(files(&config.state_dir.join("staging")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_whose_removal_was_interrupted_goes_at_the_next_start() {
+    let place = Place::new().await;
+    let id = place.client.image(json!({ "name": "gone" })).await;
+    assert_eq!(place.client.put(id, noise(1 << 20)).await.status(), StatusCode::ACCEPTED);
+    let content = place.client.ended(id).await.content.unwrap();
+    let folder = place.config.state_dir.join("content");
+    let before: Vec<_> =
+        files(&folder).into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    let deleted = place.client.ask(Method::DELETE, &format!("/images/{id}")).send().await.unwrap();
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
+    until("its content is gone", || files(&folder).is_empty()).await;
+    // A kill behind the row and before the files leaves this.
+    let (_dir, config, _) = place.stop().await;
+    before.iter().for_each(|(bytes, path)| std::fs::write(path, bytes).unwrap());
+    std::fs::write(folder.join("leaving").join(content.to_string()), "").unwrap();
+    harness::start(&config).await.stop().await;
+    assert_eq!(files(&folder), [] as [std::path::PathBuf; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,9 @@ use crate::transfer::link::{Quic, Source};
 /// After this a stalled source counts as stuck in tests.
 const STALL: Duration = Duration::from_millis(400);
 
+/// Pause between two bytes of a dripping source: no stall, and no headway.
+const DRIP_PAUSE: Duration = Duration::from_millis(30);
+
 /// What the server does with a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Does {
@@ -40,6 +43,8 @@ pub(crate) enum Does {
     Truncate,
     /// Stops in the middle and keeps the stream.
     Stall,
+    /// Sends the second half of the answer byte by byte, with a pause before each.
+    Drip,
     /// Flips a bit in each chunk.
     WrongBytes,
     /// Says that all slots are taken.
@@ -142,6 +147,12 @@ impl Content {
 
     pub(crate) fn chunks(&self) -> &[Packed] {
         &self.inner.chunks
+    }
+
+    /// The mask that asks for all chunks of a piece.
+    pub(crate) fn mask_of(&self, piece: u32) -> Vec<u8> {
+        let range = self.inner.pieces.chunks(piece).unwrap();
+        ChunkMask::full(range.end - range.start).as_bytes().to_vec()
     }
 
     pub(crate) fn raw(&self) -> Vec<u8> {
@@ -337,13 +348,22 @@ impl Answers {
             return false;
         }
         let cut = match does {
-            Does::Truncate | Does::Stall => body.len() / 2,
+            Does::Truncate | Does::Stall | Does::Drip => body.len() / 2,
             _ => body.len(),
         };
         let sent = send.write_all(&body[..cut]).await.is_ok();
         self.sent_bytes.fetch_add(cut as u64, Ordering::Relaxed);
         match does {
             Does::Stall => std::future::pending().await,
+            Does::Drip => {
+                for byte in &body[cut..] {
+                    tokio::time::sleep(DRIP_PAUSE).await;
+                    if send.write_all(std::slice::from_ref(byte)).await.is_err() {
+                        return false;
+                    }
+                }
+                true
+            }
             Does::Truncate => send.finish().is_err(),
             _ => sent,
         }

@@ -138,6 +138,33 @@ async fn a_receiver_that_does_not_read_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_takes_a_few_bytes_at_a_time_is_cut_off() {
+    let place = Place::with(|config| config.stall = Duration::from_secs(1)).await;
+    let agent = place.agent("cn-1").await;
+    want(&place, &agent).await;
+    // Room is told in eighths of the window: the sender sees every 64 bytes that are read.
+    let mut live = agent.greet(&place, agent.hello(), Some(512)).await.unwrap();
+    live.observe(Some(true), vec![]).await;
+    live.plan(|plan| !plan.entries.is_empty()).await;
+    let (mut writer, mut recv) = live.connection.open_bi().await.unwrap();
+    writer.write_all(&frame(&fetch(place.content, 0, &ChunkMask::full(128)))).await.unwrap();
+    let drip = async {
+        let mut few = [0; 64];
+        loop {
+            match recv.read(&mut few).await {
+                Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+                ended => return ended,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(SOON, drip).await.unwrap();
+    let reset = VarInt::from_u32(FaultCode::Unreachable.number().into());
+    assert_eq!(ended, Err(quinn::ReadError::Reset(reset)));
+    assert_eq!(place.fleet.inner.shared.slots.lock().unwrap().in_use(), 0, "its slot is free again");
+    assert!(live.connection.close_reason().is_none(), "the session goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_fleet_serves_no_chunks() {
     let place = Place::new().await;
     let agent = place.agent("cn-1").await;
