@@ -254,7 +254,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// Budget or floor do not allow it, even after everything that may go has gone.
-    #[error("no space: {needed} B are needed and {free} B can be had; {}", held(.held_by))]
+    #[error("{needed} B are needed, {free} B are free or can be freed; {}", held(.held_by))]
     NoSpace {
         /// Bytes the transfer must reserve.
         needed: u64,

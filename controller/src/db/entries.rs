@@ -60,7 +60,9 @@ impl Entry {
         let (status, fault, reason, next_try_us) = match &seen.state {
             ObservedState::Present(status) => (*status, None, String::new(), None),
             ObservedState::Failed { fault, text, next_try_unix_ms } => {
-                (EntryStatus::CacheFail, Some(*fault), text.replace('\0', ""), us(*next_try_unix_ms))
+                // With the word for programs, as on the host itself.
+                let reason = format!("{fault}: {}", text.replace('\0', ""));
+                (EntryStatus::CacheFail, Some(*fault), reason, us(*next_try_unix_ms))
             }
             ObservedState::Gone(_) => return None,
         };

@@ -191,7 +191,7 @@ async fn an_inventory_replaces_and_changes_update(place: Place) {
     assert_eq!(stored.len(), 4);
     let failed = stored.iter().find(|entry| entry.content == contents[1]).unwrap();
     assert_eq!((failed.status, failed.fault), (EntryStatus::CacheFail, Some(FaultCode::NoSpace)));
-    assert_eq!((failed.reason.as_str(), failed.next_try_us), ("needs 5, free 3", Some(7000)));
+    assert_eq!((failed.reason.as_str(), failed.next_try_us), ("no_space: needs 5, free 3", Some(7000)));
     let shrunk = db.apply_inventory(id, &changes[..1]).await.unwrap();
     assert_eq!((shrunk.changed.len(), shrunk.gone.len()), (0, 3));
     assert_eq!(db.entries_of(contents[0]).await.unwrap(), db.entries().await.unwrap());
