@@ -63,7 +63,7 @@ async fn job(cluster: &Cluster, image: &Image, keep: Keep, rate_bytes_per_s: Opt
 /// Held and warm, unheld and warm, under way.
 async fn three_images(cluster: &Cluster) -> ([Image; 3], Prewarm) {
     let mut images = Vec::new();
-    for (name, files) in [("held", 8), ("unheld", 9), ("moving", 24)] {
+    for (name, files) in [("held", 8), ("unheld", 9), ("moving", 16)] {
         let file = cluster.dir().join(format!("{name}.raw"));
         disk::ext4(&file, 64, files, 200 + u64::from(files)).unwrap();
         images.push(cluster.import(&file, name).await.unwrap());

@@ -119,10 +119,10 @@ impl Rounds {
         }
     }
 
-    /// Starts what was killed and waits until it answers.
+    /// Starts what was killed and waits until it answers. The controller first: an agent that finds none waits seconds.
     async fn revive(&mut self, victim: usize) {
-        self.cluster.start_agent(victim).unwrap();
         self.cluster.start_controller().await.unwrap();
+        self.cluster.start_agent(victim).unwrap();
         let Self { cluster, .. } = self;
         wait::until("the agent answers", START_WAIT_MAX, async || {
             cluster.agent(victim).check_alive()?;

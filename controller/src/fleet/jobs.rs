@@ -89,7 +89,16 @@ impl Jobs {
             };
             let views: Vec<TargetView> = targets.iter().map(view).collect();
             let step = advance(job.state, job.start_us, &views, now_us);
-            touched |= write(shared, model, job, targets, &step, now_us).await?;
+            match write(shared, model, job, targets, &step, now_us).await {
+                Ok(changed) => touched |= changed,
+                // Cancelled or deleted since it was read: the next pass reads that, and the other jobs go on now.
+                Err(error @ (DbError::State { .. } | DbError::NotFound { .. })) => {
+                    tracing::debug!(job = %job.id, %error, "a prewarm changed while it was carried on");
+                    touched = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             for change in &step.changes {
                 if let Some(next_us) = change.counted_us {
                     self.counted.insert((job.id, change.location), next_us);
