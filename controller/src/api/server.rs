@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa_axum::routes;
 
 use super::app::App;
+use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
     cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
@@ -198,9 +199,9 @@ struct Counted {
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Counted {
-    type Stream = TcpStream;
+    type Stream = Linger<TcpStream>;
     type Service = Placed<S>;
-    type Future = BoxFuture<'static, io::Result<(TcpStream, Placed<S>)>>;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, Placed<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let place = self.places.clone().try_acquire_owned();
@@ -210,7 +211,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Counted {
             let socket = SockRef::from(&stream);
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(HEAD_TIME_MAX))?;
             socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
-            Ok((stream, Placed { service, _place: Arc::new(place) }))
+            Ok((Linger::new(stream), Placed { service, _place: Arc::new(place) }))
         }
         .boxed()
     }

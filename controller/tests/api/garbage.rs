@@ -81,6 +81,32 @@ async fn a_head_without_end_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_end_of_a_body_arrives() {
+    let place = Place::new().await;
+    let rest = vec![b' '; 8 << 20];
+    for (token, status) in [(place.client.token.as_str(), "413"), ("nobody", "401")] {
+        let mut stream = connect(&place, &[b"http/1.1"]).await;
+        let head = format!(
+            "POST /api/v1/images HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            rest.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Like many simple clients, this one reads nothing before it has sent everything.
+        stream.write_all(&rest).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        read.expect("the server closes").unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("request_id"), "{answer}");
+    }
+    place.client.get("/whoami").await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_request_has_a_body_that_programs_can_read() {
     use reqwest::Method;
     let place = Place::new().await;
