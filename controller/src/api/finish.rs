@@ -1,7 +1,8 @@
 //! What every answer gets: a request id, a body if it failed, a line in the log, a count.
 //!
 //! **What.** The outermost layer. It gives each request an id (never one that the caller sent), catches panics, turns
-//! [`Fault`]s and bare statuses of other layers into `ErrorBody`s and logs what happened.
+//! [`Fault`]s and bare statuses of other layers into `ErrorBody`s, says when a connection is of no further use, and logs
+//! what happened.
 //!
 //! **Why outermost.** The router's own 404 and 405, the body limit's 413 and a panic come from below without a body that
 //! a program can read.
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures::FutureExt as _;
@@ -21,6 +22,7 @@ use hearth_protocol::api::error::ErrorBody;
 use tracing::Instrument as _;
 
 use super::fault::{Fault, Parts};
+use super::rest::Rest;
 use crate::{clock, metrics};
 
 /// Header with the id of the request.
@@ -35,9 +37,10 @@ pub async fn finish(mut request: Request, next: Next) -> Response {
     let id = uuid::Uuid::now_v7().simple().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
     let pattern = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str).to_owned();
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let span = tracing::info_span!("request", id, %method, path = request.uri().path());
     let begun = clock::monotonic();
+    let (request, rest) = Rest::of(request);
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
     let mut response = answered.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
@@ -51,6 +54,10 @@ pub async fn finish(mut request: Request, next: Next) -> Response {
     let status = response.status();
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    // HTTP/2 ends the stream of such a request and goes on with the others.
+    if version <= Version::HTTP_11 && !rest.is_read().await {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let took = clock::monotonic().duration_since(begun);

@@ -28,6 +28,7 @@ pub mod locations;
 pub mod openapi;
 pub mod operations;
 pub mod prewarms;
+pub mod rest;
 pub mod routes;
 pub mod server;
 pub mod system;

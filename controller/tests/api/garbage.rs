@@ -101,6 +101,14 @@ async fn an_answer_before_the_end_of_a_body_arrives() {
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains("request_id"), "{answer}");
+        // Or the client would send its next request into a connection that is being closed.
+        assert!(answer.to_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+    // A client with a pool of connections is told, and takes another one.
+    for n in 0..20 {
+        let large = place.client.ask(reqwest::Method::POST, "/images").json(&json!({ "name": "x".repeat(2 << 20) }));
+        fault(large.send().await.unwrap_or_else(|error| panic!("{n}: {error:?}")), 413).await;
+        place.client.get("/whoami").await;
     }
     place.client.get("/whoami").await;
     place.stop().await;
