@@ -45,7 +45,13 @@ pub async fn create(
     }
     let scope = scope_of(&app, &create).await?;
     let made = Principal { role: create.role, scope: principal_scope(scope) };
-    caller.may(&Resource::Token(made), "scope", create.scope)?;
+    let made = Resource::Token(made);
+    // Refused in the words of `scope_of`: what may not be seen answers like what does not exist.
+    match scope {
+        DbScope::System => caller.may(&made, "scope", create.scope)?,
+        DbScope::Domain(domain) => caller.may(&made, "domain", domain)?,
+        DbScope::Project(_, project) => caller.may(&made, "project", project)?,
+    }
     let now_us = clock::unix_us();
     let ttl_us = i64::try_from(ttl_s).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     let token = Token {

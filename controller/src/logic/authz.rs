@@ -11,6 +11,7 @@
 //! 1. `what_the_table_does_not_allow_is_denied`
 //! 2. `an_image_that_may_not_be_seen_is_hidden_not_denied`: its existence shows in no answer.
 //! 3. `nobody_makes_a_token_that_may_do_more_than_its_maker`
+//! 4. `what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not`: ids of others cannot be tried out.
 
 use hearth_protocol::id::{DomainId, ProjectId};
 use hearth_protocol::words::{Role, Visibility};
@@ -209,7 +210,9 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
         }
         (Over::Owner, Resource::Token(token)) => {
             if !principal.scope.covers(token.scope) {
-                return if action == Action::TokenCreate { Decision::Deny } else { Decision::Hide };
+                // Whoever is in a domain knows that it exists, and the system. Anything else might as well not.
+                let known = action == Action::TokenCreate && token.scope.covers(principal.scope);
+                return if known { Decision::Deny } else { Decision::Hide };
             }
             allow_if(enough && includes(principal.role, token.role))
         }

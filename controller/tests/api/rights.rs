@@ -3,9 +3,9 @@
 use hearth_controller::logic::authz::Action;
 use hearth_protocol::words::Role;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::harness::{Place, fault, noise};
+use super::harness::{Client, Place, fault, noise};
 
 /// What a caller with this role and scope may do at all: from the text of the design.
 fn may(role: Role, scope: &str, action: Action) -> bool {
@@ -148,6 +148,52 @@ async fn nobody_gives_away_more_than_he_has() {
     }
     let list = admin.get("/tokens").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 2, "its own and the one it made: {list}");
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_other_domains_and_projects_cannot_be_tried_out() {
+    let place = Place::new().await;
+    let db = place.controller.db();
+    let (domain, project) = db.default_tenants().await.unwrap();
+    let op = || hearth_controller::db::operations::Draft::system("tenant.create");
+    let (beside, elsewhere, there) = (
+        hearth_controller::db::new_id::<hearth_protocol::id::ProjectId>(),
+        hearth_controller::db::new_id::<hearth_protocol::id::DomainId>(),
+        hearth_controller::db::new_id::<hearth_protocol::id::ProjectId>(),
+    );
+    db.create_project(beside, domain, "beside", &op()).await.unwrap();
+    db.create_domain(elsewhere, "elsewhere", &op()).await.unwrap();
+    db.create_project(there, elsewhere, "there", &op()).await.unwrap();
+    let of_project = json!({ "scope": "project", "project": project });
+    let of_domain = json!({ "scope": "domain", "domain": domain });
+    let in_project = place.client.delegate("p-admin", Role::Admin, of_project).await;
+    let in_domain = place.client.delegate("d-admin", Role::Admin, of_domain).await;
+    let missing = "01234567-89ab-7def-8123-456789abcdef";
+    let token = |scope: &str, id: &str| json!({ "name": "x", "role": "reader", "scope": scope, scope: id });
+    let both = |id: &str| json!({ "name": "x", "role": "reader", "scope": "project", "domain": elsewhere, "project": id });
+    let image = |id: &str| json!({ "name": "x", "project": id });
+    let public = |id: &str| json!({ "name": "x", "project": id, "public": true });
+    let same = async |who: &Client, path: &str, sent: &dyn Fn(&str) -> Value, id: String| {
+        let ask = |id: &str| who.ask(Method::POST, path).json(&sent(id)).send();
+        let hidden = fault(ask(&id).await.unwrap(), 404).await;
+        let none = fault(ask(missing).await.unwrap(), 404).await;
+        assert_eq!(hidden.message.replace(&id, missing), none.message, "{path} {}", sent(&id));
+        assert_eq!((hidden.code, hidden.hint, hidden.field), (none.code, none.hint, none.field));
+    };
+    for who in [&in_project, &in_domain] {
+        same(who, "/tokens", &|id| token("domain", id), elsewhere.to_string()).await;
+        same(who, "/tokens", &|id| token("project", id), there.to_string()).await;
+        same(who, "/tokens", &both, there.to_string()).await;
+        same(who, "/images", &image, there.to_string()).await;
+        same(who, "/images", &public, there.to_string()).await;
+    }
+    same(&in_project, "/tokens", &|id| token("project", id), beside.to_string()).await;
+    same(&in_project, "/images", &image, beside.to_string()).await;
+    // What is one's own is there, and what one is part of is refused by name.
+    in_domain.post("/tokens", token("project", &beside.to_string())).await;
+    let more = in_project.ask(Method::POST, "/tokens").json(&token("domain", &domain.to_string()));
+    assert_eq!(fault(more.send().await.unwrap(), 403).await.code, "denied");
     place.stop().await;
 }
 

@@ -151,5 +151,26 @@ fn a_token_outside_the_scope_is_hidden_from_who_would_revoke_it() {
     let stranger = Resource::Token(Principal { role: Role::Reader, scope: Scope::Domain(DOMAINS[1]) });
     let admin = Principal { role: Role::Admin, scope: Scope::Domain(DOMAINS[0]) };
     assert_eq!(authorize(admin, Action::TokenRevoke, &stranger), Decision::Hide);
-    assert_eq!(authorize(admin, Action::TokenCreate, &stranger), Decision::Deny);
+}
+
+#[test]
+fn what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not() {
+    let made = |scope| Resource::Token(Principal { role: Role::Reader, scope });
+    for maker in principals().filter(|maker| maker.role == Role::Admin) {
+        for scope in scopes() {
+            let expected = match (maker.scope, scope) {
+                (Scope::System, _) => Decision::Allow,
+                (_, Scope::System) => Decision::Deny,
+                (mine, theirs) if mine == theirs => Decision::Allow,
+                (Scope::Domain(mine), Scope::Project(theirs, _)) if mine == theirs => Decision::Allow,
+                (Scope::Project(mine, _), Scope::Domain(theirs)) if mine == theirs => Decision::Deny,
+                _ => Decision::Hide,
+            };
+            assert_eq!(
+                authorize(maker, Action::TokenCreate, &made(scope)),
+                expected,
+                "{maker:?} for {scope:?}"
+            );
+        }
+    }
 }
