@@ -1,6 +1,7 @@
 //! What crosses a boundary in Hearth: the wire between agents and controller, and the bodies of the HTTP API.
 //!
-//! **What.** Ids, digests, the manifest, chunk masks, pieces, frames, versioned messages, fault codes, API bodies.
+//! **What.** Ids, digests, the manifest, chunk masks, pieces, frames, versioned messages, fault codes, API bodies; and how
+//! far both sides believe a wall clock ([`steady`]).
 //! No IO, no async, no clock, no randomness.
 //!
 //! # The protocol
@@ -23,5 +24,6 @@ pub mod manifest;
 pub mod mask;
 pub mod message;
 pub mod piece;
+pub mod steady;
 pub mod version;
 pub mod words;

@@ -11,12 +11,15 @@
 //! 5. `stopped_begins_nothing_and_stops_what_runs`.
 //! 6. `a_copy_without_a_wish_stays_and_its_hold_ends`.
 //! 7. `what_is_as_it_should_be_gives_no_action`.
+//! 8. `a_clock_that_was_set_back_makes_nobody_wait_for_ages`.
 
 use std::collections::BTreeMap;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::message::control::{Hold, PlanEntry, Wish};
 use hearth_protocol::words::Priority;
+
+use super::backoff;
 
 /// What is decided on.
 #[derive(Clone, Copy, Debug)]
@@ -196,8 +199,13 @@ fn copies(
     }
 }
 
+/// Whether a failed entry may be tried again. A time that lies further ahead than any delay was set by another clock.
 fn due(snapshot: &Snapshot<'_>, content: ContentId) -> bool {
-    snapshot.failures.get(&content).is_none_or(|failure| failure.next_try_unix_ms <= snapshot.now_unix_ms)
+    let longest_ms = u64::try_from(backoff::ENTRY_MAX.as_millis()).unwrap_or(u64::MAX);
+    snapshot.failures.get(&content).is_none_or(|failure| {
+        failure.next_try_unix_ms <= snapshot.now_unix_ms
+            || failure.next_try_unix_ms > snapshot.now_unix_ms.saturating_add(longest_ms)
+    })
 }
 
 /// Wishes that may begin now.
@@ -329,6 +337,18 @@ mod tests {
         assert_eq!(reconcile(&early), [Action::Begin { entry: 1 }]);
         let late = Snapshot { now_unix_ms: 2000, ..early };
         assert_eq!(reconcile(&late)[0], Action::Begin { entry: 0 });
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nobody_wait_for_ages() {
+        let plan = [wish(0, Priority::Demand)];
+        let longest_ms = u64::try_from(backoff::ENTRY_MAX.as_millis()).unwrap();
+        let begins = |next_try_unix_ms| {
+            let failures = BTreeMap::from([(id(0), Failure { failures: 1, next_try_unix_ms })]);
+            !reconcile(&Snapshot { failures: &failures, now_unix_ms: 1000, ..snapshot(&plan, &[], &[]) }).is_empty()
+        };
+        assert!(!begins(1000 + longest_ms));
+        assert!(begins(1001 + longest_ms), "set while the clock was ahead");
     }
 
     #[test]

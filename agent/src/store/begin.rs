@@ -120,7 +120,7 @@ impl Store {
         short: u64,
         open: &[ContentId],
     ) -> (crate::logic::evict::EvictionPlan, Vec<Candidate>) {
-        let mut candidates = state.candidates(clock::unix_ms());
+        let mut candidates = state.candidates(clock::steady_unix_ms());
         candidates.retain(|candidate| candidate.content != but);
         for candidate in &mut candidates {
             if candidate.held.is_none() && open.contains(&candidate.content) {

@@ -259,7 +259,7 @@ impl Store {
                 if short == 0 {
                     return Ok(0);
                 }
-                let mut candidates = state.candidates(clock::unix_ms());
+                let mut candidates = state.candidates(clock::steady_unix_ms());
                 for candidate in candidates.iter_mut().filter(|c| skipped.contains(&c.content)) {
                     candidate.held.get_or_insert(HeldBy::Open);
                 }
@@ -298,7 +298,7 @@ impl State {
             return Some(InUse::Leased(holders.collect()));
         }
         if mode == RemoveMode::Evict
-            && let Some(held) = self.hold(content).held_by(clock::unix_ms())
+            && let Some(held) = self.hold(content).held_by(clock::steady_unix_ms())
         {
             return Some(InUse::Held(held));
         }

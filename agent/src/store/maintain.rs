@@ -60,6 +60,9 @@ pub async fn run(store: Store, stop: CancellationToken) {
 impl Store {
     /// One pass. Returns whether there is more to hash at once.
     fn pass(&self, write_use_times: bool) -> Result<bool, StoreError> {
+        // Looked at in every pass, so that a jump is seen when it happens and not when room is next needed.
+        let now_unix_ms = clock::steady_unix_ms();
+        tracing::trace!(now_unix_ms, "a pass over the cache");
         self.purge_trash(self.inner.config.grace);
         self.purge_quarantine(self.inner.config.staging_max_age)?;
         self.probe_disk();

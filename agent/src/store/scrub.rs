@@ -157,7 +157,7 @@ impl Store {
         let (text, kind, held) = {
             let mut state = locked(&self.inner.state);
             let leased = state.n_leases(content) > 0 || !state.unreadable_leases.is_empty();
-            let held = state.hold(content).held_by(clock::unix_ms()).is_some();
+            let held = state.hold(content).held_by(clock::steady_unix_ms()).is_some();
             let entry = state.entry(content)?;
             let Phase::Damaged { text } = entry.phase.clone() else {
                 return Err(StoreError::State { content, state: entry.phase.name(), wanted: "damaged" });

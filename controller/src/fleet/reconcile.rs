@@ -187,7 +187,8 @@ impl Reconciler {
     }
 
     async fn pass(&mut self) -> Result<(), DbError> {
-        let now_us = clock::unix_us();
+        // A clock that is wrong for a while must not end the holds of the whole fleet.
+        let now_us = clock::steady_unix_us();
         self.drain();
         self.reload().await?;
         if !self.shared.db.expire_holds(now_us).await?.is_empty() {
