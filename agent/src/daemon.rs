@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::control::credentials::Credentials;
 use crate::control::identity::IdentityError;
 use crate::control::plan::PlanBook;
-use crate::control::session::{Home, LinkState};
+use crate::control::session::{Home, Link, LinkState};
 use crate::control::upkeep::Upkeep;
 use crate::local::LocalError;
 use crate::metrics_page::MetricsPage;
@@ -98,7 +98,7 @@ pub fn store_config(config: &Config) -> Result<StoreConfig, DaemonError> {
 #[derive(Debug)]
 struct Known {
     book: Arc<PlanBook>,
-    link: watch::Receiver<LinkState>,
+    link: watch::Receiver<Link>,
 }
 
 impl local::Context for Known {
@@ -115,12 +115,13 @@ impl local::Context for Known {
     }
 
     fn controller(&self) -> String {
-        match *self.link.borrow() {
+        let Link { state, why } = self.link.borrow().clone();
+        let state = match state {
             LinkState::Up => "connected",
             LinkState::Down => "not connected",
             LinkState::Denied => "DENIED: the controller refuses this agent, nothing is fetched",
-        }
-        .to_owned()
+        };
+        if why.is_empty() { state.to_owned() } else { format!("{state}: {why}") }
     }
 }
 
@@ -195,7 +196,7 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     let system = |source| DaemonError::System { what: "listen for /metrics", source };
     let page = MetricsPage::bind(config.metrics_listen).await.map_err(system)?;
 
-    let (source, link) = (watch::Sender::new(None), watch::Sender::new(LinkState::Down));
+    let (source, link) = (watch::Sender::new(None), watch::Sender::new(Link::plain(LinkState::Down)));
     let (session_beat, upkeep_beat) = (watch::Sender::new(0), watch::Sender::new(0));
     let (bad_chunks, bad_chunk_reports) = mpsc::channel(BAD_CHUNKS_QUEUE);
     let (home_stop, side_stop) = (CancellationToken::new(), CancellationToken::new());

@@ -54,6 +54,14 @@ pub enum ConnectError {
         /// For people.
         text: String,
     },
+    /// Whoever answers there does not show a certificate that we believe.
+    #[error("{address} {doubt}")]
+    Doubtful {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        doubt: Doubt,
+    },
     /// The certificate ended and no new one was given.
     #[error("our certificate has ended and is not renewed: {0}")]
     Renewal(#[source] EnrolError),
@@ -70,9 +78,51 @@ impl ConnectError {
             Self::Closed { fault, .. } | Self::Renewal(EnrolError::Refused { fault, .. }) => {
                 Some(*fault).filter(|fault| !matches!(fault, FaultCode::Closing | FaultCode::Busy))
             }
-            Self::Renewal(EnrolError::WrongController { .. }) => Some(FaultCode::Protocol),
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Renewal(_) | Self::Tls(_) => None,
+            Self::Renewal(EnrolError::WrongController { doubt: Doubt::Stranger { .. }, .. }) => {
+                Some(FaultCode::Protocol)
+            }
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Doubtful { .. }
+            | Self::Renewal(_)
+            | Self::Tls(_) => None,
         }
+    }
+}
+
+/// Why we do not believe a controller's certificate.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Doubt {
+    /// By our clock it is not valid yet, or not any more: one of two clocks is wrong, far more often than a certificate.
+    #[error(
+        "shows a certificate that is not valid at this host's time ({why}): compare the clocks of both (NTP)"
+    )]
+    Time {
+        /// What TLS said.
+        why: String,
+    },
+    /// It is not signed by our CA, or has another name.
+    #[error(
+        "is not the controller that our token or certificate is from ({why}): check the address, or enrol with a new \
+         token of that controller"
+    )]
+    Stranger {
+        /// What TLS said.
+        why: String,
+    },
+}
+
+impl Doubt {
+    /// Our verdict on a certificate, if that is what ended the connection.
+    #[must_use]
+    pub fn of(reason: &ConnectionError) -> Option<Self> {
+        let ConnectionError::TransportError(error) = reason else { return None };
+        // Alerts that we sent; what the other side sent comes as `ConnectionClosed`.
+        u64::from(error.code).checked_sub(CRYPTO_ERROR).and_then(|alert| u8::try_from(alert).ok())?;
+        let why = error.reason.clone();
+        // The words of rustls for `Expired` and `NotValidYet`; the alert is the same as for others.
+        let time = ["expired", "not valid yet"].iter().any(|words| why.to_lowercase().contains(words));
+        Some(if time { Self::Time { why } } else { Self::Stranger { why } })
     }
 }
 
@@ -151,8 +201,9 @@ pub async fn connect(
                     credentials.mark_ended();
                     return Err(ConnectError::Lost { why: "our certificate has ended".into() });
                 }
-                Ok(Err(reason)) => match lost(&reason) {
-                    closed @ ConnectError::Closed { .. } => return Err(closed),
+                Ok(Err(reason)) => match (lost(&reason), Doubt::of(&reason)) {
+                    (closed @ ConnectError::Closed { .. }, _) => return Err(closed),
+                    (_, Some(doubt)) => ConnectError::Doubtful { address: name.clone(), doubt },
                     _ => unreachable(reason.to_string()),
                 },
                 Err(_) => unreachable(format!("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())),

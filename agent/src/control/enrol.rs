@@ -15,6 +15,7 @@ use hearth_protocol::fault::FaultCode;
 use hearth_protocol::message::data::FaultV1;
 use hearth_protocol::message::enrol::{EnrolReply, EnrolRequest, EnrolV1, JoinToken, LocationFacts};
 
+use super::connect::Doubt;
 use super::identity::{AgentKey, Enrolment, IdentityError};
 use super::tls::{self, CONTROLLER_NAME, TlsError};
 use crate::transfer::endpoint::Endpoint;
@@ -35,15 +36,12 @@ pub enum EnrolError {
         why: String,
     },
     /// It is not the controller that made the token.
-    #[error(
-        "{address} is not the controller that this token or identity belongs to ({why}); \
-         check the address, or make a new token there"
-    )]
+    #[error("{address} {doubt}")]
     WrongController {
         /// The address.
         address: String,
-        /// What TLS said.
-        why: String,
+        /// What is wrong with it.
+        doubt: Doubt,
     },
     /// The controller said no.
     #[error("the controller refused: {text} ({fault})")]
@@ -135,8 +133,8 @@ async fn ask(
                 Ok(Ok(EnrolReply::Fault(FaultV1 { fault, text, .. }))) => {
                     return Err(EnrolError::Refused { fault, text });
                 }
-                Ok(Err(ExchangeError::Tls(why))) => {
-                    EnrolError::WrongController { address: name.clone(), why }
+                Ok(Err(ExchangeError::Tls(doubt))) => {
+                    EnrolError::WrongController { address: name.clone(), doubt }
                 }
                 Ok(Err(ExchangeError::Link(why))) => unreachable(why),
                 Ok(Err(ExchangeError::Wire(error))) => error.into(),
@@ -148,7 +146,7 @@ async fn ask(
 }
 
 enum ExchangeError {
-    Tls(String),
+    Tls(Doubt),
     Link(String),
     Wire(WireError),
 }
@@ -162,11 +160,9 @@ async fn exchange(
     let link = |error: &dyn std::fmt::Display| ExchangeError::Link(error.to_string());
     let connecting =
         endpoint.quinn().connect_with(config.clone(), address, CONTROLLER_NAME).map_err(|e| link(&e))?;
-    let connection = connecting.await.map_err(|error| match &error {
-        // Our own verdict on the server's certificate.
-        quinn::ConnectionError::TransportError(_) => ExchangeError::Tls(error.to_string()),
-        _ => link(&error),
-    })?;
+    let connection = connecting
+        .await
+        .map_err(|error| Doubt::of(&error).map_or_else(|| link(&error), ExchangeError::Tls))?;
     let (mut send, mut recv) = connection.open_bi().await.map_err(|e| link(&e))?;
     frames::write(&mut send, request).await.map_err(ExchangeError::Wire)?;
     send.finish().map_err(|e| link(&e))?;

@@ -49,6 +49,23 @@ const SILENCE: Duration = KEEP_ALIVE.saturating_add(Duration::from_secs(5));
 /// Messages from the controller that wait for us.
 const INBOX: usize = 64;
 
+/// How the agent stands with its controller, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// In a word.
+    pub state: LinkState,
+    /// Why there is no session; empty while one is up and before the first try.
+    pub why: String,
+}
+
+impl Link {
+    /// In this state for no reason that people must know.
+    #[must_use]
+    pub const fn plain(state: LinkState) -> Self {
+        Self { state, why: String::new() }
+    }
+}
+
 /// Whether a controller is there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LinkState {
@@ -82,7 +99,7 @@ pub struct Home {
     /// Published while a session is up.
     pub source: watch::Sender<Option<Arc<Source>>>,
     /// Published for the reconciler.
-    pub link: watch::Sender<LinkState>,
+    pub link: watch::Sender<Link>,
     /// Counts turns of the loop, for the watchdog.
     pub beat: watch::Sender<u64>,
 }
@@ -170,7 +187,8 @@ impl Home {
         self.source.send_replace(None);
         metrics::gauge!(names::SESSION_UP).set(0);
         let denied = ended.is_denied();
-        self.link.send_replace(if denied { LinkState::Denied } else { LinkState::Down });
+        let state = if denied { LinkState::Denied } else { LinkState::Down };
+        self.link.send_replace(Link { state, why: ended.to_string() });
         match ended {
             SessionError::Stopped => {}
             _ if denied => tracing::error!(
@@ -273,7 +291,7 @@ impl Home {
     fn up(&self, connection: &Connection, welcome: &WelcomeV1) {
         let source = Source::new(Arc::new(Quic(connection.clone())), None);
         self.source.send_replace(Some(source));
-        self.link.send_replace(LinkState::Up);
+        self.link.send_replace(Link::plain(LinkState::Up));
         metrics::gauge!(names::SESSION_UP).set(1);
         metrics::counter!(names::SESSIONS).increment(1);
         tracing::info!(

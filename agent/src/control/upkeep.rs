@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{Plan, PlanBook};
-use super::session::LinkState;
+use super::session::{Link, LinkState};
 use crate::logic::backoff;
 use crate::logic::reconcile::{Action, Copy, Failure, Running, Snapshot, Stage, reconcile};
 use crate::store::{BeginError, ContentSpec, EntryView, RemoveMode, Staging, Store, StoreError};
@@ -53,7 +53,7 @@ pub struct Upkeep {
     /// Reports of chunks with wrong bytes.
     pub bad_chunks: mpsc::Sender<BadChunkV1>,
     /// Whether the controller denied us.
-    pub link: watch::Receiver<LinkState>,
+    pub link: watch::Receiver<Link>,
     /// Fetches at once.
     pub limit: usize,
     /// Counts passes, for the watchdog.
@@ -126,7 +126,7 @@ impl Loop {
         if !Arc::ptr_eq(&plan, &self.seen) {
             self.new_plan(&plan).await;
         }
-        let stopped = plan.stopped || matches!(*self.parts.link.borrow(), LinkState::Denied);
+        let stopped = plan.stopped || self.parts.link.borrow().state == LinkState::Denied;
         let views = self.parts.store.entries();
         count(&views);
         let copies: Vec<Copy> = views.iter().filter_map(copy).collect();
