@@ -248,6 +248,16 @@ fn judge_locations(locations: &[Location]) -> Vec<Check> {
             "on the host: `systemctl status hearth-agent`; is 7443/udp open towards the controller?",
         )
     });
+    let twice = present.iter().filter_map(|l| Some((l.name.as_str(), l.duplicate.as_ref()?)));
+    let twice: Vec<String> =
+        twice.map(|(name, seen)| format!("{name} (also at {})", seen.address)).collect();
+    if !twice.is_empty() {
+        checks.push(fail(
+            "identities",
+            format!("an agent's key is used in two places: {}", some_of(twice)),
+            "stop the agent that is not the real one, or enrol it with a key of its own: empty its data_dir first",
+        ));
+    }
     checks.push(match degraded.first() {
         None => ok("caches", "none degraded"),
         Some(first) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hearth_protocol::api::cache::LocationCache;
-use hearth_protocol::api::location::{JoinTokenCreate, JoinTokenRecord, Location};
+use hearth_protocol::api::location::{DuplicateAgent, JoinTokenCreate, JoinTokenRecord, Location};
 
 use crate::args::{Session, confirm};
 use crate::failure::Exit;
@@ -173,6 +173,7 @@ fn grid(locations: &[Location]) -> Grid {
         "+ACCOUNT",
         "+SERIAL",
         "+NIC MBPS",
+        "+DUPLICATE",
         "+DEGRADED",
         "+LABELS",
     ];
@@ -196,6 +197,7 @@ fn grid(locations: &[Location]) -> Grid {
             Cell::text(&location.account),
             Cell::text(&location.serial),
             Cell::Number(u64::from(location.nic_mbps)),
+            Cell::maybe(location.duplicate.as_ref().map(|seen| &seen.address)),
             Cell::text(&location.degraded),
             Cell::text(labels(location)),
         ]
@@ -203,11 +205,16 @@ fn grid(locations: &[Location]) -> Grid {
 }
 
 const fn agent_text(location: &Location) -> &'static str {
-    match (location.online, location.degraded.is_empty()) {
-        (true, true) => "online",
-        (true, false) => "degraded",
-        (false, _) => "offline",
+    match (location.online, location.duplicate.is_some(), location.degraded.is_empty()) {
+        (true, true, _) => "duplicate",
+        (true, false, true) => "online",
+        (true, false, false) => "degraded",
+        (false, ..) => "offline",
     }
+}
+
+fn duplicate_text(seen: &DuplicateAgent) -> String {
+    format!("refused: the same key from {}; stop that agent or give it a key of its own", seen.address)
 }
 
 fn labels(location: &Location) -> String {
@@ -242,6 +249,7 @@ fn facts(location: &Location) -> Vec<(&'static str, Cell)> {
         ("kind", Cell::text(location.kind)),
         ("state", Cell::status(location.state)),
         ("agent", Cell::status(agent_text(location))),
+        ("duplicate", Cell::maybe(location.duplicate.as_ref().map(duplicate_text))),
         ("degraded", Cell::text(&location.degraded)),
         ("platform", Cell::text(&location.platform)),
         ("region", Cell::text(&location.region)),

@@ -32,6 +32,12 @@ pub const IMAGE_BYTES_MAX_DEFAULT: u64 = 1 << 40;
 pub const SOURCE_TRANSFERS_DEFAULT: u32 = 64;
 /// Most source transfers at once.
 pub const SOURCE_TRANSFERS_MAX: u32 = 4096;
+/// Life of agents' certificates, hours. A day: a host that is forgotten, stolen or sold is shut out by tomorrow.
+pub const AGENT_CERTIFICATE_HOURS_DEFAULT: u32 = 24;
+/// Shortest life, hours: agents renew at half of it, and clocks may differ by minutes.
+pub const AGENT_CERTIFICATE_HOURS_MIN: u32 = 1;
+/// Longest life, hours (a month): the enrolled key may renew for 30 days more.
+pub const AGENT_CERTIFICATE_HOURS_MAX: u32 = 720;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
@@ -95,6 +101,7 @@ struct Raw {
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
     source_transfers: Option<u32>,
+    agent_certificate_hours: Option<u32>,
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
@@ -125,6 +132,8 @@ pub struct Config {
     pub image_bytes_max: u64,
     /// Entries that fetch from the controller at once, 1 to 4,096.
     pub source_transfers: u32,
+    /// Life of agents' certificates, 1 hour to 30 days.
+    pub agent_certificate_life: Duration,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
     /// Whether `/metrics` answers without a token.
@@ -207,6 +216,11 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if !(1..=SOURCE_TRANSFERS_MAX).contains(&source_transfers) {
         return wrong("source_transfers", &source_transfers, format!("must be 1 to {SOURCE_TRANSFERS_MAX}"));
     }
+    let hours = raw.agent_certificate_hours.unwrap_or(AGENT_CERTIFICATE_HOURS_DEFAULT);
+    if !(AGENT_CERTIFICATE_HOURS_MIN..=AGENT_CERTIFICATE_HOURS_MAX).contains(&hours) {
+        let allowed = format!("must be {AGENT_CERTIFICATE_HOURS_MIN} to {AGENT_CERTIFICATE_HOURS_MAX}");
+        return wrong("agent_certificate_hours", &hours, allowed);
+    }
     let image_bytes_max = raw.image_bytes_max.unwrap_or(IMAGE_BYTES_MAX_DEFAULT);
     if !(1..=crate::logic::catalog::SIZE_BYTES_MAX).contains(&image_bytes_max) {
         return wrong("image_bytes_max", &image_bytes_max, "must be a number of bytes above 0".into());
@@ -232,6 +246,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         parallel_imports,
         image_bytes_max,
         source_transfers,
+        agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
@@ -267,6 +282,7 @@ mod tests {
         assert!(config.keep_originals);
         assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
         assert_eq!(config.sandbox, SandboxMode::Required);
+        assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
     }
 
     #[test]
@@ -284,6 +300,7 @@ mod tests {
             ("listen_quic = \"1.2.3.4\"", "listen_quic"),
             ("parallel_imports = 0", "1 to 64"),
             ("source_transfers = 5000", "1 to 4096"),
+            ("agent_certificate_hours = 0", "1 to 720"),
             ("image_bytes_max = 0", "above 0"),
             ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
             ("public_names = [\"https://x\"]", "host names"),

@@ -249,7 +249,7 @@ pub fn qemu_img() -> PathBuf {
 
 fn fleet_config(config: &Config) -> FleetConfig {
     let caps = Caps { total: config.source_transfers as usize, ..Caps::default() };
-    FleetConfig { caps, ..FleetConfig::new(config.listen_quic) }
+    FleetConfig { caps, agent_life: config.agent_certificate_life, ..FleetConfig::new(config.listen_quic) }
 }
 
 /// Names and addresses of the certificate: what the configuration says, this machine's own name, and loopback.

@@ -6,6 +6,7 @@
 //! **Invariants.**
 //! 1. `a_fresh_certificate_is_renewed_near_half_of_its_life`.
 //! 2. `a_wrong_clock_never_stretches_a_life`.
+//! 3. `a_fresh_certificate_is_not_due_however_short_its_life`: or it would be renewed again and again.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ pub struct Lifetime {
 pub fn lifetime(not_before: i64, not_after: i64, now: i64, seed: u64) -> Lifetime {
     let whole = u64::try_from(not_after.saturating_sub(not_before)).unwrap_or(0);
     let ends_in = u64::try_from(not_after.saturating_sub(now)).unwrap_or(0).min(whole);
-    let useful = whole.saturating_sub(BACKDATED_S.min(whole / 2));
+    // A life so short that no such part can be in it is not one that our controller gave: half of it, then.
+    let useful = whole.checked_sub(BACKDATED_S).filter(|useful| *useful > 0).unwrap_or(whole / 2);
     let half = useful / 2;
     let spread = half * SPREAD_PERCENT / 100;
     let keep = half - spread + seed % (2 * spread + 1);
@@ -52,6 +54,17 @@ mod tests {
             let hours = life.renew_in.as_secs() / 3600;
             assert!((10..=13).contains(&hours), "{hours} h");
             assert_eq!(life.ends_in, Duration::from_secs(24 * 3600));
+        }
+    }
+
+    #[test]
+    fn a_fresh_certificate_is_not_due_however_short_its_life() {
+        for seconds in [2, 60, 3599, 3600, 3601, 7200, DAY] {
+            for seed in [0, 1, 4711, u64::MAX] {
+                let life = lifetime(-3600, seconds, 0, seed);
+                let share = life.renew_in.as_secs_f64() / life.ends_in.as_secs_f64();
+                assert!((0.44..=0.56).contains(&share), "{seconds} s: renewed after {share} of it");
+            }
         }
     }
 

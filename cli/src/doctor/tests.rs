@@ -47,6 +47,7 @@ fn location(name: &str) -> Location {
         agent: None,
         certificate_ends_at: None,
         last_seen_at: None,
+        duplicate: None,
         budget_bytes: 0,
         used_bytes: 0,
         free_bytes: 0,

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hearth_protocol::api::cache::{LocationCache, Targets};
 use hearth_protocol::api::error::ErrorBody;
-use hearth_protocol::api::location::{Location as LocationBody, LocationUpdate};
+use hearth_protocol::api::location::{DuplicateAgent, Location as LocationBody, LocationUpdate};
 use hearth_protocol::api::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, Page};
 use hearth_protocol::id::LocationId;
 use hearth_protocol::words::LocationState;
@@ -326,6 +326,10 @@ fn body(app: &App, l: &Location, active_entries: u32) -> LocationBody {
         agent: l.agent,
         certificate_ends_at: when::opt_text(l.cert_not_after_us),
         last_seen_at: when::opt_text(last_heard_us.max(l.last_seen_us)),
+        duplicate: app.fleet.duplicate(l.id).map(|seen| DuplicateAgent {
+            address: seen.address.to_string(),
+            seen_at: when::text(seen.seen_us),
+        }),
         budget_bytes: budget,
         used_bytes: used,
         free_bytes: free,

@@ -29,8 +29,8 @@ use zeroize::Zeroizing;
 pub const CONTROLLER_NAME: &str = "controller.hearth.internal";
 /// Name that every agent's certificate carries: what agents verify of each other, beside the key.
 pub const AGENT_NAME: &str = "agent.hearth.internal";
-/// Life of an agent's certificate.
-pub const AGENT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Life of an agent's certificate when the configuration says nothing.
+pub const AGENT_LIFE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Life of the controller's certificate; a new one is made at every start and at half its life.
 pub const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Life of the CA: longer than the machines that trust it.
@@ -190,22 +190,27 @@ impl Authority {
         parse_csr(csr_der).map(|csr| AgentId::of(&csr.public_key.subject_public_key_info()))
     }
 
-    /// Signs a certificate for the key of `csr_der`, valid for [`AGENT_LIFE`] from `now_us`.
+    /// Signs a certificate for the key of `csr_der`, valid for `life` from `now_us`.
     ///
     /// # Errors
     /// [`CaError::Csr`] for a request that is too large, damaged, not signed by its key, or for another kind of key than
     /// P-256 and Ed25519.
-    pub fn agent_certificate(&self, csr_der: &[u8], now_us: i64) -> Result<AgentCertificate, CaError> {
+    pub fn agent_certificate(
+        &self,
+        csr_der: &[u8],
+        now_us: i64,
+        life: Duration,
+    ) -> Result<AgentCertificate, CaError> {
         let mut csr = parse_csr(csr_der)?;
         let agent = AgentId::of(&csr.public_key.subject_public_key_info());
-        csr.params = params(now_us, AGENT_LIFE, &format!("hearth agent {agent}"));
+        csr.params = params(now_us, life, &format!("hearth agent {agent}"));
         csr.params.subject_alt_names = vec![uri(agent)?, dns(AGENT_NAME)?];
         csr.params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let (serial, number) = random_serial();
         csr.params.serial_number = Some(number);
         let leaf = csr.signed_by(&self.issuer).map_err(CaError::Library)?;
-        let life_us = i64::try_from(AGENT_LIFE.as_micros()).unwrap_or(i64::MAX);
+        let life_us = i64::try_from(life.as_micros()).unwrap_or(i64::MAX);
         // Certificates count whole seconds.
         let not_after_us = (now_us / 1_000_000) * 1_000_000 + life_us;
         Ok(AgentCertificate {
@@ -357,8 +362,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create(dir.path(), clock::unix_us()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let made =
-            authority.agent_certificate(&csr(&key, "controller.hearth.internal"), clock::unix_us()).unwrap();
+        let request = csr(&key, "controller.hearth.internal");
+        let made = authority.agent_certificate(&request, clock::unix_us(), AGENT_LIFE_DEFAULT).unwrap();
         let leaf = CertificateDer::from(made.chain[0].clone());
         assert_eq!(agent_of(&leaf), Some((made.agent, made.not_after_us)));
         assert_eq!(made.agent, AgentId::of(&key.subject_public_key_info()));
@@ -378,11 +383,10 @@ mod tests {
         let mut request = csr(&KeyPair::generate().unwrap(), "x");
         let last = request.len() - 1;
         request[last] ^= 1;
-        assert!(matches!(authority.agent_certificate(&request, 0), Err(CaError::Csr { .. })));
-        assert!(matches!(
-            authority.agent_certificate(&vec![0; CSR_BYTES_MAX + 1], 0),
-            Err(CaError::Csr { .. })
-        ));
+        for request in [request, vec![0; CSR_BYTES_MAX + 1]] {
+            let made = authority.agent_certificate(&request, 0, AGENT_LIFE_DEFAULT);
+            assert!(matches!(made, Err(CaError::Csr { .. })));
+        }
     }
 
     #[test]

@@ -175,8 +175,8 @@ async fn join_with_token(
     let authority = shared.identity.authority();
     let agent = authority.csr_agent(csr_der)?;
     let sign = |_: &crate::db::locations::Location| {
-        let made =
-            authority.agent_certificate(csr_der, clock::unix_us()).map_err(|error| error.to_string())?;
+        let made = authority.agent_certificate(csr_der, clock::unix_us(), shared.config.agent_life);
+        let made = made.map_err(|error| error.to_string())?;
         Ok((record_of(&made), made.chain))
     };
     let (location, chain) = shared.db.enrol(&Enrolment { secret_hash, agent, facts }, sign).await?;
@@ -206,7 +206,7 @@ async fn certify(
     csr_der: &[u8],
     now_us: i64,
 ) -> Result<AgentCertificate, RefuseError> {
-    let made = shared.identity.authority().agent_certificate(csr_der, now_us)?;
+    let made = shared.identity.authority().agent_certificate(csr_der, now_us, shared.config.agent_life)?;
     shared.db.record_certificate(location, &record_of(&made)).await?;
     Ok(made)
 }

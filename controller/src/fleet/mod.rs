@@ -54,7 +54,7 @@ pub mod tls;
 mod upkeep;
 
 pub use reconcile::STOPPED_SETTING;
-pub use registry::{Figures, SessionView};
+pub use registry::{Duplicate, Figures, SessionView};
 pub use session::HEARTBEAT;
 
 /// Settings of the fleet.
@@ -64,6 +64,8 @@ pub struct FleetConfig {
     pub listen: SocketAddr,
     /// Transfers admitted at once.
     pub caps: Caps,
+    /// Life of an agent's certificate.
+    pub agent_life: Duration,
     /// Time between two pulses of an agent.
     pub heartbeat: Duration,
     /// A receiver that takes nothing for this long is cut off.
@@ -74,7 +76,13 @@ impl FleetConfig {
     /// The defaults, listening at `listen`.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, caps: Caps::default(), heartbeat: HEARTBEAT, stall: data::STALL_MAX }
+        Self {
+            listen,
+            caps: Caps::default(),
+            agent_life: ca::AGENT_LIFE_DEFAULT,
+            heartbeat: HEARTBEAT,
+            stall: data::STALL_MAX,
+        }
     }
 }
 
@@ -253,6 +261,12 @@ impl FleetHandle {
     #[must_use]
     pub fn session(&self, location: LocationId) -> Option<SessionView> {
         self.inner.shared.registry.of(location).map(|session| session.view())
+    }
+
+    /// The second place from which a location's key was shown in the last quarter of an hour.
+    #[must_use]
+    pub fn duplicate(&self, location: LocationId) -> Option<Duplicate> {
+        self.inner.shared.registry.duplicate(location, clock::unix_us())
     }
 
     /// Whether the agent of a location is connected.

@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 
 /// Copies that may wait to be hashed again on one session's way out: protects memory; more are asked for later.
 const VERIFIES_MAX: usize = 64;
+/// How long a second place with an agent's key is shown, microseconds: a refused agent comes again every five minutes.
+const DUPLICATE_SHOWN_US: i64 = 15 * 60 * 1_000_000;
 
 /// One live session.
 #[derive(Debug)]
@@ -55,6 +57,15 @@ struct State {
     /// A plan must be sent even if its generation was sent before: the agent is asked for a sign of life.
     nudge: bool,
     verify: BTreeSet<ContentId>,
+}
+
+/// A second place from which an agent's key was shown while its session lived: a copied key or disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Duplicate {
+    /// Where it called from.
+    pub address: SocketAddr,
+    /// When it last did, microseconds since the epoch.
+    pub seen_us: i64,
 }
 
 /// What the last pulse said about the cache.
@@ -232,11 +243,17 @@ impl Session {
     }
 }
 
+const fn is_recent(seen: &Duplicate, now_us: i64) -> bool {
+    now_us.saturating_sub(seen.seen_us) < DUPLICATE_SHOWN_US
+}
+
 /// All live sessions; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     by_location: Mutex<HashMap<LocationId, Arc<Session>>>,
     last_number: AtomicU64,
+    /// At most one per location, forgotten when it is old.
+    duplicates: Mutex<HashMap<LocationId, Duplicate>>,
 }
 
 impl Registry {
@@ -268,6 +285,20 @@ impl Registry {
     #[must_use]
     pub(super) fn of(&self, location: LocationId) -> Option<Arc<Session>> {
         self.table().get(&location).cloned()
+    }
+
+    /// Notes that a location's key was shown from a second place.
+    pub(super) fn note_duplicate(&self, location: LocationId, seen: Duplicate) {
+        let mut duplicates = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
+        duplicates.retain(|_, other| is_recent(other, seen.seen_us));
+        duplicates.insert(location, seen);
+    }
+
+    /// The second place from which a location's key was shown lately.
+    #[must_use]
+    pub(super) fn duplicate(&self, location: LocationId, now_us: i64) -> Option<Duplicate> {
+        let duplicates = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
+        duplicates.get(&location).copied().filter(|seen| is_recent(seen, now_us))
     }
 
     /// Whether a location's agent is connected.

@@ -31,7 +31,7 @@ use tokio::time::{sleep, timeout};
 
 use super::frames::{FrameReader, StreamError, send};
 use super::inbox::{Inbox, Next};
-use super::registry::{Due, NewSession, Session};
+use super::registry::{Due, Duplicate, NewSession, Session};
 use super::reports::Report;
 use super::{Shared, ca, data};
 use crate::db::locations::SessionFacts;
@@ -256,6 +256,8 @@ async fn alive(rival: &Session) -> bool {
 async fn show_duplicate(shared: &Shared, connection: &Connection, rival: &Session, name: &str) {
     let address = connection.remote_address();
     tracing::warn!(location = name, %address, rival = %rival.address, "the same agent key is used in two places");
+    shared.registry.note_duplicate(rival.location, Duplicate { address, seen_us: clock::unix_us() });
+    shared.location_changed(rival.location);
     let op = Draft::system("agent.duplicate").on("location", rival.location, name);
     let details =
         format!("the agent's key was shown from {address} while it is connected from {}", rival.address);

@@ -35,8 +35,10 @@ use crate::db::join_tokens::JoinToken;
 use crate::db::operations::{Draft, OperationFilter};
 use crate::db::{Db, PageRequest, new_id};
 
+mod certificates;
 mod data;
 mod enrol;
+mod garbage;
 mod plans;
 mod session;
 

@@ -49,6 +49,9 @@ pub struct Location {
     pub certificate_ends_at: Option<String>,
     /// Last sign of life.
     pub last_seen_at: Option<String>,
+    /// A second place from which the agent's key was shown in the last quarter of an hour; it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<DuplicateAgent>,
     /// Bytes the cache may allocate.
     pub budget_bytes: u64,
     /// Bytes the cache has allocated or reserved.
@@ -61,6 +64,15 @@ pub struct Location {
     pub active_entries: u32,
     /// When it enrolled.
     pub created_at: String,
+}
+
+/// Somebody else with an agent's key: a copied disk, or a stolen key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DuplicateAgent {
+    /// From where it called, `ip:port`.
+    pub address: String,
+    /// When it last did.
+    pub seen_at: String,
 }
 
 /// A change of a location; absent fields stay.

@@ -49,34 +49,6 @@ async fn version_clock_and_foreign_locations_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_certificate_or_with_a_foreign_one_there_is_no_session() {
-    let place = Place::new().await;
-    let agent = place.agent("cn-1").await;
-    let bare = Agent { location: agent.location, ..Agent::new("cn-1") };
-    let refused = bare.greet(&place, bare.hello(), None).await.err().unwrap();
-    assert!(refused.contains("certificate is required"), "{refused}");
-
-    let elsewhere = tempfile::tempdir().unwrap();
-    let foreign = Authority::create(elsewhere.path(), clock::unix_us()).unwrap();
-    let made = foreign.agent_certificate(&agent.csr(), clock::unix_us()).unwrap();
-    let chain = made.chain.into_iter().map(CertificateDer::from).collect();
-    let foreign = Agent { chain, ..Agent { key: agent.key, location: agent.location, ..Agent::new("cn-1") } };
-    assert!(foreign.greet(&place, foreign.hello(), None).await.is_err());
-    assert_eq!(place.fleet.online_count(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_expired_certificate_is_refused() {
-    let place = Place::new().await;
-    let mut agent = place.agent("cn-1").await;
-    let two_days_ago = clock::unix_us() - 48 * 3600 * 1_000_000;
-    let made = place.authority.agent_certificate(&agent.csr(), two_days_ago).unwrap();
-    agent.chain = made.chain.into_iter().map(CertificateDer::from).collect();
-    let refused = agent.greet(&place, agent.hello(), None).await.err().unwrap();
-    assert!(refused.to_lowercase().contains("expired"), "{refused}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn revocation_closes_a_live_connection_within_five_seconds() {
     let place = Place::new().await;
     let (told, untold) = (place.agent("cn-1").await, place.agent("cn-2").await);
@@ -169,26 +141,4 @@ async fn a_renewal_in_the_session_gives_a_new_certificate() {
     };
     let (named, _) = super::super::ca::agent_of(&CertificateDer::from(renewed.chain[0].clone())).unwrap();
     assert_eq!(named, agent.id());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn garbage_does_not_hurt() {
-    let place = Place::new().await;
-    let agent = place.agent("cn-1").await;
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    for n in 0..2000_u32 {
-        let mut datagram = [0; 1300];
-        blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut datagram);
-        // Half of them look like the first packet of a connection.
-        datagram[0] |= if n.is_multiple_of(2) { 0xc0 } else { 0x40 };
-        socket.send_to(&datagram, place.address).unwrap();
-    }
-    // Garbage inside a session: the session ends, the next one works.
-    for bytes in [&b"\xff\xff\xff\xff\x01\x01"[..], b"\x04\0\0\0\x99\x99abcd", b"\x01\0\0\0\x03\x01\x07"] {
-        let mut live = agent.session(&place).await;
-        live.writer.write_all(bytes).await.unwrap();
-        tokio::time::timeout(SOON, live.connection.closed()).await.unwrap();
-    }
-    let _live = agent.session(&place).await;
-    until("the agent is up after all that", || async { place.fleet.online_count() == 1 }).await;
 }
