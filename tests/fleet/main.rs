@@ -10,6 +10,7 @@ mod place;
 
 use std::time::Duration;
 
+use hearth_controller::clock;
 use hearth_protocol::words::PrewarmState;
 use place::{Place, until};
 
@@ -75,6 +76,30 @@ async fn a_revoked_agent_stops_and_keeps_its_cache() {
     until("the agent says so", async || agent.status().is_some_and(|said| said.contains("DENIED"))).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!place.online(&agent), "it came back");
+    assert!(agent.file(place.content).unwrap() == place.raw());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_renewed_at_half_of_their_life_inside_one_session_while_it_fetches() {
+    let life = Duration::from_secs(8);
+    let place = Place::with_agent_life(300, life).await;
+    let agent = place.agent("cn-1").await;
+    until("the session is up", async || place.online(&agent)).await;
+    let (since, first) = (place.since_us(&agent), place.certificate_ends_us(&agent).await);
+    let job = place.prewarm_capped(&[&agent], Some(1 << 20)).await;
+    until("it fetches", async || agent.done_bytes(place.content) > 0).await;
+    until("a second certificate is given", async || place.certificate_ends_us(&agent).await > first).await;
+    let second = place.certificate_ends_us(&agent).await;
+    // Half of the life, but for the whole seconds that certificates count; later on a busy machine, never earlier.
+    let after_us = second - first;
+    assert!(after_us >= 3_000_000, "renewed after {after_us} us of a life of {life:?}");
+    until("it is on disk", async || agent.certificate_on_disk_ends_us() >= second).await;
+    until("the first one has ended", async || clock::unix_us() > first + 1_000_000).await;
+    until("a third is given", async || place.certificate_ends_us(&agent).await > second).await;
+    assert_eq!(place.since_us(&agent), since, "one session from begin to end");
+    until("the job is done", async || place.state(job).await == PrewarmState::Done).await;
+    assert_eq!(place.since_us(&agent), since, "one session from begin to end");
     assert!(agent.file(place.content).unwrap() == place.raw());
     agent.stop().await;
 }

@@ -21,7 +21,7 @@ use hearth_controller::db::images::{ImageFacts, NewImage};
 use hearth_controller::db::operations::Draft;
 use hearth_controller::db::prewarms::Prewarm;
 use hearth_controller::db::{Db, join_tokens, new_id};
-use hearth_controller::fleet::ca::Authority;
+use hearth_controller::fleet::ca::{AGENT_LIFE_DEFAULT, Authority};
 use hearth_controller::fleet::tls::ServerIdentity;
 use hearth_controller::fleet::{Fleet, FleetConfig, FleetContext, FleetHandle};
 use hearth_protocol::api::cache::{Keep, Targets};
@@ -58,10 +58,16 @@ pub(crate) struct Place {
     image: ImageId,
     pub(crate) content: ContentId,
     n_chunks: u32,
+    agent_life: Duration,
 }
 
 impl Place {
     pub(crate) async fn new(n_chunks: u32) -> Self {
+        Self::with_agent_life(n_chunks, AGENT_LIFE_DEFAULT).await
+    }
+
+    /// A place whose agents' certificates live for `agent_life`.
+    pub(crate) async fn with_agent_life(n_chunks: u32, agent_life: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let db = Db::open(folder.path().join("hearth.db").to_str().unwrap()).await.unwrap();
         let store = Arc::new(ContentStore::new(folder.path()).unwrap());
@@ -69,7 +75,8 @@ impl Place {
         let content = stored(folder.path(), &store, n_chunks);
         let image = imported(&db, &store, content).await;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut place = Self { folder, db, store, authority, fleet: None, address, image, content, n_chunks };
+        let mut place =
+            Self { folder, db, store, authority, fleet: None, address, image, content, n_chunks, agent_life };
         place.start().await;
         place
     }
@@ -77,7 +84,7 @@ impl Place {
     /// Starts the fleet, on the same port as before.
     pub(crate) async fn start(&mut self) {
         let identity = ServerIdentity::new(Arc::clone(&self.authority), vec![], clock::unix_us()).unwrap();
-        let config = FleetConfig::new(self.address);
+        let config = FleetConfig { agent_life: self.agent_life, ..FleetConfig::new(self.address) };
         let context = FleetContext {
             db: self.db.clone(),
             store: Arc::clone(&self.store),
@@ -163,6 +170,16 @@ impl Place {
         self.db.prewarm(job).await.unwrap().unwrap().state
     }
 
+    /// When the agent's session came up, microseconds since the epoch; `None` if there is none.
+    pub(crate) fn since_us(&self, agent: &Agent) -> Option<i64> {
+        self.fleet.as_ref()?.session(agent.location).map(|session| session.since_us)
+    }
+
+    /// End of the newest certificate that the agent was given, microseconds since the epoch.
+    pub(crate) async fn certificate_ends_us(&self, agent: &Agent) -> i64 {
+        self.db.location(agent.location).await.unwrap().unwrap().cert_not_after_us.unwrap()
+    }
+
     pub(crate) fn online(&self, agent: &Agent) -> bool {
         self.fleet.as_ref().is_some_and(|fleet| fleet.online(agent.location))
     }
@@ -222,6 +239,11 @@ impl Agent {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         agent
+    }
+
+    /// End of the certificate on disk, microseconds since the epoch.
+    pub(crate) fn certificate_on_disk_ends_us(&self) -> i64 {
+        identity::Enrolment::load(&self.config.data_dir).unwrap().validity().not_after * 1_000_000
     }
 
     /// The entry as the local socket shows it.

@@ -7,10 +7,14 @@
 
 mod away;
 mod cache;
+mod clock;
 mod command_line;
 mod damage;
 mod formats;
 mod full_disk;
+mod identity;
 mod kill;
+mod prewarm;
+mod renewal;
 mod restart;
 mod trust;

@@ -44,7 +44,13 @@ async fn a_join_token_is_good_once_and_for_its_names_only() {
     let first = enrol(&cluster, "cn-1", &token);
     assert!(first.status.success(), "{first:?}");
     let second = enrol(&cluster, "cn-2", &token);
-    assert!(!second.status.success(), "{second:?}");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("used up"), "{second:?}");
+    // Somebody has a copy of the token: it stands in the log, with who tried and from where.
+    let log: Vec<Operation> = cluster.api.list("/operations").await.unwrap();
+    let reuse = log.iter().find(|row| row.action == "join_token.reuse").expect("the second use is shown");
+    assert_eq!((reuse.target_name.as_str(), reuse.result.as_str()), ("cn-2", "failed"), "{reuse:?}");
+    assert!(reuse.who.starts_with("127.0.0.1:"), "{reuse:?}");
     let ca = token.rsplit('_').next().unwrap();
     let forged = enrol(&cluster, "cn-3", &format!("hj1_{}_{ca}", "0".repeat(64)));
     assert!(!forged.status.success(), "{forged:?}");

@@ -2,11 +2,20 @@
 //!
 //! **Why not the command line's.** Crates of ours do not depend on `hearth`; and two clients find what one of them hides.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use hearth_protocol::api::Page;
 use hearth_protocol::api::error::ErrorBody;
-use reqwest::{Certificate, Method, Response};
+use reqwest::{Method, Response};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,6 +25,7 @@ pub struct Api {
     http: reqwest::Client,
     base: String,
     token: String,
+    clock_offset_s: Arc<AtomicI64>,
 }
 
 /// A refusal of the controller.
@@ -43,9 +53,25 @@ impl Api {
     pub fn new(base: &str, token: &str, ca_pem: &[u8]) -> anyhow::Result<Self> {
         // The second call of a process finds the provider installed, which is fine.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let ca = Certificate::from_pem(ca_pem).context("reading the CA's certificate")?;
-        let http = reqwest::Client::builder().tls_certs_only([ca]).no_proxy().build()?;
-        Ok(Self { http, base: base.to_owned(), token: token.to_owned() })
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca_pem).context("reading the CA's certificate")?)?;
+        let clock_offset_s = Arc::new(AtomicI64::new(0));
+        let verifier = AtTime {
+            inner: WebPkiServerVerifier::builder(Arc::new(roots)).build()?,
+            offset_s: Arc::clone(&clock_offset_s),
+        };
+        let mut tls = rustls::ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build()?;
+        Ok(Self { http, base: base.to_owned(), token: token.to_owned(), clock_offset_s })
+    }
+
+    /// Looks at certificates as if it were `offset_s` seconds later than it is; for all clones.
+    pub fn set_clock(&self, offset_s: i64) {
+        self.clock_offset_s.store(offset_s, Ordering::Relaxed);
     }
 
     /// The same controller with another token.
@@ -139,6 +165,50 @@ impl Api {
             bytes.extend_from_slice(&part?);
         }
         Ok(bytes)
+    }
+}
+
+/// The usual checks of a certificate, at the time of the controller under test.
+#[derive(Debug)]
+struct AtTime {
+    inner: Arc<WebPkiServerVerifier>,
+    offset_s: Arc<AtomicI64>,
+}
+
+impl ServerCertVerifier for AtTime {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let now_s = now.as_secs().saturating_add_signed(self.offset_s.load(Ordering::Relaxed));
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s));
+        self.inner.verify_server_cert(leaf, others, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hearth_agent::local::message::{Refusal, Reply, Request};
+use hearth_controller::ingest::sandbox::{SandboxMode, landlock_available};
 use hearth_protocol::api::cache::{CacheEntry, Keep, Targets};
 use hearth_protocol::api::image::{Image, ImageCreate};
 use hearth_protocol::api::location::{JoinTokenCreate, JoinTokenRecord, Location};
@@ -28,6 +29,8 @@ use crate::{programs, wait};
 pub const START_WAIT_MAX: Duration = Duration::from_secs(60);
 /// A small image is imported and fetched by then.
 pub const WORK_WAIT_MAX: Duration = Duration::from_secs(180);
+
+mod behind;
 
 /// Lines added to the configuration files.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +57,7 @@ pub struct Cluster {
     extra: Extra,
     /// The controller's first, then one per agent; empty without small disks.
     disks: Vec<SmallDisk>,
+    movable_clocks: bool,
     // Last: folders go away after the daemons and what is mounted in them.
     dir: tempfile::TempDir,
 }
@@ -79,8 +83,10 @@ impl Cluster {
         let small = extra.controller_disk_bytes.map(|bytes| SmallDisk::mount(&state, bytes)).transpose()?;
         let text = format!(
             "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
-             public_names = [\"127.0.0.1\"]\nsandbox = \"best-effort\"\nlog_filter = \"info\"\n{}",
-            state, extra.controller
+             public_names = [\"127.0.0.1\"]\nsandbox = \"{}\"\nlog_filter = \"info\"\n{}",
+            state,
+            sandbox_mode().as_str(),
+            extra.controller
         );
         std::fs::write(dir.path().join("controller.toml"), text)?;
         let config = dir.path().join("controller.toml");
@@ -96,7 +102,17 @@ impl Cluster {
         let api = Api::new(&url, &token, &std::fs::read(ca)?)?;
         let (agents_now, agent_ports, disks) = (Vec::new(), Vec::new(), small.into_iter().collect());
         let mut cluster =
-            Self { api, controller: None, agents: agents_now, port, agent_ports, extra, disks, dir };
+            Self {
+                api,
+                controller: None,
+                agents: agents_now,
+                port,
+                agent_ports,
+                extra,
+                disks,
+                movable_clocks: false,
+                dir,
+            };
         cluster.start_controller().await?;
         cluster.enrol(agents).await?;
         Ok(cluster)
@@ -159,7 +175,9 @@ impl Cluster {
         let config = self.dir.path().join("controller.toml");
         let args = ["serve", "--config", config.to_str().context("a path is text")?];
         let log = self.dir.path().join("controller.log");
-        let mut daemon = Daemon::start("the controller", &programs::get().controller, &args, &log)?;
+        let clock = self.movable_clocks.then(|| self.controller_clock()).transpose()?;
+        let mut daemon =
+            Daemon::start("the controller", &programs::get().controller, &args, &log, clock.as_ref())?;
         wait::until("the controller answers", START_WAIT_MAX, async || {
             daemon.check_alive()?;
             Ok(self.api.get::<SystemInfo>("/system").await.is_ok())
@@ -242,7 +260,9 @@ impl Cluster {
         let config = self.agent_dir(index).join("agent.toml");
         let args = ["serve", "--config", config.to_str().context("a path is text")?];
         let log = self.dir.path().join(format!("{}.log", agent_name(index)));
-        self.agents[index] = Some(Daemon::start(&agent_name(index), &programs::get().agent, &args, &log)?);
+        let clock = self.movable_clocks.then(|| self.agent_clock(index)).transpose()?;
+        let program = &programs::get().agent;
+        self.agents[index] = Some(Daemon::start(&agent_name(index), program, &args, &log, clock.as_ref())?);
         Ok(())
     }
 
@@ -431,8 +451,16 @@ impl Cluster {
         let mut command = Command::new(&programs::get().hearth);
         command.arg("--config").arg(self.dir.path().join("hearth.toml")).args(args);
         command.env_remove("HEARTH_URL").env_remove("HEARTH_TOKEN").env_remove("HEARTH_FINGERPRINT");
+        if self.movable_clocks {
+            command.envs(self.controller_clock()?.environment());
+        }
         command.output().context("starting hearth")
     }
+}
+
+/// How imports are confined: as in production, wherever the kernel can.
+fn sandbox_mode() -> SandboxMode {
+    if landlock_available() { SandboxMode::Required } else { SandboxMode::BestEffort }
 }
 
 /// Name of agent `index` (from 0).

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::wait;
+use crate::wall_clock::WallClock;
 
 /// Bytes of a log that a failed test shows.
 const LOG_BYTES_SHOWN: usize = 4096;
@@ -23,14 +24,21 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program` with `args`; output is appended to `log`.
+    /// Starts `program` with `args`; output is appended to `log`. With a clock it lives by that wall clock.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(name: &str, program: &Path, args: &[&str], log: &Path) -> anyhow::Result<Self> {
+    pub fn start(
+        name: &str,
+        program: &Path,
+        args: &[&str],
+        log: &Path,
+        clock: Option<&WallClock>,
+    ) -> anyhow::Result<Self> {
         let out = OpenOptions::new().create(true).append(true).open(log).context("opening a log")?;
         let child = Command::new(program)
             .args(args)
+            .envs(clock.map(WallClock::environment).unwrap_or_default())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

@@ -46,8 +46,9 @@ async fn an_import_that_is_killed_runs_again() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let file = dir.path().join("controller.toml");
     let text = format!(
-        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"best-effort\"\n",
-        dir.path().join("state")
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n",
+        dir.path().join("state"),
+        harness::sandbox().as_str()
     );
     std::fs::write(&file, text).unwrap();
     let config = config::load(Some(&file)).unwrap().config;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_controller::config::{self, Config};
+use hearth_controller::ingest::sandbox::{SandboxMode, landlock_available};
 use hearth_controller::serve::Controller;
 use hearth_controller::{admin, clock, metrics};
 use hearth_protocol::api::error::ErrorBody;
@@ -28,11 +29,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) fn config_in(dir: &Path) -> Config {
     let file = dir.join("controller.toml");
     let text = format!(
-        "state_dir = {:?}\nlisten_https = \"127.0.0.1:0\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"best-effort\"\n",
-        dir.join("state")
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:0\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n",
+        dir.join("state"),
+        sandbox().as_str()
     );
     std::fs::write(&file, text).unwrap();
     config::load(Some(&file)).unwrap().config
+}
+
+/// How imports are confined: as in production, wherever the kernel can.
+pub(crate) fn sandbox() -> SandboxMode {
+    if landlock_available() { SandboxMode::Required } else { SandboxMode::BestEffort }
 }
 
 /// Sets a controller up and returns the administrator's token.
