@@ -249,8 +249,7 @@ fn judge_locations(locations: &[Location]) -> Vec<Check> {
         )
     });
     let twice = present.iter().filter_map(|l| Some((l.name.as_str(), l.duplicate.as_ref()?)));
-    let twice: Vec<String> =
-        twice.map(|(name, seen)| format!("{name} (also at {})", seen.address)).collect();
+    let twice: Vec<String> = twice.map(|(name, seen)| format!("{name} (also at {})", seen.address)).collect();
     if !twice.is_empty() {
         checks.push(fail(
             "identities",

@@ -200,7 +200,9 @@ fn table_cell(cell: &Cell, look: Look) -> TableCell {
 fn colour_of(word: &str) -> Option<Color> {
     match word {
         "active" | "done" | "online" | "ok" => Some(Color::Green),
-        "cache_fail" | "delete_failed" | "killed" | "failed" | "offline" | "fail" | "duplicate" => Some(Color::Red),
+        "cache_fail" | "delete_failed" | "killed" | "failed" | "offline" | "fail" | "duplicate" => {
+            Some(Color::Red)
+        }
         "stale" | "paused" | "draining" | "cancelled" | "deactivated" | "warn" => Some(Color::Yellow),
         "caching" | "verifying" | "saving" | "importing" | "running" => Some(Color::Cyan),
         _ => None,

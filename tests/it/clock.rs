@@ -38,11 +38,9 @@ async fn press(cluster: &Cluster, large: &Image) {
     let entry = cluster.wait_entry(large.id, 0, EntryStatus::CacheFail).await.unwrap();
     assert!(entry.reason.contains("no space"), "{entry:#?}");
     cluster.api.act(Method::POST, &format!("/prewarms/{}/cancel", job.id)).await.unwrap();
-    wait::until("the wish is gone", WORK_WAIT_MAX, async || {
-        Ok(cluster.entries(large.id).await?.is_empty())
-    })
-    .await
-    .unwrap();
+    wait::until("the wish is gone", WORK_WAIT_MAX, async || Ok(cluster.entries(large.id).await?.is_empty()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,7 +130,10 @@ async fn a_retry_takes_up_the_failed_hosts_and_no_others() {
     run(&cluster, &["location", "drain", "host-2"], 0);
     let create = ["prewarm", "create", "a", "--to", "host-1,host-2", "--wait"];
     let text = run(&cluster, &create, 7);
-    is(&text, &["1 of 2 active", "1 failed", "draining", "error: the job ended failed", "hearth prewarm retry"]);
+    is(
+        &text,
+        &["1 of 2 active", "1 failed", "draining", "error: the job ended failed", "hearth prewarm retry"],
+    );
     let job: PrewarmDetails = json(&cluster, &["prewarm", "show", "a"]);
     assert_eq!((job.prewarm.state, job.prewarm.failed), (PrewarmState::Failed, 1), "{job:#?}");
     let failed = job.locations.iter().find(|host| host.location_name == "host-2").unwrap();
@@ -180,7 +183,8 @@ async fn demand_comes_before_a_deadline_before_bulk() {
 async fn a_job_begins_at_its_start_time_moves_no_faster_than_its_rate_and_holds_as_long_as_asked() {
     let cluster = Cluster::start(2).await.unwrap();
     let a = image(&cluster, "a", 6, 441).await;
-    let late = ["prewarm", "create", "a", "--to", "host-1", "--start", "4s", "--rate", "1MiB", "--keep", "2h"];
+    let late =
+        ["prewarm", "create", "a", "--to", "host-1", "--start", "4s", "--rate", "1MiB", "--keep", "2h"];
     let job: Prewarm = json(&cluster, &late);
     assert_eq!(job.state, PrewarmState::Scheduled);
     is(&run(&cluster, &["prewarm", "list"], 0), &["scheduled", "0/1"]);

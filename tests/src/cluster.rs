@@ -100,19 +100,17 @@ impl Cluster {
         )?;
         let ca = find_ca(&state)?;
         let api = Api::new(&url, &token, &std::fs::read(ca)?)?;
-        let (agents_now, agent_ports, disks) = (Vec::new(), Vec::new(), small.into_iter().collect());
-        let mut cluster =
-            Self {
-                api,
-                controller: None,
-                agents: agents_now,
-                port,
-                agent_ports,
-                extra,
-                disks,
-                movable_clocks: false,
-                dir,
-            };
+        let mut cluster = Self {
+            api,
+            controller: None,
+            agents: Vec::new(),
+            port,
+            agent_ports: Vec::new(),
+            extra,
+            disks: small.into_iter().collect(),
+            movable_clocks: false,
+            dir,
+        };
         cluster.start_controller().await?;
         cluster.enrol(agents).await?;
         Ok(cluster)

@@ -345,7 +345,8 @@ mod tests {
         let longest_ms = u64::try_from(backoff::ENTRY_MAX.as_millis()).unwrap();
         let begins = |next_try_unix_ms| {
             let failures = BTreeMap::from([(id(0), Failure { failures: 1, next_try_unix_ms })]);
-            !reconcile(&Snapshot { failures: &failures, now_unix_ms: 1000, ..snapshot(&plan, &[], &[]) }).is_empty()
+            !reconcile(&Snapshot { failures: &failures, now_unix_ms: 1000, ..snapshot(&plan, &[], &[]) })
+                .is_empty()
         };
         assert!(!begins(1000 + longest_ms));
         assert!(begins(1001 + longest_ms), "set while the clock was ahead");

@@ -54,7 +54,8 @@ impl Rest {
         }
         let mut rest = self;
         let read = async {
-            while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut rest).poll_frame(context)).await
+            while let Some(frame) =
+                std::future::poll_fn(|context| Pin::new(&mut rest).poll_frame(context)).await
             {
                 if frame.is_err() {
                     return false;

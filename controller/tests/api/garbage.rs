@@ -106,7 +106,8 @@ async fn an_answer_before_the_end_of_a_body_arrives() {
     }
     // A client with a pool of connections is told, and takes another one.
     for n in 0..20 {
-        let large = place.client.ask(reqwest::Method::POST, "/images").json(&json!({ "name": "x".repeat(2 << 20) }));
+        let large =
+            place.client.ask(reqwest::Method::POST, "/images").json(&json!({ "name": "x".repeat(2 << 20) }));
         fault(large.send().await.unwrap_or_else(|error| panic!("{n}: {error:?}")), 413).await;
         place.client.get("/whoami").await;
     }

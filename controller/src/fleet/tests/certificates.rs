@@ -56,7 +56,8 @@ async fn a_key_with_the_name_of_another_agent_is_refused_even_if_our_ca_signed_i
         let ca = place.authority.certificate().clone();
         bearer.chain = vec![made.unwrap().der().clone(), ca];
         let refused = bearer.greet(&place, bearer.hello(), None).await.err().unwrap();
-        let expected = if signed_by_us { "agent certificate is required: enrol first" } else { "certificate" };
+        let expected =
+            if signed_by_us { "agent certificate is required: enrol first" } else { "certificate" };
         assert!(refused.contains(expected), "{names:?}: {refused}");
     }
     assert_eq!(place.fleet.online_count(), 0);
