@@ -99,7 +99,7 @@ pub async fn list(
 /// # Errors
 /// 400 for a foreign cursor; 500.
 pub async fn page(app: &App, filter: &CacheFilter, page: &PageRequest) -> Result<Page<CacheEntry>, Fault> {
-    let rows = app.db.cache_rows(filter, page, clock::unix_us()).await?;
+    let rows = app.db.cache_rows(filter, page, clock::steady_unix_us()).await?;
     let mut leases: HashMap<ContentId, Vec<(LocationId, Lease)>> = HashMap::new();
     for row in rows.items.iter().filter(|row| row.entry.as_ref().is_some_and(|entry| entry.leases > 0)) {
         if let Entry::Vacant(vacant) = leases.entry(row.content) {
@@ -339,7 +339,7 @@ async fn shown(app: &App, image: ImageId, location: LocationId) -> Result<axum::
 
 async fn one(app: &App, image: ImageId, location: LocationId) -> Result<CacheRow, Fault> {
     let filter = CacheFilter { image: Some(image), location: Some(location), ..CacheFilter::default() };
-    let rows = app.db.cache_rows(&filter, &PageRequest::first(1), clock::unix_us()).await?;
+    let rows = app.db.cache_rows(&filter, &PageRequest::first(1), clock::steady_unix_us()).await?;
     rows.items.into_iter().next().ok_or_else(|| missing(image, location))
 }
 

@@ -170,7 +170,7 @@ pub async fn show(
     let image = find(&app, &caller, id).await?;
     let cached_at = if caller.sees_caches() {
         let filter = CacheFilter { image: Some(id), ..CacheFilter::default() };
-        let counts = app.db.cache_counts(&filter, clock::unix_us()).await?;
+        let counts = app.db.cache_counts(&filter, clock::steady_unix_us()).await?;
         let active = counts.get(&EntryStatus::Active).copied().unwrap_or(0);
         Some(u32::try_from(active).unwrap_or(u32::MAX))
     } else {
