@@ -26,6 +26,8 @@ const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
 const ALERT_CERTIFICATE_UNKNOWN: u8 = 46;
 const ALERT_UNKNOWN_CA: u8 = 48;
 const ALERT_ACCESS_DENIED: u8 = 49;
+/// A signature is wrong. Every controller's CA has the same name, so this is what a certificate of another one meets.
+const ALERT_DECRYPT_ERROR: u8 = 51;
 /// QUIC puts TLS alerts at 0x100 + alert (RFC 9001, 4.8).
 const CRYPTO_ERROR: u64 = 0x100;
 
@@ -146,7 +148,8 @@ pub fn lost(reason: &ConnectionError) -> ConnectError {
                 | ALERT_CERTIFICATE_REVOKED
                 | ALERT_CERTIFICATE_UNKNOWN
                 | ALERT_UNKNOWN_CA
-                | ALERT_ACCESS_DENIED,
+                | ALERT_ACCESS_DENIED
+                | ALERT_DECRYPT_ERROR,
             ) => closed(FaultCode::Denied, b"it does not accept our certificate"),
             _ => ConnectError::Lost { why: reason.to_string() },
         },
