@@ -94,11 +94,16 @@ const JOINS: &str = ") AS wanted_or_seen GROUP BY image_id, location_id) AS pair
      LEFT JOIN entry e ON e.location_id = pair.location_id AND e.content_id = im.content_id \
      WHERE im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
 
-/// All rows that match, with the filters pushed to where indexes serve them.
-fn shown(filter: &CacheFilter, now_us: i64) -> Stmt {
+/// All rows that match, with the filters pushed to where indexes serve them. `images`: of these alone.
+fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i64) -> Stmt {
+    let only = |stmt: Stmt, text| match images {
+        Some(images) => stmt.text(text).list(images.iter().copied()),
+        None => stmt,
+    };
     let stmt = sql("entry", ROWS).bind(now_us.saturating_sub(STALE_AFTER_US)).text(" WHERE 1 = 1");
     let stmt = stmt.when(filter.image, " AND image_id = ").when(filter.location, " AND location_id = ");
-    let stmt = stmt.text(ENTRIES).when(filter.image, " AND image.id = ");
+    let stmt = only(stmt, " AND image_id IN ").text(ENTRIES).when(filter.image, " AND image.id = ");
+    let stmt = only(stmt, " AND image.id IN ");
     let stmt = stmt.when(filter.location, " AND entry.location_id = ").text(JOINS);
     let stmt = stmt
         .when(filter.status, " AND shown.shown_status = ")
@@ -147,7 +152,7 @@ impl Db {
         page: &PageRequest,
         now_us: i64,
     ) -> Result<Page<CacheRow>, DbError> {
-        let mut stmt = shown(filter, now_us);
+        let mut stmt = shown(filter, None, now_us);
         if let Some([image_name, image, location_name, location]) = page.key()? {
             stmt = stmt.text(
                 " AND (shown.image_folded, shown.image_id, shown.location_folded, shown.location_id) > (",
@@ -195,9 +200,27 @@ impl Db {
         now_us: i64,
     ) -> Result<HashMap<EntryStatus, u64>, DbError> {
         let count = "SELECT counted.shown_status, CAST(COUNT(*) AS BIGINT) AS n FROM (";
-        let stmt = shown(filter, now_us).wrapped(count, ") AS counted GROUP BY counted.shown_status");
+        let stmt = shown(filter, None, now_us).wrapped(count, ") AS counted GROUP BY counted.shown_status");
         let rows = self.rows(stmt).await?;
         rows.iter().map(|row| Ok((row.parse("shown_status")?, row.size("n")?))).collect()
+    }
+
+    /// At how many locations each of these images (at most a page of them) is `active` as shown. Images that are nowhere are
+    /// left out.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn active_copies(
+        &self,
+        images: &[ImageId],
+        now_us: i64,
+    ) -> Result<HashMap<ImageId, u32>, DbError> {
+        let active = CacheFilter { status: Some(EntryStatus::Active), ..CacheFilter::default() };
+        let count = "SELECT counted.image_id, CAST(COUNT(*) AS BIGINT) AS n FROM (";
+        let stmt =
+            shown(&active, Some(images), now_us).wrapped(count, ") AS counted GROUP BY counted.image_id");
+        let rows = self.rows(stmt).await?;
+        rows.iter().map(|row| Ok((row.parse("image_id")?, row.size("n")?))).collect()
     }
 
     /// Contents at a location that no image has any more: the rest of what its disk holds.

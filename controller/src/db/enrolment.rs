@@ -14,11 +14,12 @@ use hearth_protocol::words::{LocationKind, LocationState};
 
 use super::changes::Change;
 use super::error::DbError;
+use super::grams::fold;
 use super::ids::new_id;
 use super::join_tokens::{JoinToken, TokenFault, spend};
 use super::locations::{COLUMNS, Location, location};
 use super::operations::{Draft, WhoKind};
-use super::sql::{fold, sql, to_json};
+use super::sql::{sql, to_json};
 use super::store::{Db, Tx};
 use crate::logic::join::{self, JoinError};
 

@@ -17,10 +17,11 @@ use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use super::changes::Change;
 use super::contents::Content;
 use super::error::DbError;
+use super::grams::fold;
 use super::images::{Image, ImageFacts, NewImage};
 use super::jobs::{JobKind, JobState};
 use super::operations::Draft;
-use super::sql::{fold, sql, to_json};
+use super::sql::{sql, to_json};
 use super::store::{Db, Tx};
 
 /// What is known of a file when its upload ends.
@@ -115,6 +116,7 @@ impl Db {
                 let stmt = stmt.bind(to_json(&new.expected));
                 let inserted = tx.run(stmt.bind(tx.now_us())).await;
                 inserted.map_err(|error| error.or_exists("image", &facts.name))?;
+                tx.put_grams(new.id, &facts.name).await?;
                 tx.changed(Change::Image(new.id));
                 tx.record(op).await
             })
@@ -156,6 +158,7 @@ impl Db {
                     stmt.bind(facts.min_memory_bytes).bind(facts.protected).bind(to_json(&facts.properties));
                 let updated = tx.run(stmt.bind(tx.now_us()).bind(id)).await;
                 updated.map_err(|error| error.or_exists("image", &facts.name))?;
+                tx.put_grams(id, &facts.name).await?;
                 tx.changed(Change::Image(id));
                 tx.record(op).await?;
                 tx.image(id).await
@@ -375,6 +378,7 @@ async fn delete_in(
     if tx.row(sql("prewarm", busy).bind(id)).await?.is_some() {
         return refused("being prewarmed", "cancel its prewarm jobs first");
     }
+    tx.delete_grams(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     let jobs = "UPDATE job SET state = 'failed', error = 'the image was deleted', updated_us = $1 \
          WHERE image_id = $2 AND state IN ('queued', 'running')";

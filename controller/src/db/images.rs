@@ -15,8 +15,9 @@ use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, Visibility};
 
 use super::error::DbError;
+use super::grams::{fold, where_name_holds};
 use super::page::PageRequest;
-use super::sql::{Row, Stmt, contains, fold, sql};
+use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 use super::tokens::Scope;
 
@@ -286,7 +287,7 @@ impl Db {
 fn filtered(stmt: Stmt, filter: &ImageFilter) -> Stmt {
     let mut stmt = stmt.text(" AND image.deleted_us IS NULL");
     if let Some(part) = &filter.name_contains {
-        stmt = stmt.text(" AND image.name_folded LIKE ").arg(contains(part)).text(" ESCAPE '\\'");
+        stmt = where_name_holds(stmt, part);
     }
     stmt = stmt.when(filter.status, " AND image.status = ").when(filter.kind, " AND image.kind = ");
     stmt = stmt.when(filter.visibility, " AND image.visibility = ");

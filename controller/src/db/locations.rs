@@ -14,8 +14,9 @@ use hearth_protocol::words::{LocationKind, LocationState};
 
 use super::changes::Change;
 use super::error::DbError;
+use super::grams::fold;
 use super::operations::Draft;
-use super::sql::{Row, fold, sql, to_json};
+use super::sql::{Row, sql, to_json};
 use super::store::{Db, Tx};
 
 /// A location.

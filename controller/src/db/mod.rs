@@ -21,6 +21,7 @@ pub mod contents;
 pub mod enrolment;
 pub mod entries;
 mod error;
+pub(crate) mod grams;
 mod ids;
 pub mod image_changes;
 pub mod images;

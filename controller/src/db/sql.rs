@@ -27,6 +27,7 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::{Any, Arguments as _, AssertSqlSafe, Row as _};
 
 use super::error::DbError;
+use super::grams::fold;
 
 /// A value on its way to the database.
 #[derive(Clone, Debug)]
@@ -307,11 +308,6 @@ impl Row {
 /// JSON text of a record's free part.
 pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("maps with text keys and plain structs always serialize")
-}
-
-/// The form in which names are searched and compared without case.
-pub(super) fn fold(text: &str) -> String {
-    text.to_lowercase()
 }
 
 /// A LIKE pattern (with `ESCAPE '\'`) for "contains `text`", folded.

@@ -6,9 +6,10 @@
 use hearth_protocol::id::{DomainId, ProjectId};
 
 use super::error::DbError;
+use super::grams::fold;
 use super::ids::new_id;
 use super::operations::Draft;
-use super::sql::{Row, fold, sql};
+use super::sql::{Row, sql};
 use super::store::{Db, Tx};
 
 /// Name of the first domain and its first project.

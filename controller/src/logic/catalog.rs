@@ -96,6 +96,14 @@ pub fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
     Ok(())
 }
 
+/// Checks a text that names are searched for: none that holds it could be longer or have control characters.
+///
+/// # Errors
+/// What is wrong with it, for the parameter `field`.
+pub fn check_search(field: &str, text: &str) -> Result<(), FieldError> {
+    check_text(field, Some(text), NAME_CHARS_MAX)
+}
+
 /// Control characters, and the marks that turn the direction of writing: a name must look like what it is.
 fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
@@ -222,6 +230,16 @@ mod tests {
         check("properties", |c| c.properties = (0..65).map(|i| (format!("p{i}"), String::new())).collect());
         check("properties.Os", |c| c.properties = [("Os".into(), "x".into())].into());
         check("properties.os", |c| c.properties = [("os".into(), "x".repeat(1025))].into());
+    }
+
+    #[test]
+    fn a_search_is_bounded() {
+        for text in ["", "镜像", "100%_", "é".repeat(255).as_str()] {
+            check_search("q", text).unwrap();
+        }
+        for text in ["a\u{0}", "é".repeat(256).as_str()] {
+            assert_eq!(check_search("q", text).unwrap_err().field, "q");
+        }
     }
 
     #[test]

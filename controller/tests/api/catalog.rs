@@ -24,6 +24,13 @@ async fn pages_hold_every_image_once() {
     assert_eq!(names, (0..7).map(|i| format!("image-{i}")).collect::<Vec<_>>());
     assert_eq!(place.client.get("/images?name=IMAGE-3").await["items"].as_array().unwrap().len(), 1);
     assert_eq!(place.client.get("/images?q=age-4").await["items"].as_array().unwrap().len(), 1);
+    for nothing in ["age%25", "image_4", "镜像"] {
+        assert_eq!(place.client.get(&format!("/images?q={nothing}")).await["items"], json!([]), "{nothing}");
+    }
+    for refused in ["x".repeat(256), "a%00b".to_owned()] {
+        let answer = place.client.ask(Method::GET, &format!("/images?q={refused}")).send().await.unwrap();
+        assert_eq!(fault(answer, 400).await.field.as_deref(), Some("q"));
+    }
     assert_eq!(place.client.get("/images?status=active").await["items"], json!([]));
     let taken =
         place.client.ask(Method::POST, "/images").json(&json!({ "name": "Image-1" })).send().await.unwrap();

@@ -1,5 +1,7 @@
 //! Enrolment, locations, entries, leases and the cache list.
 
+use std::collections::HashMap;
+
 use futures::future::join_all;
 use hearth_controller::clock;
 use hearth_controller::db::cache_list::{CacheFilter, STALE_AFTER_US};
@@ -259,6 +261,13 @@ async fn the_cache_list_joins_wishes_and_observations(place: Place) {
     assert_eq!(list(named, now_us).await, rows[3..4]);
     let counts = db.cache_counts(&of_image, now_us).await.unwrap();
     assert_eq!((counts.len(), counts[&EntryStatus::Active]), (4, 1));
+    let elsewhere = active_image(&db, "elsewhere").await;
+    let copies = db.active_copies(&[image.id, elsewhere.id], now_us).await.unwrap();
+    assert_eq!(copies, HashMap::from([(image.id, 1)]), "only what is shown as active");
+    assert!(db.active_copies(&[elsewhere.id], now_us).await.unwrap().is_empty());
+    assert!(db.active_copies(&[], now_us).await.unwrap().is_empty());
+    let later_us = now_us + STALE_AFTER_US + MINUTE_US;
+    assert!(db.active_copies(&[image.id], later_us).await.unwrap().is_empty(), "a silent location counts");
     let silent = list(of_image, now_us + STALE_AFTER_US + MINUTE_US).await;
     assert!(silent.iter().all(|row| row.status == EntryStatus::Stale));
     assert_eq!(

@@ -11,6 +11,7 @@ mod fixture;
 mod fleet;
 mod jobs;
 mod safety;
+mod search;
 
 /// Runs each function once per engine.
 macro_rules! on_both_engines {
