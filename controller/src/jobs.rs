@@ -323,7 +323,11 @@ impl Jobs {
         let (note, notes) = watch::channel((ImportStage::Inspecting, 0));
         let noting = task::spawn("import-progress", self.note(image.id, notes, Arc::clone(cancel)));
         let done = tokio::task::spawn_blocking(move || {
+            let mut last = None;
             ingest.run_import(&spec, &stop, &mut |stage, percent| {
+                if last.replace(stage) != Some(stage) {
+                    tracing::debug!(image = %spec.image, %stage, "an import goes on");
+                }
                 note.send_replace((stage, percent));
             })
         });

@@ -14,6 +14,7 @@ mod formats;
 mod full_disk;
 mod identity;
 mod kill;
+mod memory;
 mod prewarm;
 mod renewal;
 mod restart;

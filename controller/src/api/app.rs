@@ -12,7 +12,7 @@ use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
 use crate::jobs::Jobs;
 
-/// Uploads at once: each holds a file, three threads and about 2 MiB.
+/// Uploads at once: each holds a file, four threads and at most 8 MiB.
 pub const UPLOADS_MAX: usize = 16;
 /// Downloads at once: each holds a file and a buffer.
 pub const DOWNLOADS_MAX: usize = 64;

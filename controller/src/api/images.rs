@@ -10,7 +10,7 @@ use hearth_protocol::api::cache::CacheEntry;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Image as ImageBody, ImageCreate};
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
-use hearth_protocol::words::{DiskFormat, EntryStatus, ImageKind, ImageStatus, PrewarmState, Visibility};
+use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, PrewarmState, Visibility};
 use serde::Deserialize;
 
 use super::app::App;
@@ -20,13 +20,14 @@ use super::fault::Fault;
 use super::when;
 use crate::clock;
 use crate::db::cache_list::CacheFilter;
+use crate::db::grams::fold;
 use crate::db::images::{Image, ImageFacts, ImageFilter, NewImage};
 use crate::db::operations::Draft;
 use crate::db::prewarms::PrewarmFilter;
 use crate::db::tokens::Scope;
 use crate::db::{PageRequest, new_id};
 use crate::logic::authz::{Action, Resource};
-use crate::logic::catalog::check_create;
+use crate::logic::catalog::{check_create, check_search};
 
 /// Glance's name for a file that is in no further container.
 const CONTAINER_BARE: &str = "bare";
@@ -38,7 +39,7 @@ const CONTAINER_BARE: &str = "bare";
 pub struct ListQuery {
     /// Exactly this name, without regard to case.
     name: Option<String>,
-    /// Part of the name, without regard to case.
+    /// Part of the name, without regard to case; at most 255 characters. `%` and `_` are plain characters.
     q: Option<String>,
     /// State.
     status: Option<ImageStatus>,
@@ -91,7 +92,7 @@ pub async fn create(
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
     app.db.create_image(&new, &op).await?;
     let image = find(&app, &caller, id).await?;
-    Ok((StatusCode::CREATED, axum::Json(body(&image, None))))
+    Ok((StatusCode::CREATED, axum::Json(shown(&app, &caller, &image).await?)))
 }
 
 fn facts(create: ImageCreate) -> ImageFacts {
@@ -133,14 +134,12 @@ pub async fn list(
     caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<ImageBody>>, Fault> {
+    query.q.as_deref().map_or(Ok(()), |q| check_search("q", q))?;
     let page = if let Some(name) = &query.name {
         let keep = |image: &Image| {
             query.status.is_none_or(|status| status == image.status)
                 && query.kind.is_none_or(|kind| kind == image.kind)
-                && query
-                    .q
-                    .as_ref()
-                    .is_none_or(|q| image.facts.name.to_lowercase().contains(&q.to_lowercase()))
+                && query.q.as_ref().is_none_or(|q| fold(&image.facts.name).contains(&fold(q)))
         };
         let named = app.db.images_named(caller.scope(), name).await?;
         Page { items: named.into_iter().filter(keep).collect(), next: None }
@@ -155,7 +154,7 @@ pub async fn list(
             .images(caller.scope(), &filter, &PageRequest { limit: query.limit, cursor: query.cursor })
             .await?
     };
-    let items = page.items.iter().map(|image| body(image, None)).collect();
+    let items = bodies(&app, &caller, &page.items).await?;
     Ok(axum::Json(Page { items, next: page.next }))
 }
 
@@ -168,15 +167,7 @@ pub async fn show(
     Path(id): Path<ImageId>,
 ) -> Result<axum::Json<ImageBody>, Fault> {
     let image = find(&app, &caller, id).await?;
-    let cached_at = if caller.sees_caches() {
-        let filter = CacheFilter { image: Some(id), ..CacheFilter::default() };
-        let counts = app.db.cache_counts(&filter, clock::steady_unix_us()).await?;
-        let active = counts.get(&EntryStatus::Active).copied().unwrap_or(0);
-        Some(u32::try_from(active).unwrap_or(u32::MAX))
-    } else {
-        None
-    };
-    Ok(axum::Json(body(&image, cached_at)))
+    shown(&app, &caller, &image).await.map(axum::Json)
 }
 
 /// Deletes an image: its record, its original, and its content unless another image has the same. Copies at locations
@@ -265,7 +256,7 @@ pub async fn retry(
     }
     crate::jobs::retry(&app.db, &image, &caller.draft().on("image", id, image.facts.name.clone())).await?;
     let image = find(&app, &caller, id).await?;
-    Ok((StatusCode::ACCEPTED, axum::Json(body(&image, None))))
+    Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
 }
 
 /// Where an image is cached.
@@ -302,9 +293,31 @@ pub async fn find(app: &App, caller: &Caller, id: ImageId) -> Result<Image, Faul
     Ok(image)
 }
 
+/// The bodies of records, with the number of their copies for those who may know where copies are.
+///
+/// # Errors
+/// 500.
+pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
+    if !caller.sees_caches() {
+        return Ok(images.iter().map(|image| body(image, None)).collect());
+    }
+    let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
+    let copies = app.db.active_copies(&ids, clock::steady_unix_us()).await?;
+    let cached_at = |image: &Image| Some(copies.get(&image.id).copied().unwrap_or(0));
+    Ok(images.iter().map(|image| body(image, cached_at(image))).collect())
+}
+
+/// As [`bodies`], of one record.
+///
+/// # Errors
+/// As [`bodies`].
+pub async fn shown(app: &App, caller: &Caller, image: &Image) -> Result<ImageBody, Fault> {
+    let mut one = bodies(app, caller, std::slice::from_ref(image)).await?;
+    Ok(one.remove(0))
+}
+
 /// The body of a record.
-#[must_use]
-pub fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
+fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     let facts = &image.facts;
     ImageBody {

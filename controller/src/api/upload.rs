@@ -6,8 +6,11 @@
 //! **Why a task of its own.** A caller that goes away drops the handler at any `.await`; the task sees the broken body
 //! instead and puts the image back to `queued` with the reason.
 //!
+//! **Why pieces of a MiB.** The network gives 16 KiB at a time; a hop to the disk's thread and to three summing threads for
+//! each cost as much as the work itself.
+//!
 //! **Invariants.**
-//! 1. Memory is bounded: one network buffer, and what the summing threads lag behind.
+//! 1. Memory is bounded: [`PIECES_WAITING_MAX`] pieces, and the few that the summing threads lag behind.
 //! 2. What is announced is set aside before the first byte; what is not announced is checked while it comes.
 //! 3. A file whose checksum is not the expected one is never kept.
 //! 4. A sender that stalls or crawls is cut off, and the image can be sent again.
@@ -18,17 +21,19 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Checksums, Image as ImageBody};
 use hearth_protocol::id::ImageId;
+use tokio::sync::mpsc;
 
 use super::app::App;
 use super::body::Path;
 use super::caller::Caller;
 use super::fault::Fault;
-use super::images::{body, find};
-use crate::content::{ContentError, Sums};
+use super::images::{find, shown};
+use crate::content::{ContentError, OriginalWriter, Sums};
 use crate::db::image_changes::Original;
 use crate::db::images::Image;
 use crate::db::operations::Draft;
@@ -45,6 +50,10 @@ const RATE_BYTES_PER_S_MIN: u64 = 1024;
 const ABORT_AGAIN: Duration = Duration::from_secs(2);
 /// What to do about a full disk.
 const ROOM_HINT: &str = "delete images that nobody needs, or enlarge the file system of state_dir";
+/// Bytes handed to the disk and to the checksums at once.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces that wait for the disk. With those that are gathered, written and summed an upload holds at most 8 MiB.
+const PIECES_WAITING_MAX: usize = 2;
 /// Bytes between two looks at the free space when the length is not announced.
 const ROOM_STEP_BYTES: u64 = 64 << 20;
 
@@ -76,10 +85,10 @@ pub async fn upload(
         place.map_err(|_| Fault::unavailable("too many uploads run; try again when one has ended"))?;
     let room = set_aside(&app, announced.unwrap_or(ROOM_STEP_BYTES)).await?;
     app.db.start_upload(id).await?;
-    let work = receive(app.clone(), caller, image, announced, room, stream);
+    let work = receive(app.clone(), caller.clone(), image, announced, room, stream);
     let received = task::spawn("upload", work).await;
     let image = received.map_err(|error| Fault::internal(&error))??;
-    Ok((StatusCode::ACCEPTED, axum::Json(body(&image, None))))
+    Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
 }
 
 fn announced_bytes(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
@@ -177,21 +186,62 @@ async fn write_all(
     app: &App,
     id: ImageId,
     announced: Option<u64>,
-    mut room: Reservation,
+    room: Reservation,
     stream: Body,
 ) -> Result<Sums, Fault> {
     let originals = Arc::clone(&app.ingest.originals);
-    let mut writer = on_disk(app, announced.unwrap_or(0), move || originals.create(id)).await?;
+    let (feed, pieces) = mpsc::channel(PIECES_WAITING_MAX);
+    // One thread for the whole upload: the stream goes on while it waits for the disk.
+    let mut written = 0;
+    let writing = tokio::task::spawn_blocking(move || {
+        let done = originals.create(id).and_then(|writer| write_pieces(writer, pieces, &mut written));
+        (written, done)
+    });
+    let received = take(app, announced, room, stream, feed).await;
+    // Waited for on every path: what is dropped removes its file, and only then may the next upload begin.
+    let (written, done) = writing.await.map_err(|error| Fault::internal(&error))?;
+    let left = announced.map_or(PIECE_BYTES as u64, |all| all.saturating_sub(written));
+    let writer = files(done).map_err(|fault| with_room(app, left, fault))?;
+    let room = received?;
+    let sums = blocking(move || writer.finish()).await.map_err(|fault| with_room(app, 0, fault));
+    drop(room);
+    sums
+}
+
+/// Writes what comes; `written` counts the bytes that the disk took.
+fn write_pieces(
+    mut writer: OriginalWriter,
+    mut pieces: mpsc::Receiver<Bytes>,
+    written: &mut u64,
+) -> Result<OriginalWriter, ContentError> {
+    while let Some(piece) = pieces.blocking_recv() {
+        let bytes = piece.len() as u64;
+        writer.write(piece)?;
+        *written += bytes;
+    }
+    Ok(writer)
+}
+
+/// Hands what comes to the writer, in pieces of [`PIECE_BYTES`]. Ends without a fault if the writer stopped: the writer's own
+/// fault says why.
+async fn take(
+    app: &App,
+    announced: Option<u64>,
+    mut room: Reservation,
+    stream: Body,
+    feed: mpsc::Sender<Bytes>,
+) -> Result<Reservation, Fault> {
     let mut stream = stream.into_data_stream();
     let silence = app.config.upload_silence;
     let mut pace = Pace::new();
     let mut next_look = ROOM_STEP_BYTES;
+    let (mut total, mut piece) = (0_u64, BytesMut::with_capacity(PIECE_BYTES));
     loop {
         let next = tokio::time::timeout(silence, stream.next()).await;
         let next = next.map_err(|_| Fault::too_slow(format!("no byte came for {} s", silence.as_secs())))?;
         let Some(bytes) = next else { break };
-        let bytes = bytes.map_err(|_| Fault::bad_request("the connection ended before the file did"))?;
-        let total = writer.size_bytes() + bytes.len() as u64;
+        let mut bytes = bytes.map_err(|_| Fault::bad_request("the connection ended before the file did"))?;
+        total += bytes.len() as u64;
         if total > app.config.image_bytes_max {
             return Err(too_large(total, app.config.image_bytes_max));
         }
@@ -201,36 +251,38 @@ async fn write_all(
             room = set_aside(app, ROOM_STEP_BYTES).await?;
         }
         metrics::counter_add(metrics::UPLOAD_BYTES, bytes.len() as u64);
-        let left = announced.map_or(bytes.len() as u64, |all| all.saturating_sub(writer.size_bytes()));
-        writer = on_disk(app, left, move || writer.write(bytes).map(|()| writer)).await?;
+        while !bytes.is_empty() {
+            let part = bytes.split_to(bytes.len().min(PIECE_BYTES - piece.len()));
+            piece.extend_from_slice(&part);
+            if piece.len() == PIECE_BYTES {
+                let full = std::mem::replace(&mut piece, BytesMut::with_capacity(PIECE_BYTES));
+                if feed.send(full.freeze()).await.is_err() {
+                    return Ok(room);
+                }
+            }
+        }
     }
-    let total = writer.size_bytes();
     if total == 0 {
         return Err(Fault::bad_request("the file is empty"));
     }
     if let Some(expected) = announced.filter(|expected| *expected != total) {
         return Err(Fault::bad_request(format!("{total} bytes came, {expected} were announced")));
     }
-    let sums = on_disk(app, 0, move || writer.finish()).await;
-    drop(room);
-    sums
+    // Refused only by a writer that stopped.
+    drop(feed.send(piece.freeze()).await);
+    Ok(room)
 }
 
-/// As [`blocking`]; a full disk is told with its figures. `needed_bytes` more were to be written.
-async fn on_disk<T: Send + 'static>(
-    app: &App,
-    needed_bytes: u64,
-    work: impl FnOnce() -> Result<T, ContentError> + Send + 'static,
-) -> Result<T, Fault> {
-    let space = app.ingest.space.clone();
-    blocking(work).await.map_err(|fault| match fault.parts().code {
+/// A fault of the disk; a full one is told with its figures. `needed_bytes` more were to be written.
+fn with_room(app: &App, needed_bytes: u64, fault: Fault) -> Fault {
+    match fault.parts().code {
         "no_space" => Fault::no_space(format!(
             "the controller's disk became full: {needed_bytes} more bytes are needed, {} are free",
-            space.left_bytes()
+            app.ingest.space.left_bytes()
         ))
         .hint(ROOM_HINT),
         _ => fault,
-    })
+    }
 }
 
 /// Runs work on files where it may wait.
@@ -240,7 +292,11 @@ async fn on_disk<T: Send + 'static>(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ContentError> + Send + 'static,
 ) -> Result<T, Fault> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(&error))?;
+    files(tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(&error))?)
+}
+
+/// What came of work on files.
+fn files<T>(done: Result<T, ContentError>) -> Result<T, Fault> {
     done.map_err(|error| match &error {
         ContentError::NoSpace { .. } => {
             tracing::error!(error = super::fault::chain(&error), "the controller's disk is full");

@@ -16,6 +16,7 @@ mod object;
 mod originals;
 mod pack;
 mod store;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -24,7 +25,9 @@ pub use error::ContentError;
 pub(crate) use error::on;
 pub use heal::{ContentSource, restage};
 pub use object::{ContentObject, StoredChunk, StoredRun};
-pub use originals::{Original, OriginalWriter, Originals, Sums};
+pub(crate) use originals::is_zero;
+pub use originals::{Original, OriginalWriter, Originals};
 pub use pack::{Packer, Unpacker};
 pub use store::{ContentStore, Published};
+pub use sums::Sums;
 pub use write::{ObjectWriter, PackedChunk, Staged};

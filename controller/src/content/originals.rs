@@ -2,108 +2,27 @@
 //!
 //! **What.** `originals/<image id>`, written once with its checksums counted on the way, read in ranges.
 //!
-//! **Why threads for the checksums.** md5 and sha512 take more than a second per GiB each; one after the other
-//! they would bound every upload. A thread per slow one hides them behind the network.
+//! **Why zeros become holes.** Most of a raw disk is zeros. Unwritten they cost neither room nor a sync, and the chunker
+//! skips them; whoever reads the file sees the same bytes.
 //!
 //! **Invariants.** A file under its image's id is whole and synced; one that was interrupted ends in `.part` and is
-//! removed at the next start.
+//! removed at the next start. It reads as the bytes that came, holes or not.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use hearth_protocol::id::ImageId;
-use md5::Md5;
-use sha2::{Digest as _, Sha256, Sha512};
 
 use super::error::{ContentError, on, sync_folder};
+use super::sums::{Summing, Sums};
 
-/// Buffers a slow checksum may lag behind; with network buffers of up to 64 KiB that is 1 MiB an upload.
-const LAG_BUFFERS: usize = 16;
 /// One read while an existing file is summed again.
-const READ_BYTES: usize = 256 << 10;
-
-/// Size and checksums of an original.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Sums {
-    /// Length in bytes.
-    pub size_bytes: u64,
-    /// Lower-case hex.
-    pub sha256: String,
-    /// Lower-case hex.
-    pub sha512: String,
-    /// Lower-case hex.
-    pub md5: String,
-    /// Lower-case hex.
-    pub blake3: String,
-}
-
-/// Counts all four checksums on three threads.
-#[derive(Debug)]
-struct Summing {
-    feeds: Vec<SyncSender<Bytes>>,
-    workers: Vec<JoinHandle<Vec<String>>>,
-    size_bytes: u64,
-}
-
-impl Summing {
-    fn new() -> Self {
-        let mut summing = Self { feeds: Vec::new(), workers: Vec::new(), size_bytes: 0 };
-        summing.worker(|feed| {
-            let mut hash = Sha512::new();
-            feed.into_iter().for_each(|bytes| hash.update(&bytes));
-            vec![hex(&hash.finalize())]
-        });
-        summing.worker(|feed| {
-            let mut hash = Md5::new();
-            feed.into_iter().for_each(|bytes| hash.update(&bytes));
-            vec![hex(&hash.finalize())]
-        });
-        summing.worker(|feed| {
-            let (mut sha256, mut blake3) = (Sha256::new(), blake3::Hasher::new());
-            for bytes in feed {
-                sha256.update(&bytes);
-                blake3.update(&bytes);
-            }
-            vec![hex(&sha256.finalize()), blake3.finalize().to_hex().to_string()]
-        });
-        summing
-    }
-
-    fn worker(&mut self, work: fn(std::sync::mpsc::Receiver<Bytes>) -> Vec<String>) {
-        let (feed, receiver) = sync_channel(LAG_BUFFERS);
-        self.feeds.push(feed);
-        self.workers.push(std::thread::spawn(move || work(receiver)));
-    }
-
-    fn update(&mut self, bytes: &Bytes) {
-        self.size_bytes += bytes.len() as u64;
-        for feed in &self.feeds {
-            // A worker ends only when its feed is dropped.
-            feed.send(bytes.clone()).expect("the checksum thread runs as long as its feed");
-        }
-    }
-
-    fn finish(self) -> Sums {
-        drop(self.feeds);
-        let sums = self.workers.into_iter().flat_map(|worker| worker.join().expect("hashing does not panic"));
-        let [sha512, md5, sha256, blake3] =
-            sums.collect::<Vec<_>>().try_into().expect("three workers give four checksums");
-        Sums { size_bytes: self.size_bytes, sha256, sha512, md5, blake3 }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes every character");
-        text
-    })
-}
+const READ_BYTES: usize = 1 << 20;
+/// Holes are made of whole blocks of this size, the smallest that file systems leave out.
+const HOLE_BLOCK: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
@@ -117,15 +36,25 @@ impl Originals {
     /// # Errors
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn new(folder: &Path) -> Result<Self, ContentError> {
-        let folder = folder.join("originals");
-        fs::create_dir_all(&folder).map_err(on("create", &folder))?;
-        for entry in fs::read_dir(&folder).map_err(on("list", &folder))? {
-            let path = entry.map_err(on("list", &folder))?.path();
+        let originals = Self::beside(folder)?;
+        let folder = &originals.folder;
+        for entry in fs::read_dir(folder).map_err(on("list", folder))? {
+            let path = entry.map_err(on("list", folder))?.path();
             if path.extension().is_some_and(|extension| extension == "part") {
                 tracing::info!(path = %path.display(), "removing an interrupted upload");
                 fs::remove_file(&path).map_err(on("remove", &path))?;
             }
         }
+        Ok(originals)
+    }
+
+    /// The store in `folder` as it is, which another process may work with: nothing is cleaned up. Made if need be.
+    ///
+    /// # Errors
+    /// [`ContentError::File`] or [`ContentError::NoSpace`].
+    pub fn beside(folder: &Path) -> Result<Self, ContentError> {
+        let folder = folder.join("originals");
+        fs::create_dir_all(&folder).map_err(on("create", &folder))?;
         Ok(Self { folder })
     }
 
@@ -212,20 +141,22 @@ pub struct OriginalWriter {
 }
 
 impl OriginalWriter {
-    /// Appends bytes; blocks while the disk or a checksum is behind.
+    /// Appends bytes, best about a MiB at a time; blocks while the disk or a checksum is behind.
     ///
     /// # Errors
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn write(&mut self, bytes: Bytes) -> Result<(), ContentError> {
-        self.file.write_all(&bytes).map_err(on("write", &self.part.0))?;
+        let at = self.size_bytes();
         self.summing.update(&bytes);
-        Ok(())
+        data_runs(&bytes, at).try_for_each(|(start, run)| {
+            self.file.write_all_at(run, at + start as u64).map_err(on("write", &self.part.0))
+        })
     }
 
     /// Bytes so far.
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {
-        self.summing.size_bytes
+        self.summing.size_bytes()
     }
 
     /// Syncs the file, gives it its name and returns its checksums.
@@ -233,6 +164,8 @@ impl OriginalWriter {
     /// # Errors
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn finish(self) -> Result<Sums, ContentError> {
+        // Zeros at the end were not written.
+        self.file.set_len(self.size_bytes()).map_err(on("write", &self.part.0))?;
         self.file.sync_all().map_err(on("sync", &self.part.0))?;
         let sums = self.summing.finish();
         fs::rename(&self.part.0, &self.path).map_err(on("rename", &self.part.0))?;
@@ -241,6 +174,37 @@ impl OriginalWriter {
         }
         Ok(sums)
     }
+}
+
+/// The parts of `bytes` (which begin at offset `at` of the file) that are not whole blocks of zeros, with their places in it.
+fn data_runs(bytes: &[u8], at: u64) -> impl Iterator<Item = (usize, &[u8])> {
+    let into_block = usize::try_from(at % HOLE_BLOCK as u64).expect("less than a block");
+    let first = (HOLE_BLOCK - into_block).min(bytes.len());
+    let mut next = 0;
+    // A run ends before the first whole block of zeros, or at the end.
+    let block_at = move |start: usize| {
+        let end = if start < first { first } else { (start + HOLE_BLOCK).min(bytes.len()) };
+        &bytes[start..end]
+    };
+    let is_hole = |block: &[u8]| block.len() == HOLE_BLOCK && is_zero(block);
+    std::iter::from_fn(move || {
+        while next < bytes.len() && is_hole(block_at(next)) {
+            next += HOLE_BLOCK;
+        }
+        let start = next;
+        while next < bytes.len() && !is_hole(block_at(next)) {
+            next += block_at(next).len();
+        }
+        (next > start).then(|| (start, &bytes[start..next]))
+    })
+}
+
+/// Whether all bytes are zero.
+pub(crate) fn is_zero(block: &[u8]) -> bool {
+    // Most blocks differ from zero in their first bytes.
+    let (head, rest) = block.split_at(block.len().min(16));
+    head.iter().all(|&byte| byte == 0)
+        && rest.chunks(512).all(|part| part.iter().fold(0, |or, &byte| or | byte) == 0)
 }
 
 /// An original open for reading.

@@ -335,6 +335,37 @@ fn an_original_has_the_checksums_of_its_bytes() {
     assert!(originals.open(image).unwrap().is_none());
 }
 
+/// Whatever the sender's pieces, the file reads as the bytes that came and has the holes that it can have.
+#[test]
+fn zeros_of_an_original_are_holes_and_read_as_zeros() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let originals = Originals::new(folder.path()).unwrap();
+    let image = ImageId::from_bytes([7; 16]);
+    let mut bytes = vec![0; (4 << 20) + 4097];
+    for at in [0, 5000, (1 << 20) - 1, 2 << 20, (3 << 20) + 4095, (4 << 20) + 4096] {
+        bytes[at] = 1;
+    }
+    for step in [1 << 20, 4096, 10_000, 4_095, 7 << 20] {
+        let mut writer = originals.create(image).unwrap();
+        for piece in bytes.chunks(step) {
+            writer.write(Bytes::copy_from_slice(piece)).unwrap();
+        }
+        let sums = writer.finish().unwrap();
+        assert_eq!(sums.blake3, blake3::hash(&bytes).to_hex().as_str());
+        let path = originals.path(image);
+        assert!(fs::read(&path).unwrap() == bytes, "pieces of {step} bytes");
+        let allocated_bytes = fs::metadata(&path).unwrap().blocks() * 512;
+        let whole_blocks = step % 4096 == 0 || step > bytes.len();
+        assert!(!whole_blocks || allocated_bytes < 1 << 20, "pieces of {step}: {allocated_bytes} bytes");
+        assert_eq!(originals.open(image).unwrap().unwrap().sums().unwrap(), sums);
+    }
+    let mut writer = originals.create(image).unwrap();
+    writer.write(Bytes::from(vec![0; 1 << 20])).unwrap();
+    assert_eq!(writer.finish().unwrap().size_bytes, 1 << 20);
+    assert!(fs::read(originals.path(image)).unwrap() == vec![0; 1 << 20], "zeros alone");
+}
+
 #[test]
 fn an_interrupted_upload_leaves_no_original() {
     let folder = tempfile::tempdir().unwrap();

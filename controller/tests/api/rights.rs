@@ -235,6 +235,8 @@ async fn an_image_of_another_project_looks_like_none() {
         owner.get(&format!("/images/{id}")).await.get("cached_at").is_none(),
         "tenants do not see caches"
     );
+    assert!(owner.get("/images").await["items"][0].get("cached_at").is_none(), "nor in the list");
     assert_eq!(place.client.get(&format!("/images/{id}")).await["cached_at"], 0);
+    assert_eq!(place.client.get("/images").await["items"][0]["cached_at"], 0);
     place.stop().await;
 }

@@ -14,6 +14,8 @@ use hearth_protocol::manifest::{BLOCK_BYTES, CHUNK_BYTES_MAX, FILE_CHUNK_BYTES};
 use hearth_protocol::words::ContentKind;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::content::is_zero;
+
 /// Length of a block in memory.
 pub(super) const BLOCK: usize = 4096;
 const _: () = assert!(BLOCK as u64 == BLOCK_BYTES, "the manifest's blocks are the cutter's");
@@ -71,13 +73,6 @@ impl Cutter {
 fn is_marked(block: &[u8]) -> bool {
     let mark = xxh3_64(block) & u64::from(u32::MAX);
     mark * ONE_IN < 1 << 32
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    // Most blocks differ from zero in their first bytes.
-    let (head, rest) = block.split_at(block.len().min(16));
-    head.iter().all(|&byte| byte == 0)
-        && rest.chunks(512).all(|part| part.iter().fold(0, |or, &byte| or | byte) == 0)
 }
 
 #[cfg(test)]
