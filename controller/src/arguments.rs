@@ -30,12 +30,26 @@ pub(crate) enum Command {
     },
     /// Run
     Serve,
-    /// Save database, certificate authority and configuration into a new folder, while it runs
+    /// Save everything into a new folder, while the controller runs: database, certificate authority, configuration,
+    /// and the contents and originals that this database refers to
+    ///
+    /// Contents and originals are hard links where the folder is on the file system of state_dir (they take no room, and are
+    /// lost with that disk: copy the folder to another machine), else copies. Nothing is written over. What is missing or
+    /// damaged already is named. PostgreSQL: the database is a dump of pg_dump.
+    #[command(verbatim_doc_comment)]
     Backup {
-        /// The folder
+        /// The folder; it must not exist, or be empty
         folder: PathBuf,
+        /// Leave contents and originals out: a small backup every hour, where the files are safe otherwise
+        #[arg(long)]
+        no_contents: bool,
     },
-    /// Put a backup in place of a controller that is gone
+    /// Put a backup in place of a controller that is gone, and read every byte of it. Exit status: 0 clean, 1 problems, 2 not done
+    ///
+    /// Run it as the user of the controller, with its configuration and an empty state_dir. Agents come back by themselves
+    /// if the new machine has the old one's name or address; they keep their copies, also of images that the backup
+    /// does not know. PostgreSQL: it says which pg_restore to run.
+    #[command(verbatim_doc_comment)]
     Restore {
         /// The folder
         folder: PathBuf,

@@ -2,7 +2,7 @@
 
 mod arguments;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,19 +58,12 @@ async fn perform(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             let controller = Box::pin(Controller::start(config, executable()?, figures)).await?;
             controller.run().await?;
         }
-        Command::Backup { folder } => {
-            let manifest = admin::backup::backup(&config, &folder).await?;
-            let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
-            writeln!(out, "saved {} files, {bytes} bytes, in {}", manifest.files.len(), folder.display())?;
-            writeln!(out, "It holds the key of the CA: keep it where only administrators can read it.")?;
+        Command::Backup { folder, no_contents } => {
+            admin::backup::backup(&config, &folder, !no_contents, &mut out).await?;
         }
         Command::Restore { folder } => {
-            admin::restore::restore(&config, &folder).await?;
-            writeln!(out, "restored into {}", config.state_dir.display())?;
-            writeln!(
-                out,
-                "Next: put content/ and originals/ back, then hearth-controller fsck, then serve."
-            )?;
+            let problems = admin::restore::restore(&config, &folder, &mut out).await?;
+            return Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Fsck { deep, repair } => {
             let options = admin::fsck::Options { deep, repair };

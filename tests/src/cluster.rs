@@ -193,6 +193,28 @@ impl Cluster {
         self.controller.take().map_or(Ok(()), |mut daemon| daemon.kill().map(drop))
     }
 
+    /// Runs `hearth-controller` with this cluster's configuration to its end; returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails; with its stderr.
+    pub fn administer(&self, args: &[&str]) -> anyhow::Result<String> {
+        let config = self.dir.path().join("controller.toml");
+        run(Command::new(&programs::get().controller).args(args).arg("--config").arg(config))
+    }
+
+    /// Another machine takes the controller's place: same addresses, the empty state folder `state`. The old one must be
+    /// killed; nothing is set up or started.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn move_controller(&mut self, state: &Path) -> anyhow::Result<()> {
+        let config = self.dir.path().join("controller.toml");
+        let text = std::fs::read_to_string(&config)?;
+        let rest = text.lines().filter(|line| !line.starts_with("state_dir = "));
+        let text: String = rest.map(|line| format!("{line}\n")).collect();
+        std::fs::write(&config, format!("state_dir = {state:?}\n{text}")).context("writing controller.toml")
+    }
+
     /// Enrols `count` more agents with one join token and waits until they are online.
     ///
     /// # Errors

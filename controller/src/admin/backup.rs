@@ -1,20 +1,27 @@
 //! `hearth-controller backup DIR`: what cannot be made again, while the controller runs.
 //!
-//! **What.** A consistent copy of the database, the CA and the configuration, and a manifest with the hash of each file.
-//! Contents and originals are not in it: they are large, never change, and any copying tool can carry them.
+//! **What.** A consistent copy of the database, the CA and the configuration; the contents and originals that this database
+//! refers to ([`super::holdings`]); and a manifest that says what belongs to it.
 //!
-//! **Invariants.** The manifest is written last: a folder without one is no backup. Files have mode 0600, because the CA's
-//! key is among them.
+//! **Why contents too, unless told otherwise.** Whoever restores wants images, not their names. On the file system of the
+//! state folder they are hard links: no room, no time.
+//!
+//! **Invariants.** The manifest is written last: a folder without one is no backup. The folder has mode 0700, because the
+//! CA's key is in it. Nothing is written over, and nothing of the running controller is changed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::ImageId;
 use serde::{Deserialize, Serialize};
 
+use super::holdings::{self, Held};
 use crate::clock;
 use crate::config::Config;
+use crate::content::ContentError;
 use crate::db::{Db, DbError};
 use crate::state::{ca_folder, sqlite_file};
 
@@ -68,6 +75,21 @@ pub enum BackupError {
         /// What is wrong.
         why: String,
     },
+    /// Contents and originals.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The catalog changes faster than it is saved.
+    #[error("images came and went during each of {tries} tries; make the backup when fewer imports run")]
+    Restless {
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// What was restored could not be looked at.
+    #[error("everything is in its place, but the check failed: run hearth-controller fsck --deep")]
+    Check(#[source] Box<super::fsck::FsckError>),
+    /// The report.
+    #[error("cannot print the report")]
+    Print(#[source] std::io::Error),
     /// The target is in use.
     #[error(
         "{path} exists: restore puts nothing over a controller; move its state folder away, or set another state_dir"
@@ -92,8 +114,16 @@ pub struct Manifest {
     pub made_unix_ms: u64,
     /// `sqlite` or `postgres`.
     pub engine: String,
-    /// The files.
+    /// The files of the set-up.
     pub files: Vec<Saved>,
+    /// Whether contents and originals were saved; without, the two lists are empty.
+    pub with_contents: bool,
+    /// Contents below `content/`, each checked by its own manifest.
+    pub contents: Vec<ContentId>,
+    /// Originals below `originals/`; the database has their checksums.
+    pub originals: Vec<ImageId>,
+    /// What was missing or damaged when the backup was made, in words.
+    pub missing: Vec<String>,
 }
 
 /// A file of a backup.
@@ -112,11 +142,16 @@ pub(super) fn failed(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Er
     move |source| BackupError::File { verb, path, source }
 }
 
-/// Saves the controller of `config` into the new folder `to`.
+/// Saves the controller of `config` into the new folder `to` and says on `out` what is there.
 ///
 /// # Errors
 /// [`BackupError`]; the folder is then without a manifest.
-pub async fn backup(config: &Config, to: &Path) -> Result<Manifest, BackupError> {
+pub async fn backup(
+    config: &Config,
+    to: &Path,
+    with_contents: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<Manifest, BackupError> {
     let ca = ca_folder(&config.state_dir);
     let database = sqlite_file(&config.database_url);
     if !ca.join("ca.crt").exists() || database.as_ref().is_some_and(|file| !file.exists()) {
@@ -127,9 +162,9 @@ pub async fn backup(config: &Config, to: &Path) -> Result<Manifest, BackupError>
     }
     DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(failed("make", to))?;
     let db = Db::open(&config.database_url).await?;
-    let saved = db.backup(&to.join(DATABASE)).await;
+    let saved = database_and_files(&db, config, to, with_contents).await;
     db.close().await;
-    saved?;
+    let held = saved?;
     let mut files = vec![saved_file(to, DATABASE)?];
     for name in CA_FILES {
         copy(&ca.join(name), &to.join(name))?;
@@ -145,10 +180,56 @@ pub async fn backup(config: &Config, to: &Path) -> Result<Manifest, BackupError>
         made_unix_ms: clock::unix_ms(),
         engine: if database.is_some() { "sqlite" } else { "postgres" }.to_owned(),
         files,
+        with_contents,
+        contents: held.contents.iter().copied().collect(),
+        originals: held.originals.keys().copied().collect(),
+        missing: held.missing.clone(),
     };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain texts and numbers");
     store(&to.join(MANIFEST), &text)?;
+    report(&manifest, &held, to, out).map_err(BackupError::Print)?;
     Ok(manifest)
+}
+
+/// The database's copy, and what it refers to.
+async fn database_and_files(
+    db: &Db,
+    config: &Config,
+    to: &Path,
+    with_contents: bool,
+) -> Result<Held, BackupError> {
+    let database = to.join(DATABASE);
+    if with_contents {
+        return holdings::save(db, &config.state_dir, to, &database).await;
+    }
+    db.backup(&database).await?;
+    Ok(Held::default())
+}
+
+fn report(manifest: &Manifest, held: &Held, to: &Path, out: &mut dyn Write) -> std::io::Result<()> {
+    let small: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+    writeln!(out, "saved database, CA and configuration in {}: {small} bytes", to.display())?;
+    if manifest.with_contents {
+        let (contents, originals) = (manifest.contents.len(), manifest.originals.len());
+        let (all, copied) = (held.carried.bytes, held.carried.copied_bytes);
+        let linked = all - copied;
+        writeln!(
+            out,
+            "saved {contents} contents and {originals} originals: {linked} bytes hard-linked, {copied} bytes copied"
+        )?;
+        if linked > 0 {
+            writeln!(
+                out,
+                "Links are on the same disk as the controller: copy the folder to another machine."
+            )?;
+        }
+    } else {
+        writeln!(out, "Contents and originals are NOT in it (--no-contents).")?;
+    }
+    for what in &manifest.missing {
+        writeln!(out, "MISSING: {what}")?;
+    }
+    writeln!(out, "It holds the key of the CA: keep it where only administrators can read it.")
 }
 
 /// Copies a file with mode 0600, synced.

@@ -22,7 +22,7 @@ use hearth_protocol::id::ImageId;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::content::ContentError;
+use crate::content::{ContentError, ContentStore, Originals};
 use crate::db::images::Image;
 use crate::db::operations::Draft;
 use crate::db::{Db, DbError};
@@ -116,7 +116,7 @@ pub async fn fsck(
     let converter =
         Converter { controller: executable, qemu_img: crate::serve::qemu_img(), mode: config.sandbox };
     let ingest = Arc::new(Ingest::new(&config.state_dir, converter, 2)?);
-    let problems = find(&db, &ingest, options.deep).await?;
+    let problems = find(&db, &ingest.content, &ingest.originals, options.deep).await?;
     let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, CancellationToken::new());
     let mut left = 0;
     for problem in &problems {
@@ -131,8 +131,28 @@ pub async fn fsck(
     Ok(left)
 }
 
+/// Looks and changes nothing but what every start cleans up.
+///
+/// # Errors
+/// As [`fsck`].
+pub(super) async fn look(config: &Config, deep: bool) -> Result<Vec<Problem>, FsckError> {
+    let state = StateFolder::take(&config.state_dir)?;
+    state.must_be_set_up()?;
+    let contents = Arc::new(ContentStore::new(&config.state_dir.join(super::holdings::CONTENT))?);
+    let originals = Arc::new(Originals::new(&config.state_dir)?);
+    let db = Db::open(&config.database_url).await?;
+    let problems = find(&db, &contents, &originals, deep).await;
+    db.close().await;
+    problems
+}
+
 /// Everything that is not as it should be.
-async fn find(db: &Db, ingest: &Arc<Ingest>, deep: bool) -> Result<Vec<Problem>, FsckError> {
+async fn find(
+    db: &Db,
+    contents: &Arc<ContentStore>,
+    originals: &Arc<Originals>,
+    deep: bool,
+) -> Result<Vec<Problem>, FsckError> {
     let rows = db.check().await?;
     let mut problems: Vec<Problem> = rows.engine.into_iter().map(Problem::Database).collect();
     if let Some(seq) = db.verify_operations().await?.first_bad {
@@ -143,26 +163,26 @@ async fn find(db: &Db, ingest: &Arc<Ingest>, deep: bool) -> Result<Vec<Problem>,
     );
     let known: HashSet<ContentId> = rows.contents.iter().map(|content| content.id).collect();
     for content in &known {
-        let (ingest, content) = (Arc::clone(ingest), *content);
-        let fault = tokio::task::spawn_blocking(move || content_fault(&ingest, content, deep)).await;
+        let (contents, content) = (Arc::clone(contents), *content);
+        let fault = tokio::task::spawn_blocking(move || content_fault(&contents, content, deep)).await;
         let fault = fault.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         problems.extend(fault.map(|why| Problem::BadContent(content, why)));
     }
-    let stored = ingest.content.list()?;
+    let stored = contents.list()?;
     problems
         .extend(stored.into_iter().filter(|content| !known.contains(content)).map(Problem::LeakedContent));
     let images: HashMap<ImageId, Image> = rows.images.into_iter().map(|image| (image.id, image)).collect();
-    let originals: HashSet<ImageId> = ingest.originals.list()?.into_iter().collect();
-    for image in images.values().filter(|image| image.original_kept && !originals.contains(&image.id)) {
+    let kept: HashSet<ImageId> = originals.list()?.into_iter().collect();
+    for image in images.values().filter(|image| image.original_kept && !kept.contains(&image.id)) {
         problems.push(Problem::NoOriginal(image.id));
     }
-    for id in originals {
+    for id in kept {
         let Some(image) = images.get(&id) else {
             problems.push(Problem::LeakedOriginal(id));
             continue;
         };
-        let (ingest, image) = (Arc::clone(ingest), image.clone());
-        let bad = tokio::task::spawn_blocking(move || original_is_bad(&ingest, &image, deep)).await;
+        let (originals, image) = (Arc::clone(originals), image.clone());
+        let bad = tokio::task::spawn_blocking(move || original_is_bad(&originals, &image, deep)).await;
         if bad.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
             problems.push(Problem::BadOriginal(id));
         }
@@ -171,8 +191,8 @@ async fn find(db: &Db, ingest: &Arc<Ingest>, deep: bool) -> Result<Vec<Problem>,
 }
 
 /// What is wrong with the files of a content.
-fn content_fault(ingest: &Ingest, content: ContentId, deep: bool) -> Option<String> {
-    let object = match ingest.content.open(content) {
+fn content_fault(contents: &ContentStore, content: ContentId, deep: bool) -> Option<String> {
+    let object = match contents.open(content) {
         Ok(object) => object,
         Err(ContentError::NotFound { .. }) => return Some("its files are missing".to_owned()),
         Err(error) => return Some(crate::api::fault::chain(&error)),
@@ -188,8 +208,8 @@ fn content_fault(ingest: &Ingest, content: ContentId, deep: bool) -> Option<Stri
 }
 
 /// Whether an original is not what was uploaded.
-fn original_is_bad(ingest: &Ingest, image: &Image, deep: bool) -> Result<bool, ContentError> {
-    let Some(original) = ingest.originals.open(image.id)? else { return Ok(false) };
+fn original_is_bad(originals: &Originals, image: &Image, deep: bool) -> Result<bool, ContentError> {
+    let Some(original) = originals.open(image.id)? else { return Ok(false) };
     // An upload that was never accepted has no size yet.
     if image.original_bytes.is_some_and(|bytes| bytes != original.size_bytes()) {
         return Ok(true);

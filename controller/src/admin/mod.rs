@@ -2,5 +2,6 @@
 
 pub mod backup;
 pub mod fsck;
+mod holdings;
 pub mod init;
 pub mod restore;

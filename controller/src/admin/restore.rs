@@ -1,43 +1,53 @@
 //! `hearth-controller restore DIR`: puts a backup in place of a controller that is gone.
 //!
-//! **Why only over nothing.** Restoring over a running or newer controller would lose what happened since. Contents and
-//! originals are put back by hand before or after; `fsck` says what is missing.
+//! **Why only over nothing.** Restoring over a running or newer controller would lose what happened since.
 //!
-//! **Invariants.** Every file is checked against the manifest before the first one is written. The CA is written last:
-//! without it `serve` refuses to start, so half a restore is never taken for a controller.
+//! **Why copies and a check of every byte.** The backup stays what it was, and may be restored again; and a backup that went
+//! over tapes and networks is trusted when it has been read.
+//!
+//! **Invariants.** Every file of the set-up is checked against the manifest before the first one is written. The CA is written
+//! last: without it `serve` refuses to start, so half a restore is never taken for a controller. What fails leaves nothing.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use super::backup::{BackupError, CA_FILES, DATABASE, FORMAT, MANIFEST, Manifest, copy, failed, saved_file};
+use super::{fsck, holdings};
 use crate::config::Config;
 use crate::state::{StateFolder, ca_folder, sqlite_file};
 
-/// Restores the backup in `from` into the state folder of `config`.
+/// Restores the backup in `from` into the state folder of `config`, checks what is there then, and says on `out` what is
+/// wrong and what to do next. Returns how many problems it found.
 ///
 /// # Errors
 /// [`BackupError`].
-pub async fn restore(config: &Config, from: &Path) -> Result<Manifest, BackupError> {
+pub async fn restore(
+    config: &Config,
+    from: &Path,
+    out: &mut (dyn Write + Send),
+) -> Result<usize, BackupError> {
     let manifest = checked(from)?;
     let ca = ca_folder(&config.state_dir);
     if ca.join("ca.crt").exists() {
         return Err(BackupError::Occupied { path: ca });
     }
-    let _state = StateFolder::take(&config.state_dir)?;
-    match sqlite_file(&config.database_url) {
-        Some(file) if manifest.engine == "sqlite" => {
-            crate::db::backup::restore(&from.join(DATABASE), &file).await?;
+    let file = sqlite_file(&config.database_url);
+    if file.is_some() != (manifest.engine == "sqlite") {
+        let why = format!("it is of {}, and database_url names another engine", manifest.engine);
+        return Err(BackupError::Damaged { path: from.to_owned(), why });
+    }
+    let state = StateFolder::take(&config.state_dir)?;
+    if manifest.with_contents {
+        holdings::put_back(&manifest, from, &config.state_dir).await?;
+    }
+    if let Some(file) = &file
+        && let Err(error) = crate::db::backup::restore(&from.join(DATABASE), file).await
+    {
+        if manifest.with_contents {
+            holdings::take_back(&config.state_dir);
         }
-        None if manifest.engine == "postgres" => {
-            tracing::warn!(
-                "restore the database with: pg_restore --clean --if-exists --dbname=… {}",
-                from.join(DATABASE).display()
-            );
-        }
-        _ => {
-            let why = format!("it is of {}, and database_url names another engine", manifest.engine);
-            return Err(BackupError::Damaged { path: from.to_owned(), why });
-        }
+        return Err(error.into());
     }
     let mut builder = fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -46,7 +56,31 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Manifest, BackupErr
     for name in CA_FILES.iter().rev() {
         copy(&from.join(name), &ca.join(name))?;
     }
-    Ok(manifest)
+    drop(state);
+    let print = |result: std::io::Result<()>| result.map_err(BackupError::Print);
+    print(writeln!(out, "restored into {}", config.state_dir.display()))?;
+    for what in &manifest.missing {
+        print(writeln!(out, "was missing when the backup was made: {what}"))?;
+    }
+    if file.is_none() {
+        let dump = from.join(DATABASE);
+        print(writeln!(out, "Next: pg_restore --clean --if-exists --dbname=… {}", dump.display()))?;
+        print(writeln!(out, "then: hearth-controller fsck --deep, then serve."))?;
+        return Ok(0);
+    }
+    if !manifest.with_contents {
+        print(writeln!(
+            out,
+            "Next: put content/ and originals/ back, then hearth-controller fsck --deep, then serve."
+        ))?;
+        return Ok(0);
+    }
+    let problems = fsck::look(config, true).await.map_err(|error| BackupError::Check(Box::new(error)))?;
+    for problem in &problems {
+        print(writeln!(out, "{problem}"))?;
+    }
+    print(writeln!(out, "every byte was read: {} problems. Next: hearth-controller serve.", problems.len()))?;
+    Ok(problems.len())
 }
 
 /// The manifest of a whole backup.
@@ -68,8 +102,9 @@ fn checked(from: &Path) -> Result<Manifest, BackupError> {
         }
     }
     let has = |name: &str| manifest.files.iter().any(|file| file.name == name);
-    match CA_FILES.iter().chain([&DATABASE]).find(|name| !has(name)) {
-        Some(name) => Err(damaged(format!("{name} is missing"))),
-        None => Ok(manifest),
+    if let Some(name) = CA_FILES.iter().chain([&DATABASE]).find(|name| !has(name)) {
+        return Err(damaged(format!("{name} is missing")));
     }
+    holdings::must_be_there(&manifest, from)?;
+    Ok(manifest)
 }

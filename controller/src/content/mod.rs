@@ -8,6 +8,7 @@
 //! **Invariants.** Paths are made from digests and ids alone, never from names that people choose. Everything that has
 //! its final name is whole and synced.
 
+mod carry;
 mod error;
 mod heal;
 pub mod index;
@@ -21,6 +22,7 @@ mod sums;
 mod tests;
 mod write;
 
+pub use carry::{Carried, Carrying};
 pub use error::ContentError;
 pub(crate) use error::on;
 pub use heal::{ContentSource, restage};

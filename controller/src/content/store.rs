@@ -80,14 +80,22 @@ impl ContentStore {
     /// # Errors
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn new(folder: &Path) -> Result<Self, ContentError> {
+        let store = Self::beside(folder)?;
+        sync_folder(folder)?;
+        store.recover()?;
+        Ok(store)
+    }
+
+    /// The store in `folder` as it is, which another process may work with: nothing is cleaned up. Made if need be.
+    ///
+    /// # Errors
+    /// [`ContentError::File`] or [`ContentError::NoSpace`].
+    pub fn beside(folder: &Path) -> Result<Self, ContentError> {
         let objects = folder.join("objects");
         fs::create_dir_all(&objects).map_err(on("create", &objects))?;
         let leaving = folder.join("leaving");
         fs::create_dir_all(&leaving).map_err(on("create", &leaving))?;
-        sync_folder(folder)?;
-        let store = Self { objects, leaving, open: Mutex::default(), change: Mutex::default() };
-        store.recover()?;
-        Ok(store)
+        Ok(Self { objects, leaving, open: Mutex::default(), change: Mutex::default() })
     }
 
     /// Opens a content; the second time it is only looked up.
@@ -111,7 +119,7 @@ impl ContentStore {
         Ok(object)
     }
 
-    fn open_files(&self, content: ContentId) -> Result<ContentObject, ContentError> {
+    pub(super) fn open_files(&self, content: ContentId) -> Result<ContentObject, ContentError> {
         let names = self.names(content);
         open_files(content, &names.index(), &names.manifest(), |generation| names.object(generation))
     }

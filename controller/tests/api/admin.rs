@@ -61,41 +61,162 @@ impl std::io::Write for Full {
     }
 }
 
+async fn save(config: &Config, to: &Path, with_contents: bool) -> Result<String, backup::BackupError> {
+    let mut out = Vec::new();
+    backup::backup(config, to, with_contents, &mut out).await?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+/// Restores into an empty folder; returns what was said and how many problems there are.
+async fn bring_back(config: &Config, from: &Path) -> Result<(usize, String), backup::BackupError> {
+    let mut out = Vec::new();
+    let problems = restore::restore(config, from, &mut out).await?;
+    Ok((problems, String::from_utf8(out).unwrap()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_brings_everything_back_but_files() {
+async fn a_backup_brings_everything_back() {
     let place = Place::new().await;
     let id = place.client.image(json!({ "name": "disk" })).await;
     place.client.put(id, noise(500_000)).await;
     place.client.ended(id).await;
     let saved = place.dir.path().join("saved");
     // Online: the controller runs.
-    backup::backup(&place.config, &saved).await.unwrap();
-    assert!(matches!(backup::backup(&place.config, &saved).await, Err(backup::BackupError::NotEmpty { .. })));
-    let occupied = restore::restore(&place.config, &saved).await;
+    let said = save(&place.config, &saved, true).await.unwrap();
+    assert!(said.contains("1 contents and 1 originals") && said.contains(" 0 bytes copied"), "{said}");
+    let again = save(&place.config, &saved, true).await;
+    assert!(matches!(again, Err(backup::BackupError::NotEmpty { .. })));
+    let occupied = bring_back(&place.config, &saved).await;
     assert!(matches!(occupied, Err(backup::BackupError::Occupied { .. })));
+    let (_dir, _, token) = place.stop().await;
     let other = tempfile::tempdir().unwrap();
     let config = config_in(other.path());
-    restore::restore(&config, &saved).await.unwrap();
-    let (_dir, old, token) = place.stop().await;
-    let (left, report) = check(&config, false, false).await;
-    assert_eq!(left, 2, "content and original are not in a backup: {report}");
-    copy_all(&old.state_dir.join("content"), &config.state_dir.join("content"));
-    copy_all(&old.state_dir.join("originals"), &config.state_dir.join("originals"));
+    let (problems, said) = bring_back(&config, &saved).await.unwrap();
+    assert!(problems == 0 && said.contains("0 problems"), "{said}");
     assert_eq!(check(&config, true, false).await.0, 0);
     let controller = harness::start(&config).await;
     let client = Client::new(&config, controller.https.port(), &token);
     assert_eq!(client.get(&format!("/images/{id}")).await["status"], "active");
+    let file = client.ask(reqwest::Method::GET, &format!("/images/{id}/file")).send().await.unwrap();
+    assert_eq!(file.bytes().await.unwrap(), noise(500_000));
+    client.ask(reqwest::Method::DELETE, &format!("/images/{id}")).send().await.unwrap();
     controller.stop().await;
-    // A changed byte is no backup.
-    let database = saved.join(backup::DATABASE);
-    let mut bytes = std::fs::read(&database).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&database, bytes).unwrap();
+    // What the restored controller does changes nothing in the backup.
     let third = tempfile::tempdir().unwrap();
-    let config = config_in(third.path());
-    let damaged = restore::restore(&config, &saved).await;
-    assert!(matches!(damaged, Err(backup::BackupError::Damaged { .. })), "{damaged:?}");
+    assert_eq!(bring_back(&config_in(third.path()), &saved).await.unwrap().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_without_contents_is_small_and_says_so() {
+    let (dir, old, _, _) = with_image().await;
+    let saved = dir.path().join("saved");
+    let said = save(&old, &saved, false).await.unwrap();
+    assert!(said.contains("NOT in it"), "{said}");
+    assert!(!saved.join("content").exists() && !saved.join("originals").exists());
+    let other = tempfile::tempdir().unwrap();
+    let config = config_in(other.path());
+    let (_, said) = bring_back(&config, &saved).await.unwrap();
+    assert!(said.contains("put content/ and originals/ back"), "{said}");
+    assert_eq!(check(&config, false, false).await.0, 2, "content and original");
+    copy_all(&old.state_dir.join("content"), &config.state_dir.join("content"));
+    copy_all(&old.state_dir.join("originals"), &config.state_dir.join("originals"));
+    assert_eq!(check(&config, true, false).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_is_refused_or_its_damage_named() {
+    let (dir, old, _, image) = with_image().await;
+    let saved = dir.path().join("saved");
+    save(&old, &saved, true).await.unwrap();
+    let flip = |path: &Path, at: usize| {
+        // Anew, so that the link to the controller's own file ends.
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let content = image.content.unwrap().to_string();
+    let object = files(&saved.join("content")).into_iter().find(|file| file.ends_with(&content)).unwrap();
+    flip(&object, 1000);
+    let place = || {
+        let dir = tempfile::tempdir().unwrap();
+        (config_in(dir.path()), dir)
+    };
+    let (config, _dir) = place();
+    let (problems, said) = bring_back(&config, &saved).await.unwrap();
+    assert!(problems == 1 && said.contains("1 chunks are damaged"), "{said}");
+    // The rest is worth having: the original mends the content.
+    assert_eq!(check(&config, true, true).await.0, 0);
+    std::fs::remove_file(saved.join("originals").join(image.id.to_string())).unwrap();
+    let (config, _dir) = place();
+    let lost = bring_back(&config, &saved).await;
+    assert!(
+        matches!(&lost, Err(backup::BackupError::Damaged { why, .. }) if why.contains("original")),
+        "{lost:?}"
+    );
     assert!(files(&config.state_dir).is_empty(), "nothing was written");
+    flip(&saved.join(backup::DATABASE), 5000);
+    let changed = bring_back(&config, &saved).await;
+    assert!(
+        matches!(&changed, Err(backup::BackupError::Damaged { why, .. }) if why.contains("changed")),
+        "{changed:?}"
+    );
+    assert!(files(&config.state_dir).is_empty(), "nothing was written");
+    // What is lost already when the backup is made is named, and the rest is saved.
+    std::fs::remove_file(old.state_dir.join("originals").join(image.id.to_string())).unwrap();
+    let said = save(&old, &dir.path().join("later"), true).await.unwrap();
+    assert!(said.contains("MISSING: the original of image") && said.contains("1 contents"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_that_are_in_the_way_are_not_overwritten() {
+    let (dir, old, _, _) = with_image().await;
+    let saved = dir.path().join("saved");
+    save(&old, &saved, true).await.unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let config = config_in(other.path());
+    let mine = config.state_dir.join("originals/mine");
+    std::fs::create_dir_all(mine.parent().unwrap()).unwrap();
+    std::fs::write(&mine, "mine").unwrap();
+    let occupied = bring_back(&config, &saved).await;
+    assert!(matches!(occupied, Err(backup::BackupError::Occupied { .. })), "{occupied:?}");
+    assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
+    assert!(!config.state_dir.join("ca").exists() && !config.state_dir.join("hearth.sqlite").exists());
+}
+
+/// Database and files of a backup belong together, whatever comes and goes while it is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_under_imports_and_deletions_is_consistent() {
+    let place = Place::new().await;
+    let (client, done) = (place.client.clone(), tokio_util::sync::CancellationToken::new());
+    let stop = done.clone();
+    let busy = tokio::spawn(async move {
+        let mut n = 0_u64;
+        while !stop.is_cancelled() {
+            n += 1;
+            let id = client.image(json!({ "name": format!("disk-{n}") })).await;
+            client.put(id, noise(100_000 + n * 4096)).await;
+            // Every other one is deleted while its import runs, the rest as soon as it is done.
+            if n % 2 == 0 {
+                client.ended(id).await;
+            }
+            if n > 3 {
+                client.ask(reqwest::Method::DELETE, &format!("/images/{id}")).send().await.unwrap();
+            }
+        }
+        n
+    });
+    for round in 0..6 {
+        let saved = place.dir.path().join(format!("saved-{round}"));
+        save(&place.config, &saved, true).await.unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let config = config_in(other.path());
+        let (problems, said) = bring_back(&config, &saved).await.unwrap();
+        assert!(problems == 0 && !said.contains("missing"), "round {round}: {said}");
+    }
+    done.cancel();
+    assert!(busy.await.unwrap() > 3, "nothing happened meanwhile");
+    place.stop().await;
 }
 
 fn copy_all(from: &Path, to: &Path) {

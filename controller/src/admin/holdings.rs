@@ -1,0 +1,228 @@
+//! The contents and originals of a backup: exactly those that its copy of the database refers to.
+//!
+//! **What.** [`save`] carries them out of a controller that runs, [`put_back`] into one that does not run yet.
+//!
+//! **Why a loop instead of a lock.** Imports and deletions go on during a backup, which may copy for an hour. What the
+//! database refers to is read, carried, and read again; only when nothing came or went since, and nothing comes or goes while
+//! the database is copied, the copy and the files belong together. Each further round carries only what is new.
+//!
+//! **Invariants.** What an image that is not `active` refers to is hashed, because another upload may take its place. What is
+//! missing or damaged is named, never silently left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::ImageId;
+use hearth_protocol::words::ImageStatus;
+
+use super::backup::{BackupError, Manifest};
+use crate::content::{Carried, Carrying, ContentError, ContentStore, Originals};
+use crate::db::Db;
+
+/// Folder of contents, in the state folder and in a backup alike.
+pub(super) const CONTENT: &str = "content";
+/// Folder of originals, alike.
+pub(super) const ORIGINALS: &str = "originals";
+/// Rounds until the catalog stands still for the moment that copying the database takes.
+const TRIES_MAX: u32 = 100;
+
+/// What a database refers to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Referred {
+    contents: BTreeSet<ContentId>,
+    /// With the BLAKE3 to compare, where the file may be replaced by another upload.
+    originals: BTreeMap<ImageId, Option<String>>,
+}
+
+/// What a backup has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    pub(super) contents: BTreeSet<ContentId>,
+    /// With the BLAKE3 that was compared, if it was.
+    pub(super) originals: BTreeMap<ImageId, Option<String>>,
+    pub(super) missing: Vec<String>,
+    pub(super) carried: Carried,
+}
+
+async fn referred(db: &Db) -> Result<Referred, BackupError> {
+    let contents = db.contents().await?.into_iter().map(|content| content.id).collect();
+    let images = db.all_images().await?.into_iter();
+    let originals = images.filter_map(|image| match image.status {
+        ImageStatus::Importing => Some((image.id, Some(image.checksums.blake3.unwrap_or_default()))),
+        _ => image.original_kept.then_some((image.id, None)),
+    });
+    Ok(Referred { contents, originals: originals.collect() })
+}
+
+/// Carries contents and originals from `state` into the backup `to`, and copies the database that refers to them to
+/// `database`.
+///
+/// # Errors
+/// [`BackupError::Restless`], [`BackupError::Content`], [`BackupError::Db`].
+pub(super) async fn save(db: &Db, state: &Path, to: &Path, database: &Path) -> Result<Held, BackupError> {
+    let mut held = Held::default();
+    for _ in 0..TRIES_MAX {
+        let wanted = referred(db).await?;
+        held = in_thread(state, to, {
+            let wanted = wanted.clone();
+            move |from, to| carry_missing(&from, &to, &wanted, held)
+        })
+        .await?;
+        if referred(db).await? != wanted {
+            continue;
+        }
+        db.backup(database).await?;
+        if referred(db).await? == wanted {
+            return in_thread(state, to, move |_, to| prune(&to, &wanted, held)).await;
+        }
+        std::fs::remove_file(database).map_err(super::backup::failed("remove", database))?;
+    }
+    Err(BackupError::Restless { tries: TRIES_MAX })
+}
+
+/// Both stores of a folder.
+struct Stores {
+    contents: ContentStore,
+    originals: Originals,
+}
+
+impl Stores {
+    fn beside(folder: &Path) -> Result<Self, ContentError> {
+        let contents = ContentStore::beside(&folder.join(CONTENT))?;
+        Ok(Self { contents, originals: Originals::beside(folder)? })
+    }
+}
+
+async fn in_thread<T: Send + 'static>(
+    from: &Path,
+    to: &Path,
+    work: impl FnOnce(Stores, Stores) -> Result<T, ContentError> + Send + 'static,
+) -> Result<T, BackupError> {
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let done = tokio::task::spawn_blocking(move || work(Stores::beside(&from)?, Stores::beside(&to)?)).await;
+    Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+}
+
+/// Carries what is wanted and not held yet.
+fn carry_missing(from: &Stores, to: &Stores, wanted: &Referred, held: Held) -> Result<Held, ContentError> {
+    let mut held = Held { missing: Vec::new(), ..held };
+    for content in &wanted.contents {
+        if held.contents.contains(content) {
+            continue;
+        }
+        match from.contents.carry(*content, &to.contents, Carrying::Link) {
+            Ok(Some(carried)) => {
+                held.carried.add(carried);
+                held.contents.insert(*content);
+            }
+            Ok(None) => held.missing.push(format!("content {content}: its files are not there")),
+            Err(error @ ContentError::Damaged { .. }) => {
+                held.missing.push(format!("content {content}: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for (image, blake3) in &wanted.originals {
+        // What is held cannot change any more: another upload makes another file.
+        if held.originals.get(image).is_some_and(|compared| blake3.is_none() || compared == blake3) {
+            continue;
+        }
+        held.originals.remove(image);
+        let carried = from.originals.carry(*image, &to.originals, Carrying::Link)?;
+        match (carried, blake3) {
+            (None, _) => held.missing.push(format!("the original of image {image}: its file is not there")),
+            (Some(_), Some(blake3)) if !has_sum(&to.originals, *image, blake3)? => {
+                to.originals.remove(*image)?;
+                held.missing
+                    .push(format!("the original of image {image}: it has other bytes than were uploaded"));
+            }
+            (Some(carried), _) => {
+                held.carried.add(carried);
+                held.originals.insert(*image, blake3.clone());
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn has_sum(originals: &Originals, image: ImageId, blake3: &str) -> Result<bool, ContentError> {
+    originals.open(image)?.map_or(Ok(false), |original| Ok(original.sums()?.blake3 == blake3))
+}
+
+/// Takes away what was carried and went away meanwhile.
+fn prune(to: &Stores, wanted: &Referred, mut held: Held) -> Result<Held, ContentError> {
+    for content in held.contents.difference(&wanted.contents) {
+        to.contents.remove(*content)?;
+    }
+    held.contents.retain(|content| wanted.contents.contains(content));
+    for image in held.originals.keys().filter(|image| !wanted.originals.contains_key(image)) {
+        to.originals.remove(*image)?;
+    }
+    held.originals.retain(|image, _| wanted.originals.contains_key(image));
+    Ok(held)
+}
+
+/// Says so if a part of what `manifest` names is not in the backup `from`.
+///
+/// # Errors
+/// [`BackupError::Damaged`].
+pub(super) fn must_be_there(manifest: &Manifest, from: &Path) -> Result<(), BackupError> {
+    let damaged = |why: String| BackupError::Damaged { path: from.to_owned(), why };
+    if !manifest.with_contents {
+        return Ok(());
+    }
+    let stores = Stores::beside(from)?;
+    for content in &manifest.contents {
+        stores.contents.open(*content).map_err(|error| damaged(error.to_string()))?;
+    }
+    let lost = manifest.originals.iter().find(|image| !stores.originals.path(**image).is_file());
+    lost.map_or(Ok(()), |image| Err(damaged(format!("the original of image {image} is missing"))))
+}
+
+/// Copies contents and originals of the backup `from` into the state folder `state`, which has none. What was written is
+/// gone again after an error.
+///
+/// # Errors
+/// [`BackupError::Occupied`], [`BackupError::Content`].
+pub(super) async fn put_back(manifest: &Manifest, from: &Path, state: &Path) -> Result<(), BackupError> {
+    let folders = [state.join(CONTENT), state.join(ORIGINALS)];
+    if let Some(path) = folders.iter().find(|folder| holds_files(folder)) {
+        return Err(BackupError::Occupied { path: path.clone() });
+    }
+    let (contents, originals) = (manifest.contents.clone(), manifest.originals.clone());
+    let done = in_thread(from, state, move |from, to| {
+        for content in contents {
+            let carried = from.contents.carry(content, &to.contents, Carrying::Copy)?;
+            carried.ok_or(ContentError::NotFound { content })?;
+        }
+        for image in originals {
+            // It was there a moment ago; whether it is now says the check that follows.
+            from.originals.carry(image, &to.originals, Carrying::Copy)?;
+        }
+        Ok(())
+    })
+    .await;
+    if done.is_err() {
+        take_back(state);
+    }
+    done
+}
+
+/// Removes what [`put_back`] wrote.
+pub(super) fn take_back(state: &Path) {
+    for folder in [state.join(CONTENT), state.join(ORIGINALS)] {
+        if let Err(error) = std::fs::remove_dir_all(&folder) {
+            tracing::warn!(path = %folder.display(), %error, "half of a restore stays: remove it by hand");
+        }
+    }
+}
+
+/// Whether there is a file below `folder`.
+fn holds_files(folder: &PathBuf) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() { holds_files(&path) } else { true }
+    })
+}
