@@ -1,12 +1,12 @@
 //! The command line of `hearth-agent`.
 //!
 //! **What.** `serve` runs the daemon, `enrol` gets it a certificate, and everything else asks a running agent over the
-//! local socket. Exit codes: 0 done, 1 failed, 2 usage, and those of the local commands.
+//! local socket. Exit codes: 0 done, 1 failed, 2 usage, [`EXIT_CONFIGURATION`], and those of the local commands.
 //! **Why in the library.** `main.rs` only starts it; tests parse the same definitions.
 //! **Invariants.** Secrets are taken from the command line or from `HEARTH_JOIN_TOKEN` and never logged.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -20,9 +20,32 @@ use crate::daemon::{self, DaemonError};
 use crate::local::client::{self, LocalCommand};
 use crate::transfer::endpoint::{Endpoint, EndpointError};
 
+/// Exit code for what only a person can mend: a wrong configuration, a host that is not enrolled. The number is that of
+/// sysexits.h; the units name it in `RestartPreventExitStatus=`, because starting again would change nothing.
+pub const EXIT_CONFIGURATION: u8 = 78;
+
+/// Shown below `hearth-agent --help`.
+const EXAMPLES: &str = "Examples:
+  hearth-agent enrol --controller controller.example:7443 --token hj1_…
+  hearth-agent status
+  hearth-agent path noble --wait 600
+  hearth-agent lease noble vm-17 --wait      # prints the lease, then the path
+  hearth-agent release 0199c0de-0000-7000-8000-000000000001
+
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  not found
+  4  not active, also when --wait ran out
+  5  in use, held or pinned
+  6  the agent cannot be reached
+  7  the agent is busy
+  78 wrong configuration, or this host is not enrolled";
+
 /// Hearth's agent: keeps verified copies of images on this host.
 #[derive(Debug, Parser)]
-#[command(name = "hearth-agent", version, propagate_version = true)]
+#[command(name = "hearth-agent", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
 pub struct CommandLine {
     /// Configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = config::PATH_DEFAULT, env = "HEARTH_AGENT_CONFIG")]
@@ -80,7 +103,7 @@ struct Enrol {
     /// Account.
     #[arg(long)]
     account: Option<String>,
-    /// Management address.
+    /// Management address, if not the one from which this host reaches the controller.
     #[arg(long)]
     ip: Option<String>,
     /// Serial number of the machine.
@@ -126,6 +149,14 @@ pub enum CommandError {
         /// The location.
         location: hearth_protocol::id::LocationId,
     },
+    /// Root would make a key that the daemon's own user cannot read.
+    #[error("{} belongs to {user}, and so must the key that is made in it: run this as sudo -u {user} …", path.display())]
+    ForeignRoot {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        user: String,
+    },
     /// No controller was named.
     #[error("no controller: pass --controller HOST:PORT or set `controllers` in the configuration")]
     NoController,
@@ -155,6 +186,24 @@ pub enum CommandError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl CommandError {
+    /// Exit code of a process that failed with this.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        use DaemonError as Daemon;
+        use IdentityError::NotEnrolled;
+        match self {
+            Self::Config(_)
+            | Self::UnknownKeys { .. }
+            | Self::Log { .. }
+            | Self::NoController
+            | Self::Identity(NotEnrolled { .. })
+            | Self::Daemon(Daemon::NoController | Daemon::Identity(NotEnrolled { .. })) => EXIT_CONFIGURATION,
+            _ => 1,
+        }
+    }
 }
 
 impl CommandLine {
@@ -253,6 +302,31 @@ fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
         .map_err(|source| CommandError::System { what: "start the runtime", source })
 }
 
+/// The address from which this host reaches a controller. Nothing is sent for it.
+fn own_address(controllers: &[String]) -> Option<IpAddr> {
+    let addresses = controllers.iter().filter_map(|name| name.to_socket_addrs().ok()).flatten();
+    let from = |to: SocketAddr| {
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    addresses.into_iter().find_map(from)
+}
+
+/// Refuses root in a folder of another user.
+fn refuse_foreign_root(path: &Path) -> Result<(), CommandError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(path).map_or(0, |meta| meta.uid());
+    if owner == 0 || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let named = nix::unistd::User::from_uid(owner.into()).ok().flatten();
+    let user = named.map_or_else(|| format!("#{owner}"), |user| user.name);
+    Err(CommandError::ForeignRoot { path: path.to_owned(), user })
+}
+
 impl Enrol {
     fn run(self, path: &Path) -> Result<(), CommandError> {
         let config = match Config::read(path) {
@@ -265,12 +339,16 @@ impl Enrol {
             }
             other => other?.0,
         };
-        let facts = self.facts(&config)?;
+        refuse_foreign_root(&config.data_dir)?;
+        let mut facts = self.facts(&config)?;
         let controllers: Result<Vec<String>, ConfigError> =
             self.controller.iter().map(|text| config::controller_address(text)).collect();
         let controllers = Some(controllers?).filter(|given| !given.is_empty()).unwrap_or(config.controllers);
         if controllers.is_empty() {
             return Err(CommandError::NoController);
+        }
+        if facts.ip.is_empty() {
+            facts.ip = own_address(&controllers).map(|ip| ip.to_string()).unwrap_or_default();
         }
         if let (Ok(enrolment), false) = (Enrolment::load(&config.data_dir), self.again) {
             return Err(CommandError::Enrolled { location: enrolment.location });
@@ -339,6 +417,33 @@ mod tests {
         assert_eq!((facts.name.as_str(), facts.zone.as_str(), facts.rack.as_str()), ("n", "z2", "r"));
         assert_eq!(facts.labels, [("a".to_owned(), "b".to_owned())]);
         assert_eq!(enrol.token, token);
+    }
+
+    #[test]
+    fn a_start_that_cannot_succeed_has_the_exit_code_that_units_do_not_start_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        let serve = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let words = ["hearth-agent", "serve", "--config"].map(Into::into);
+            let line =
+                CommandLine::try_parse_from(words.iter().chain([&path.clone().into_os_string()])).unwrap();
+            line.run().unwrap_err().exit_code()
+        };
+        assert_eq!(
+            serve(&format!("data_dir = '{}'", dir.path().display())),
+            EXIT_CONFIGURATION,
+            "not enrolled"
+        );
+        assert_eq!(serve("budget = 'much'"), EXIT_CONFIGURATION, "wrong value");
+    }
+
+    #[test]
+    fn the_own_address_is_that_towards_the_first_controller_with_one() {
+        let towards =
+            |names: &[&str]| own_address(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(towards(&["no such name:1", "127.0.0.1:7443"]), Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(towards(&[]), None);
     }
 
     #[test]

@@ -2,19 +2,20 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use hearth_agent::command::CommandLine;
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    match line.run().context("hearth-agent") {
+    match line.run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             use std::io::Write as _;
+            let code = error.exit_code();
+            let error = anyhow::Error::new(error).context("hearth-agent");
             // Without a terminal there is nobody to tell; the exit code says it all the same.
             let told = writeln!(std::io::stderr(), "{error:#}");
-            ExitCode::from(if told.is_ok() { 1 } else { 74 })
+            ExitCode::from(if told.is_ok() { code } else { 74 })
         }
     }
 }

@@ -11,7 +11,7 @@
 //! file, so a killed process leaves none behind.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -36,6 +36,14 @@ pub enum StateError {
     Locked {
         /// The lock file.
         path: PathBuf,
+    },
+    /// Root would make files that the daemon's own user cannot read.
+    #[error("{path} belongs to {user}, and so must what is made in it: run this as sudo -u {user} …")]
+    ForeignRoot {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        user: String,
     },
     /// `init` did not run, or not to its end.
     #[error("{path} holds no controller yet: run `hearth-controller init` first")]
@@ -91,6 +99,20 @@ impl StateFolder {
             Err(StateError::Empty { path: self.path.clone() })
         }
     }
+}
+
+/// Refuses root in a folder of another user.
+///
+/// # Errors
+/// [`StateError::ForeignRoot`].
+pub fn refuse_foreign_root(path: &Path) -> Result<(), StateError> {
+    let owner = std::fs::metadata(path).map_or(0, |meta| meta.uid());
+    if owner == 0 || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let named = nix::unistd::User::from_uid(owner.into()).ok().flatten();
+    let user = named.map_or_else(|| format!("#{owner}"), |user| user.name);
+    Err(StateError::ForeignRoot { path: path.to_owned(), user })
 }
 
 /// Folder of the certificate authority under `state_dir`.

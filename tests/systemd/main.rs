@@ -85,6 +85,10 @@ fn units_and_programs_name_the_same_paths() {
     assert!(unit.contains(&format!("StateDirectory={}\n", under_var_lib(agent::DATA_DIR_DEFAULT))));
     assert!(unit.contains(&format!("ReadWritePaths={}\n", agent::CACHE_DIR_DEFAULT)));
     assert!(unit.contains(&format!("--config {}\n", agent::PATH_DEFAULT)));
+    let not_again = format!("RestartPreventExitStatus={}\n", hearth_agent::command::EXIT_CONFIGURATION);
+    for unit in ["hearth-agent.service", "hearth-agent@.service", "hearth-controller.service"] {
+        assert!(text_of(unit).contains(&not_again), "{unit}");
+    }
     let mount = text_of("var-lib-hearth-images.mount");
     assert!(mount.contains(&format!("What={}/objects\n", agent::CACHE_DIR_DEFAULT)));
     assert!(mount.contains(&format!("Where={}\n", agent::CONSUMER_DIR_DEFAULT)));

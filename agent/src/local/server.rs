@@ -34,7 +34,7 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// Another process answers on it.
-    #[error("another agent serves {path}: give this one a socket of its own (`local.socket`)")]
+    #[error("another agent serves {path}: give this one a socket of its own (`socket`)")]
     Taken {
         /// The socket.
         path: PathBuf,

@@ -18,7 +18,7 @@ use crate::db::operations::Draft;
 use crate::db::tokens::{Scope, Token};
 use crate::db::{Db, DbError, new_id};
 use crate::fleet::ca::{Authority, CaError};
-use crate::state::{StateError, StateFolder};
+use crate::state::{StateError, StateFolder, refuse_foreign_root};
 
 /// Name of the first token.
 const FIRST_TOKEN: &str = "admin";
@@ -58,6 +58,7 @@ pub async fn init(
     new_admin_token: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<(), InitError> {
+    refuse_foreign_root(&config.state_dir)?;
     let state = StateFolder::take(&config.state_dir)?;
     let folder = state.ca();
     let authority = match Authority::create(&folder, clock::unix_us()) {
@@ -115,9 +116,9 @@ fn print(
          Administrator's token (shown this once): {token}\n\
          CA fingerprint: {fingerprint}\n\n\
          Next:\n  \
-         hearth-controller serve                 (or: systemctl enable --now hearth-controller)\n  \
+         systemctl start hearth-controller       (without packages: hearth-controller serve)\n  \
          hearth login https://{host}:{port} --token {token} --fingerprint {fingerprint}\n  \
-         hearth location token create            (then on each host: hearth-agent enrol --token …)\n",
+         hearth location token create            (says what to do on each host)\n",
         state = config.state_dir.display(),
     )?;
     out.flush()
