@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::Client;
@@ -123,6 +124,15 @@ impl Global {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::MissingSubcommand => {
+            // A noun without a verb is a question: what is there?
+            let help = Cli::try_parse_from(std::env::args_os().chain(["--help".into()]));
+            drop(std::io::Write::write_all(
+                &mut std::io::stderr(),
+                help.err().unwrap_or(error).to_string().as_bytes(),
+            ));
+            return Exit::Usage.into();
+        }
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
             return error.print().map_or(Exit::Failed, |()| exit).into();

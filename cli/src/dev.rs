@@ -100,7 +100,7 @@ impl Dev {
         if self.once {
             return Ok(exit);
         }
-        out.say(&setup.try_next())?;
+        out.say(&setup.try_next(&self.image_name()?))?;
         children.unless_one_ends(std::future::pending()).await
     }
 
@@ -192,12 +192,13 @@ impl Dev {
         Ok(if active >= usize::from(self.agents) { Exit::Ok } else { Exit::Incomplete })
     }
 
+    fn image_name(&self) -> anyhow::Result<String> {
+        self.image.as_deref().map_or_else(|| Ok(disk::NAME.to_owned()), image_name)
+    }
+
     /// The image of an earlier run in the same folder, or a new one.
     async fn imported(&self, setup: &Setup, client: &Client, out: Out, mode: Mode) -> anyhow::Result<Image> {
-        let name = match &self.image {
-            Some(file) => image_name(file)?,
-            None => disk::NAME.to_owned(),
-        };
+        let name = self.image_name()?;
         let there: Vec<Image> = client.list(&["images"], &[("name", Some(name.clone()))], None).await?;
         let usable = |image: &&Image| image.name == name && image.status == ImageStatus::Active;
         if let Some(image) = there.iter().find(usable) {

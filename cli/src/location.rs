@@ -85,7 +85,7 @@ pub(crate) enum JoinTokenCommand {
 #[command(after_help = "Examples:
   hearth location token create
   hearth location token create --uses 200 --ttl 24h --match 'cn-*' --zone z1
-  hearth-agent enrol --config /etc/hearth/agent.toml --controller controller.example:7443 --token hj1_…")]
+  sudo -u hearth hearth-agent enrol --controller controller.example:7443 --token hj1_…      # on the host")]
 pub(crate) struct TokenCreate {
     /// How many agents may use it
     #[arg(long, default_value_t = 1)]
@@ -159,13 +159,13 @@ fn grid(locations: &[Location]) -> Grid {
         "STATE",
         "AGENT",
         "ZONE",
-        "RACK",
-        "IP",
+        "~RACK",
+        "~IP",
         "ACTIVE",
         "USED",
         "BUDGET",
         "FREE",
-        "SEEN",
+        "~SEEN",
         "+ID",
         "+KIND",
         "+PLATFORM",
@@ -314,11 +314,14 @@ impl TokenCreate {
             ("names", Cell::maybe(made.name_match.as_ref())),
         ];
         session.out.facts(&made, facts)?;
+        let Some(token) = made.token.as_ref().filter(|_| session.out.for_people()) else {
+            return Ok(Exit::Ok);
+        };
         let host = session.client.base().host_str().unwrap_or("HOST");
         let port = session.client.base().port_or_known_default().unwrap_or(7443);
         session.out.remark(&format!(
-            "\nThe token is shown this once. On each host:\n  hearth-agent enrol --config /etc/hearth/agent.toml \
-             --controller {host}:{port} --token <token>"
+            "\nThe token is shown this once. On each host:\n  sudo -u hearth hearth-agent enrol --controller \
+             {host}:{port} --token {token}\n  sudo systemctl start hearth-agent"
         ))?;
         Ok(Exit::Ok)
     }

@@ -103,7 +103,7 @@ impl List {
             vec![
                 Cell::maybe(row.seq),
                 Cell::At(Some(row.at.clone())),
-                Cell::text(&row.who),
+                Cell::Digest(row.who.clone()),
                 Cell::text(&row.action),
                 Cell::text(if row.target_name.is_empty() { &row.target_id } else { &row.target_name }),
                 Cell::status(&row.result),

@@ -27,11 +27,20 @@ pub(crate) enum Format {
     Csv,
 }
 
+/// Digits of a digest that people need to tell two apart.
+const DIGEST_CHARS_SHOWN: usize = 16;
+/// A longer text may be wrapped before a whole column is left out for it.
+const WRAPPED_CHARS_MIN: usize = 32;
+/// Blanks between two columns.
+const COLUMN_GAP: u16 = 2;
+
 /// One value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
     /// Any text.
     Text(String),
+    /// Any text, of which a digest is cut short for people.
+    Digest(String),
     /// A state word; coloured.
     Status(String),
     /// Bytes.
@@ -68,6 +77,8 @@ impl Cell {
     fn human(&self, now: Timestamp) -> String {
         let text = match self {
             Self::Text(text) | Self::Status(text) => printable(text),
+            Self::Digest(text) if is_digest(text) => text.chars().take(DIGEST_CHARS_SHOWN).collect(),
+            Self::Digest(text) => printable(text),
             Self::Bytes(bytes) => bytes.map(size::human).unwrap_or_default(),
             Self::At(at) => at.as_deref().map(|at| when::relative(at, now)).unwrap_or_default(),
             Self::Percent(percent) => format!("{percent}%"),
@@ -78,7 +89,7 @@ impl Cell {
 
     fn raw(&self) -> String {
         match self {
-            Self::Text(text) | Self::Status(text) => text.clone(),
+            Self::Text(text) | Self::Digest(text) | Self::Status(text) => text.clone(),
             Self::Bytes(bytes) => bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
             Self::At(at) => at.clone().unwrap_or_default(),
             Self::Percent(percent) => percent.to_string(),
@@ -97,7 +108,12 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Rows under named columns. A column whose name begins with `+` is left out of tables, not of CSV.
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Rows under named columns. A column whose name begins with `+` is left out of tables, not of CSV; one that begins with
+/// `~` is left out of a table that would be wider than the terminal.
 #[derive(Clone, Debug)]
 pub(crate) struct Grid {
     columns: &'static [&'static str],
@@ -141,8 +157,7 @@ impl Grid {
     /// The table as text, without a line end after the last row.
     #[must_use]
     pub(crate) fn table(&self, look: Look) -> String {
-        let shown: Vec<usize> =
-            (0..self.columns.len()).filter(|i| !self.columns[*i].starts_with('+')).collect();
+        let shown = self.shown(look);
         let mut table = Table::new();
         table.load_style(presets::NOTHING).force_no_tty();
         if look.colour {
@@ -152,14 +167,15 @@ impl Grid {
             Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
             None => table.set_content_arrangement(ContentArrangement::Disabled),
         };
-        let header = shown.iter().map(|i| TableCell::new(self.columns[*i]).add_attribute(Attribute::Bold));
+        let header =
+            shown.iter().map(|i| TableCell::new(plain(self.columns[*i])).add_attribute(Attribute::Bold));
         table.set_header(header.collect::<Vec<_>>());
         for row in &self.rows {
             table.add_row(shown.iter().map(|i| table_cell(&row[*i], look)).collect::<Vec<_>>());
         }
         for (place, index) in shown.iter().enumerate() {
             if let Some(column) = table.column_mut(place) {
-                column.set_padding((0, 2));
+                column.set_padding((0, COLUMN_GAP));
                 if self.rows.first().is_some_and(|row| row[*index].is_right()) {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
@@ -169,14 +185,32 @@ impl Grid {
         lines.join("\n")
     }
 
+    /// The columns of a table; those that may be left out go from the right until the rest fits.
+    fn shown(&self, look: Look) -> Vec<usize> {
+        let mut shown: Vec<usize> =
+            (0..self.columns.len()).filter(|i| !self.columns[*i].starts_with('+')).collect();
+        let Some(width) = look.width else { return shown };
+        let wanted = |index: usize| {
+            let texts = self.rows.iter().map(|row| console::measure_text_width(&row[index].human(look.now)));
+            let longest = texts.max().unwrap_or(0).min(WRAPPED_CHARS_MIN);
+            longest.max(plain(self.columns[index]).len()) + usize::from(COLUMN_GAP)
+        };
+        while shown.iter().map(|index| wanted(*index)).sum::<usize>() > usize::from(width + COLUMN_GAP) {
+            let Some(place) = shown.iter().rposition(|index| self.columns[*index].starts_with('~')) else {
+                break;
+            };
+            shown.remove(place);
+        }
+        shown
+    }
+
     /// The rows as CSV, with a header line.
     ///
     /// # Errors
     /// Never in memory; the signature follows the csv crate.
     pub(crate) fn csv(&self) -> anyhow::Result<String> {
         let mut writer = csv::Writer::from_writer(Vec::new());
-        let names =
-            self.columns.iter().map(|name| name.trim_start_matches('+').to_lowercase().replace(' ', "_"));
+        let names = self.columns.iter().map(|name| plain(name).to_lowercase().replace(' ', "_"));
         writer.write_record(names)?;
         for row in &self.rows {
             writer.write_record(row.iter().map(Cell::raw))?;
@@ -184,6 +218,11 @@ impl Grid {
         let bytes = writer.into_inner().context("writing CSV")?;
         String::from_utf8(bytes).context("CSV of texts is text")
     }
+}
+
+/// The name of a column without its mark.
+fn plain(column: &'static str) -> &'static str {
+    column.trim_start_matches(['+', '~'])
 }
 
 fn table_cell(cell: &Cell, look: Look) -> TableCell {

@@ -158,9 +158,9 @@ impl Create {
 fn show_plan(session: &Session, plan: &DryRun) -> anyhow::Result<Exit> {
     let bound = Duration::try_from_secs_f64(plan.time_bound_s).unwrap_or_default();
     let facts = vec![
-        ("warm", Cell::text(format!("{} locations have it", plan.warm))),
-        ("cold", Cell::text(format!("{} locations must fetch it", plan.cold))),
-        ("unfit", Cell::text(format!("{} locations cannot take it", plan.unfit.len()))),
+        ("have it", Cell::text(locations_text(plan.warm as usize))),
+        ("fetch it", Cell::text(locations_text(plan.cold as usize))),
+        ("cannot", Cell::text(locations_text(plan.unfit.len()))),
         ("to move", Cell::Bytes(Some(plan.move_bytes_max))),
         ("at least", Cell::text(when::human(bound))),
     ];
@@ -172,6 +172,10 @@ fn show_plan(session: &Session, plan: &DryRun) -> anyhow::Result<Exit> {
         session.out.below(&grid)?;
     }
     Ok(Exit::Ok)
+}
+
+fn locations_text(count: usize) -> String {
+    if count == 1 { "1 location".to_owned() } else { format!("{count} locations") }
 }
 
 /// Follows a job until it ends.
@@ -221,7 +225,7 @@ impl List {
             "ACTIVE",
             "FAILED",
             "WHERE",
-            "MADE",
+            "~MADE",
             "+DEADLINE",
             "+START",
             "+FINISHED",
@@ -296,9 +300,9 @@ fn locations(job: &PrewarmDetails) -> Grid {
         "STATUS",
         "DONE",
         "MOVED",
-        "REUSED",
-        "TRIES",
-        "FINISHED",
+        "~REUSED",
+        "~TRIES",
+        "~FINISHED",
         "WHY",
         "+LOCATION ID",
         "+ONLINE",

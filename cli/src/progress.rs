@@ -19,6 +19,10 @@ use crate::{clock, size};
 
 /// Plain lines about something that merely goes on come no closer than this.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
+/// Plain lines that say what the last one said come no closer than this.
+const SAME_LINE_PAUSE: Duration = Duration::from_secs(60);
+/// Columns that the longest name of a host gets before it is cut.
+const NAME_COLUMNS_MAX: usize = 24;
 /// Above so many hosts only failures get a plain line of their own.
 const HOST_LINES_MAX: usize = 64;
 /// Lines of the terminal that stay free below the bars: the prompt, the bar for all and a remark.
@@ -165,7 +169,7 @@ pub(crate) struct Fleet {
     all: ProgressBar,
     hosts: BTreeMap<LocationId, ProgressBar>,
     said: BTreeMap<LocationId, EntryStatus>,
-    said_all: Option<Instant>,
+    said_all: Option<(String, Instant)>,
 }
 
 impl Fleet {
@@ -173,7 +177,6 @@ impl Fleet {
     pub(crate) fn new(mode: Mode) -> Self {
         let multi = MultiProgress::with_draw_target(target(mode));
         let all = multi.add(ProgressBar::new(0));
-        all.set_style(style("{prefix:.bold} {wide_bar} {binary_bytes}/{binary_total_bytes} {msg}"));
         Self { mode, multi, all, hosts: BTreeMap::new(), said: BTreeMap::new(), said_all: None }
     }
 
@@ -193,10 +196,17 @@ impl Fleet {
     }
 
     fn bars(&mut self, job: &PrewarmDetails) {
-        self.all.set_prefix("all");
+        let names = job.locations.iter().map(|host| console::measure_text_width(&host.location_name));
+        let name = names.max().unwrap_or(0).clamp(3, NAME_COLUMNS_MAX);
+        if self.all.prefix().is_empty() {
+            let all = format!("{{prefix:{name}!.bold}} {{bar:20}} {{percent:>3}}% {{wide_msg}}");
+            self.all.set_style(style(&all));
+            self.all.set_prefix("all");
+        }
         self.all.set_length(job.prewarm.data_bytes.max(1));
         self.all.set_position(job.prewarm.done_bytes);
-        self.all.set_message(summary(job));
+        let (done, total) = (size::human(job.prewarm.done_bytes), size::human(job.prewarm.data_bytes));
+        self.all.set_message(format!("{}, {done} of {total}", summary(job)));
         let rows = usize::from(console::Term::stderr().size().0).saturating_sub(LINES_FREE);
         let shown = visible(&job.locations, rows);
         let gone: Vec<LocationId> =
@@ -209,7 +219,7 @@ impl Fleet {
         for host in shown {
             let bar = self.hosts.entry(host.location).or_insert_with(|| {
                 let bar = self.multi.insert_before(&self.all, ProgressBar::new(100));
-                bar.set_style(style("{prefix:24!} {bar:30} {pos:>3}% {wide_msg}"));
+                bar.set_style(style(&format!("{{prefix:{name}!}} {{bar:20}} {{pos:>3}}% {{wide_msg}}")));
                 bar.set_prefix(printable(&host.location_name));
                 bar
             });
@@ -229,20 +239,32 @@ impl Fleet {
             }
         }
         let now = clock::monotonic();
-        if self.said_all.is_none_or(|at| now.duration_since(at) >= LINE_PAUSE) {
-            let (done, total) = (size::human(job.prewarm.done_bytes), size::human(job.prewarm.data_bytes));
-            line(&format!("all: {done} of {total}, {}", summary(job)));
-            self.said_all = Some(now);
+        let (done, total) = (size::human(job.prewarm.done_bytes), size::human(job.prewarm.data_bytes));
+        let text = format!("all: {done} of {total}, {}", summary(job));
+        let pause = match &self.said_all {
+            Some((said, _)) if *said == text => SAME_LINE_PAUSE,
+            _ => LINE_PAUSE,
+        };
+        if self.said_all.as_ref().is_none_or(|(_, at)| now.duration_since(*at) >= pause) {
+            line(&text);
+            self.said_all = Some((text, now));
         }
     }
 }
 
-/// `7 of 9 active, 1 failed`.
+/// `7 of 9 active, 1 failed, 1 offline`: an offline host is what a job may wait for without an end.
 #[must_use]
-pub(crate) fn summary(job: &PrewarmDetails) -> String {
-    let job = &job.prewarm;
-    let failed = if job.failed > 0 { format!(", {} failed", job.failed) } else { String::new() };
-    format!("{} of {} active{failed}", job.active, job.total)
+pub(crate) fn summary(details: &PrewarmDetails) -> String {
+    let job = &details.prewarm;
+    let waits = |host: &&PrewarmTarget| !host.online && host.status != EntryStatus::Active;
+    let offline = details.locations.iter().filter(waits).count();
+    let mut text = format!("{} of {} active", job.active, job.total);
+    for (count, word) in [(job.failed as usize, "failed"), (offline, "offline")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {word}"));
+        }
+    }
+    text
 }
 
 fn host_text(host: &PrewarmTarget) -> String {

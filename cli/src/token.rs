@@ -126,7 +126,7 @@ impl Create {
 
 async fn list(session: &Session) -> anyhow::Result<Exit> {
     let tokens: Vec<TokenRecord> = session.client.list(&["tokens"], &[], None).await?;
-    let columns = &["NAME", "ROLE", "SCOPE", "ENDS", "USED", "REVOKED", "ID", "+DOMAIN", "+PROJECT"];
+    let columns = &["NAME", "ROLE", "SCOPE", "ENDS", "~USED", "~REVOKED", "ID", "+DOMAIN", "+PROJECT"];
     let grid = Grid::of(columns, &tokens, |token| {
         vec![
             Cell::text(&token.name),

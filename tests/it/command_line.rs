@@ -1,6 +1,7 @@
 //! The command line against a real controller: words, exit codes, and `hearth dev`.
 
-use std::process::{Command, Output};
+use std::io::BufRead as _;
+use std::process::{Child, Command, Output, Stdio};
 
 use hearth_tests::cluster::Cluster;
 use hearth_tests::{disk, programs};
@@ -70,6 +71,8 @@ async fn exit_codes_tell_what_went_wrong() {
     check(&cluster, &["image", "import", "/nonexistent.qcow2"], 2);
     check(&cluster, &["prewarm", "create", "nothing"], 2);
     check(&cluster, &["transfer", "stop"], 2);
+    // A noun alone is answered with its verbs.
+    assert!(text(&check(&cluster, &["image"], 2)).contains("Download the file as it was imported"));
 
     let run = |name: &str, value: &str| {
         let mut command = Command::new(&programs::get().hearth);
@@ -120,5 +123,40 @@ fn dev_once_ends_with_every_copy_verified_and_leaves_nothing() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(table.lines().filter(|line| line.contains(" active ")).count(), 3, "{}", text(&output));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the data folder was left behind");
+}
+
+/// Ends with the test, also with one that fails.
+struct Dev(Child);
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // Gone already is what is wanted.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn what_dev_prints_can_be_pasted_into_a_shell() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(&programs::get().hearth);
+    command.args(["dev", "--agents", "1"]).env("TMPDIR", dir.path()).stdout(Stdio::piped());
+    let mut dev = Dev(command.spawn().unwrap());
+    let lines = std::io::BufReader::new(dev.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let printed: Vec<String> = lines.take_while(|line| !line.starts_with("Logs: ")).collect();
+    // The table of copies comes first.
+    let advice = printed.iter().skip_while(|line| !line.starts_with("Running until Ctrl-C"));
+    let pasted: Vec<&str> = advice.filter_map(|line| line.strip_prefix("  ")).collect();
+    assert!(pasted.len() >= 8, "{printed:#?}");
+    let shell = Command::new("/bin/sh").args(["-exc", &pasted.join("\n")]).current_dir("/").output().unwrap();
+    assert!(shell.status.success(), "{}", text(&shell));
+    assert!(text(&shell).contains("1 of 1 active") && text(&shell).contains("vm-1"), "{}", text(&shell));
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(dev.0.id().try_into().unwrap()),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    assert_eq!(dev.0.wait().unwrap().code(), Some(0));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the data folder was left behind");
 }

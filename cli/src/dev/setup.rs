@@ -183,27 +183,43 @@ impl Setup {
         write(&self.enrolled_mark(agent), &printed)
     }
 
-    /// What a person can do now.
-    pub(super) fn try_next(&self) -> String {
-        let program = std::env::args().next().unwrap_or_else(|| "hearth".into());
-        let config = super::client_config_path(&self.root);
-        let hearth = format!("{program} --config {}", config.display());
-        let agent = self.agent.display();
+    /// What a person can do now: lines that can be pasted into another terminal as they are.
+    pub(super) fn try_next(&self, image: &str) -> String {
+        let programs = self.agent.parent().unwrap_or_else(|| Path::new("."));
+        let path = |path: &Path| shell_word(&path.display().to_string());
         format!(
-            "\nRunning until Ctrl-C. Try in another terminal:\n  \
-             {hearth} cache list\n  \
-             {hearth} location list\n  \
-             {hearth} image import YOUR.qcow2 --name yours\n  \
-             {hearth} prewarm create yours --select 'zone=z1' --wait\n  \
-             {hearth} log list\n  \
-             {agent} status --config {toml}\n\
-             or once: export HEARTH_CONFIG={config}\n\
+            "\nRunning until Ctrl-C. In another terminal, first:\n  \
+             export HEARTH_CONFIG={config}\n  \
+             export HEARTH_AGENT_CONFIG={agent}\n  \
+             export PATH={programs}:\"$PATH\"\n\
+             then try:\n  \
+             hearth cache list\n  \
+             hearth location list\n  \
+             hearth image show {image}\n  \
+             hearth prewarm create {image} --select 'zone=z1' --keep 7d --wait\n  \
+             hearth log list\n  \
+             hearth doctor\n  \
+             hearth-agent lease {image} vm-1\n  \
+             hearth-agent status\n\
+             The last two ask the agent dev-1, as the scripts of a hypervisor do.\n\
+             An image of yours: hearth image import FILE\n\
              Logs: {logs}",
-            toml = self.agent_toml(1).display(),
-            config = config.display(),
+            config = path(&super::client_config_path(&self.root)),
+            agent = path(&self.agent_toml(1)),
+            programs = path(programs),
+            image = shell_word(image),
             logs = self.root.join("log").display(),
         )
     }
+}
+
+/// The text as one word of a shell.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn controller_text(state: &Path, port: u16) -> anyhow::Result<String> {
@@ -257,6 +273,15 @@ mod tests {
         assert_eq!(token_and_fingerprint(&printed), Some((token.clone(), print.clone())));
         assert_eq!(token_and_fingerprint(&token), None);
         assert_eq!(token_and_fingerprint(&print), None);
+    }
+
+    #[test]
+    fn a_shell_reads_back_the_word_that_was_quoted() {
+        for word in ["/var/tmp/a-1", "my image", "it's", "$HOME", "", "镜像", "a;b"] {
+            let script = format!("printf %s {}", shell_word(word));
+            let shell = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(shell.stdout).unwrap(), word);
+        }
     }
 
     #[test]

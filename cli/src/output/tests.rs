@@ -37,6 +37,35 @@ fn a_narrow_terminal_wraps_and_a_pipe_does_not() {
 }
 
 #[test]
+fn a_narrow_terminal_leaves_columns_out_before_it_breaks_words() {
+    let mut grid = Grid::new(&["IMAGE", "~MOVED", "STATUS", "~CHANGED", "WHY"]);
+    let why = "no_space: 3.0 GiB are needed, 1.0 GiB is free, the rest is held by prewarm jobs";
+    grid.push(vec![
+        Cell::text("debian-12"),
+        Cell::Bytes(Some(4096)),
+        Cell::status("cache_fail"),
+        Cell::At(Some("2026-03-01T09:57:00Z".into())),
+        Cell::text(why),
+    ]);
+    let header = |width| grid.table(look(width, false)).lines().next().unwrap_or_default().to_owned();
+    assert_eq!(header(Some(60)).split_whitespace().collect::<Vec<_>>(), ["IMAGE", "STATUS", "WHY"]);
+    assert_eq!(header(Some(70)).split_whitespace().collect::<Vec<_>>(), ["IMAGE", "MOVED", "STATUS", "WHY"]);
+    assert_eq!(header(Some(90)).split_whitespace().count(), 5);
+    assert_eq!(header(None).split_whitespace().count(), 5);
+    assert!(grid.table(look(Some(60), false)).contains("cache_fail"), "no word is broken");
+    assert!(grid.csv().unwrap().starts_with("image,moved,status,changed,why\n"));
+}
+
+#[test]
+fn people_see_the_beginning_of_a_digest_and_scripts_all_of_it() {
+    let mut grid = Grid::new(&["WHO"]);
+    grid.push(vec![Cell::Digest("ab".repeat(32))]);
+    grid.push(vec![Cell::Digest("admin".into())]);
+    assert_eq!(grid.table(look(None, false)), "WHO\nabababababababab\nadmin");
+    assert_eq!(grid.csv().unwrap(), format!("who\n{}\nadmin\n", "ab".repeat(32)));
+}
+
+#[test]
 fn colour_is_only_there_when_asked_for() {
     assert!(!grid().table(look(None, false)).contains('\u{1b}'));
     assert!(grid().table(look(None, true)).contains('\u{1b}'));
