@@ -32,6 +32,8 @@ step "packages installed, user and folders made, units enabled, nothing started"
 systemctl start hearth-controller || true
 is "$(systemctl is-active hearth-controller)" inactive "a controller without init"
 sed -i 's/^#public_names = .*/public_names = ["127.0.0.1", "localhost"]/' /etc/hearth/controller.toml
+! hearth-controller init >init.log 2>&1 || fail "root set up a controller whose files the daemon cannot read"
+grep -q 'sudo -u hearth' init.log || { cat init.log; fail "the refusal does not say as whom to run it"; }
 run init.log runuser -u hearth -- hearth-controller init --config /etc/hearth/controller.toml
 token=$(grep -oE 'hrt_[A-Za-z0-9_-]+' init.log | head -n 1)
 fingerprint=$(grep -oE '\b[0-9a-f]{64}\b' init.log | head -n 1)
@@ -42,8 +44,13 @@ run login.log hearth login https://127.0.0.1:7443 --token "$token" --fingerprint
 step "controller initialised, started by systemd (Type=notify), logged in"
 
 # --- the agent ------------------------------------------------------------------------------------------------
+! systemctl start hearth-agent 2>/dev/null || fail "an agent that is not enrolled was started"
+is "$(show hearth-agent ActiveState) $(show hearth-agent ExecMainStatus) $(show hearth-agent NRestarts)" "failed 78 0" \
+  "an agent that is not enrolled, which is not started again and again"
 run token.log hearth location token create -o json
 join=$(grep -oE 'hj1_[A-Za-z0-9_.-]+' token.log | head -n 1)
+! hearth-agent enrol --controller 127.0.0.1:7443 --token "$join" >enrol.log 2>&1 || fail "root enrolled the agent"
+grep -q 'sudo -u hearth' enrol.log || { cat enrol.log; fail "the refusal does not say as whom to run it"; }
 run enrol.log runuser -u hearth -- hearth-agent enrol --config /etc/hearth/agent.toml \
   --controller 127.0.0.1:7443 --token "$join"
 run start.log systemctl start hearth-agent
@@ -78,30 +85,34 @@ step "paths and leases over the local socket; a leased image stays, and guests h
 step "group kvm reads the image, nobody changes it, strangers see nothing"
 
 # --- a second agent for a second folder -----------------------------------------------------------------------
-sed -e 's|^#data_dir = .*|data_dir = "/var/lib/hearth/agent-fast"|; s|^#cache_dir = .*|cache_dir = "/var/lib/hearth/cache-fast"|' \
+# As agent.toml says.
+cp -p /etc/hearth/agent.toml /etc/hearth/agent-fast.toml
+sed -i -e 's|^#data_dir = .*|data_dir = "/var/lib/hearth/agent-fast"|; s|^#cache_dir = .*|cache_dir = "/data/hearth"|' \
   -e 's|^#socket = .*|socket = "/run/hearth/agent-fast.sock"|; s|^#listen = .*|listen = "[::]:7454"|' \
-  -e 's|^#name = .*|name = "host-1-fast"|' /etc/hearth/agent.toml >/etc/hearth/agent-fast.toml
-chgrp hearth /etc/hearth/agent-fast.toml; chmod 640 /etc/hearth/agent-fast.toml
-install -d -o hearth -g kvm -m 2750 /var/lib/hearth/cache-fast
+  -e 's|^#name = .*|name = "host-1-fast"|' /etc/hearth/agent-fast.toml
 install -d -o hearth -g hearth -m 700 /var/lib/hearth/agent-fast
+install -d -o hearth -g kvm -m 2750 /data/hearth
+mkdir /etc/systemd/system/hearth-agent@fast.service.d
+printf '[Service]\nReadWritePaths=/data/hearth\n' >/etc/systemd/system/hearth-agent@fast.service.d/override.conf
+systemctl daemon-reload
 run token.log hearth location token create -o json
 join=$(grep -oE 'hj1_[A-Za-z0-9_.-]+' token.log | head -n 1)
 run enrol.log runuser -u hearth -- hearth-agent enrol --config /etc/hearth/agent-fast.toml \
   --controller 127.0.0.1:7443 --token "$join"
-run start.log systemctl start hearth-agent@fast
+run start.log systemctl enable --now hearth-agent@fast
 run prewarm.log hearth prewarm create debian --to host-1-fast --wait
-fast=$(find /var/lib/hearth/cache-fast/objects -name '*.raw')
+fast=$(find /data/hearth/objects -name '*.raw')
 cmp "$fast" expected.raw || fail "the second agent's file is not the image"
 is "$(stat -c '%U:%G %a' "$fast")" "hearth:kvm 440" "the second agent's file"
-run stop.log systemctl stop hearth-agent@fast
-run drain.log hearth location remove host-1-fast --yes
+is "$(hearth-agent path debian --config /etc/hearth/agent-fast.toml)" "$fast" "the path that the second agent gives"
 step "a second agent (hearth-agent@fast) serves a second folder"
 
 # --- watchdogs ------------------------------------------------------------------------------------------------
 journalctl -u 'hearth-*' --no-pager -o cat >journal.log
 ! grep -E ' (WARN|ERROR) ' journal.log || fail "the daemons warn of something in an ordinary installation"
 step "no warning in the journal so far"
-units=(hearth-controller hearth-agent)
+units=(hearth-controller hearth-agent hearth-agent@fast)
+active_at() { hearth cache list --image "$1" --status active -o csv >"$1.csv" && [ "$(tail -n +2 "$1.csv" | wc -l)" = "$2" ]; }
 t0=$SECONDS
 declare -A pid_before
 for unit in "${units[@]}"; do
@@ -116,18 +127,28 @@ for unit in "${units[@]}"; do
   grep -qi 'watchdog timeout' journal.log || fail "the journal of $unit says nothing of a watchdog"
 done
 back=$((SECONDS - t0))
-active_again() { hearth cache list --image debian -o csv >cache.csv && grep -q active cache.csv; }
-until_true 60 "the copy is active again" active_again
+until_true 60 "both copies are active again" active_at debian 2
 head -c 33554432 /dev/urandom >second.raw
 run import.log hearth image import second.raw --name second --format raw
 run prewarm.log hearth prewarm create second --all --wait
-run second.csv hearth cache list --image second -o csv
-grep -q active second.csv || { cat second.csv; fail "no second active entry"; }
-step "both daemons hung, were killed by their watchdogs and back after $back s, and do the main job again"
+active_at second 2 || { cat second.csv; fail "the new image is not active on both agents"; }
+step "all daemons hung, were killed by their watchdogs and back after $back s, and do the main job again"
 
 # --- stop, upgrade, removal -----------------------------------------------------------------------------------
-run again.log dpkg -i hearth-controller_*.deb hearth-agent_*.deb
-is "$(systemctl is-active hearth-controller hearth-agent | sort -u)" active "units after an upgrade"
+for unit in "${units[@]}"; do pid_before[$unit]=$(show "$unit" MainPID); done
+cp /etc/hearth/controller.toml controller.before
+run upgrade.log dpkg --force-confold -i upgrade/*.deb
+is "$(dpkg-query -W -f '${Version}\n' 'hearth*' | sort -u)" 9.9.9-1 "versions after the upgrade"
+for unit in "${units[@]}"; do
+  is "$(systemctl is-active "$unit")" active "$unit after an upgrade"
+  [ "$(show "$unit" MainPID)" != "${pid_before[$unit]}" ] || fail "$unit still runs what was there before the upgrade"
+done
+cmp /etc/hearth/controller.toml controller.before || fail "an upgrade changed a configuration that somebody had edited"
+grep -q 'A new remark' /etc/hearth/agent.toml || fail "an upgrade left an old configuration that nobody had edited"
+is "$(stat -c '%U:%G %a' /etc/hearth/agent.toml)" "root:hearth 640" "configuration after an upgrade"
+until_true 60 "the copies are active after the upgrade" active_at debian 2
+is "$(hearth-agent path debian)" "$file" "the path after the upgrade"
+run drain.log hearth location remove host-1-fast --yes
 for unit in "${units[@]}"; do
   t0=$SECONDS; run stop.log systemctl stop "$unit"; took=$((SECONDS - t0))
   is "$(show "$unit" Result) $(show "$unit" ExecMainStatus)" "success 0" "how $unit ended"
@@ -137,5 +158,12 @@ done
 step "an upgrade takes over, a stop drains and leaves nothing behind"
 run purge.log dpkg -P hearth-controller hearth-agent hearth
 [ -f "$(find /var/lib/hearth/cache/objects -name '*.raw' | head -n 1)" ] || fail "a purge took the images of VMs away"
-[ ! -e /etc/hearth/agent.toml ] || fail "a purge left the configuration"
-step "removed; images are left for the VMs that run on them"
+cmp "$(find /data/hearth/objects -name '*.raw' -size +100M)" expected.raw || fail "a purge changed the images of VMs"
+[ ! -e /etc/hearth/agent.toml ] && [ ! -e /etc/hearth/controller.toml ] || fail "a purge left the configuration"
+[ -z "$(find /var/lib/hearth/agent* -name '*key*')" ] || fail "a purge left the agent's key"
+[ -s /var/lib/hearth/controller/ca/ca.key ] || fail "a purge took the certificate authority away"
+[ -z "$(find /etc/systemd/system -name '*hearth*.service' -o -name '*hearth*.mount')" ] || fail "a purge left links to units"
+run install.log dpkg -i hearth-controller_*.deb hearth-agent_*.deb hearth_*.deb
+run start.log systemctl start hearth-controller
+run system.log hearth system
+step "removed; images are left for the VMs that run on them, and a new installation finds the controller's state"

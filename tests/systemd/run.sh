@@ -29,6 +29,16 @@ trap cleanup EXIT
 # --- the tree, with what the packages depend on ---------------------------------------------------------------
 mkdir "$tree"; tar -C "$tree" -xpf "$images/v1.tar" --numeric-owner
 mkdir "$tree/test"; cp "${debs[@]}" tests/systemd/inside.sh "$tree/test/"
+# The same programs as a later version, with a configuration file that its maintainer changed: what an upgrade is.
+mkdir "$tree/test/upgrade"
+for deb in "${debs[@]}"; do
+  dpkg-deb -R "$deb" "$scratch/unpacked"
+  sed -i 's/^Version: .*/Version: 9.9.9-1/' "$scratch/unpacked/DEBIAN/control"
+  for conf in "$scratch"/unpacked/etc/hearth/*.toml; do [ ! -f "$conf" ] || echo '# A new remark.' >>"$conf"; done
+  rm -f "$scratch/unpacked/DEBIAN/md5sums"
+  dpkg-deb --root-owner-group -Zgzip -z1 -b "$scratch/unpacked" "$tree/test/upgrade/" >/dev/null
+  rm -r "$scratch/unpacked"
+done
 cp --sparse=always "$images/v1.c.qcow2" "$tree/test/image.qcow2"
 qemu-img convert -O raw "$images/v1.c.qcow2" "$tree/test/expected.raw"
 cp --remove-destination /etc/resolv.conf "$tree/etc/resolv.conf"; cat /etc/hosts >>"$tree/etc/hosts"
@@ -38,7 +48,7 @@ done
 mount -t proc proc "$tree/proc"
 chroot "$tree" sh -ec 'export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
-  apt-get install -y -qq --no-install-recommends qemu-utils procps init-system-helpers' >"$scratch/apt.log" 2>&1 ||
+  apt-get install -y -qq --no-install-recommends qemu-utils procps init-system-helpers sudo' >"$scratch/apt.log" 2>&1 ||
   { tail -n 20 "$scratch/apt.log"; die "the packages that ours depend on cannot be installed"; }
 umount "$tree/proc"
 
