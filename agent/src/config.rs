@@ -19,6 +19,8 @@ use hearth_protocol::message::enrol::LocationFacts;
 use hearth_protocol::words::LocationKind;
 use serde::Deserialize;
 
+use crate::logic::nic::NIC_MBPS_MAX;
+
 /// Where the daemon looks for its configuration.
 pub const PATH_DEFAULT: &str = "/etc/hearth/agent.toml";
 /// Key, certificate and the last plan: the unit's `StateDirectory=`.
@@ -39,10 +41,6 @@ pub const FLOOR_DEFAULT: Amount = Amount::Percent(5);
 pub const PORT_DEFAULT: u16 = 7444;
 /// UDP port of a controller, used for addresses without one.
 pub const CONTROLLER_PORT_DEFAULT: u16 = 7443;
-/// Speed that is assumed for an unknown network interface, Mbit/s.
-pub const NIC_MBPS_DEFAULT: u32 = 1000;
-/// Largest speed that is believed, Mbit/s (1.6 Tbit/s).
-pub const NIC_MBPS_MAX: u32 = 1_600_000;
 /// Every file is read and hashed once in this many days: bit rot is found before a guest finds it.
 pub const SCRUB_DAYS_DEFAULT: u32 = 30;
 /// Transfers at once; two keep the disk busy while one of them verifies.
@@ -150,8 +148,8 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// `ip:port` under which other agents reach this one.
     pub advertised: Vec<String>,
-    /// Speed of the network interface, Mbit/s.
-    pub nic_mbps: u32,
+    /// Speed of the network interface, Mbit/s, 1 ..= [`NIC_MBPS_MAX`]; `None`: as the kernel says.
+    pub nic_mbps: Option<u32>,
     /// UDP address of the QUIC endpoint.
     pub listen: SocketAddr,
     /// Loopback address of `/metrics`; `None` switches it off.
@@ -260,7 +258,7 @@ impl Config {
             floor: amount("floor", raw.floor, FLOOR_DEFAULT)?,
             controllers: controllers(raw.controllers)?,
             advertised: advertised(raw.advertised)?,
-            nic_mbps: in_range("nic_mbps", raw.nic_mbps.unwrap_or(NIC_MBPS_DEFAULT), 1, NIC_MBPS_MAX)?,
+            nic_mbps: raw.nic_mbps.map(|mbps| in_range("nic_mbps", mbps, 1, NIC_MBPS_MAX)).transpose()?,
             listen: listen(raw.listen.as_deref())?,
             metrics_listen: metrics_listen(raw.metrics_listen.as_deref())?,
             scrub_interval: days(in_range(
@@ -443,7 +441,7 @@ mod tests {
         assert_eq!(unknown, Vec::<String>::new());
         assert_eq!((config.budget, config.floor), (BUDGET_DEFAULT, FLOOR_DEFAULT));
         assert_eq!(config.consumer_dir, Path::new(CONSUMER_DIR_DEFAULT));
-        assert_eq!(config.listen.port(), PORT_DEFAULT);
+        assert_eq!((config.listen.port(), config.nic_mbps), (PORT_DEFAULT, None));
         assert!(!config.facts.name.is_empty());
     }
 
@@ -461,6 +459,7 @@ mod tests {
             ("metrics_listen = '0.0.0.0:1'", "metrics_listen", "loopback"),
             ("advertised = ['0.0.0.0:7444']", "advertised", "ip:port"),
             ("fetch_parallel = 0", "fetch_parallel", "1 to 16"),
+            ("nic_mbps = 0", "nic_mbps", "1600000 Mbit/s"),
             ("[location]\nkind = 'rack'", "location.kind", "host and region"),
             ("log_format = 'xml'", "log_format", "json"),
         ] {

@@ -14,6 +14,7 @@ pub mod local;
 pub mod logic;
 pub mod metrics;
 pub mod metrics_page;
+mod nic;
 pub mod store;
 mod sys;
 pub mod task;

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod entry;
 pub mod evict;
 pub mod fetch_plan;
+pub mod nic;
 pub mod rate;
 pub mod reconcile;
 pub mod renewal;

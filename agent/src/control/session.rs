@@ -32,12 +32,13 @@ use super::credentials::Credentials;
 use super::plan::PlanBook;
 use super::talk::Talk;
 use crate::logic::backoff;
+use crate::logic::nic::{NIC_MBPS_DEFAULT, Origin};
 use crate::store::Store;
 use crate::transfer::endpoint::{Endpoint, KEEP_ALIVE};
 use crate::transfer::frames::{self, WireError};
 use crate::transfer::link::{Quic, Source, Stream};
 use crate::transfer::serve::Server;
-use crate::{clock, metrics as names, task};
+use crate::{clock, metrics as names, nic, task};
 
 /// Time for the greeting.
 const GREET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +89,8 @@ pub struct Home {
     pub controllers: Vec<String>,
     /// `ip:port` under which others reach us.
     pub advertised: Vec<String>,
-    /// Speed of the network interface, Mbit/s.
-    pub nic_mbps: u32,
+    /// Speed of the network interface, Mbit/s; `None`: as the kernel says at each greeting.
+    pub nic_mbps: Option<u32>,
     /// The cache.
     pub store: Store,
     /// The plan.
@@ -262,7 +263,8 @@ impl Home {
     ) -> Result<std::convert::Infallible, SessionError> {
         let location = self.credentials.enrolment().location;
         let (mut send, mut recv) = connection.open_bi().await.map_err(|error| connect::lost(&error))?;
-        let greeting = self.greet(&mut send, &mut recv, boot, location);
+        let nic_mbps = self.nic_mbps(connection).await;
+        let greeting = self.greet(&mut send, &mut recv, boot, (location, nic_mbps));
         let welcome = tokio::time::timeout(GREET_TIMEOUT, greeting)
             .await
             .map_err(|_| SessionError::Silent { what: "answer our Hello", after: GREET_TIMEOUT })??;
@@ -302,12 +304,22 @@ impl Home {
         );
     }
 
+    /// Speed that is reported in this session.
+    async fn nic_mbps(&self, connection: &Connection) -> u32 {
+        let (configured, advertised) = (self.nic_mbps, self.advertised.clone());
+        let controller = connection.remote_address();
+        let read = tokio::task::spawn_blocking(move || nic::speed(configured, &advertised, controller)).await;
+        let (mbps, origin) = read.unwrap_or((NIC_MBPS_DEFAULT, Origin::Assumed));
+        tracing::info!(mbps, ?origin, "speed of the network interface");
+        mbps
+    }
+
     async fn greet(
         &self,
         send: &mut SendStream,
         recv: &mut RecvStream,
         boot: BootId,
-        location: LocationId,
+        (location, nic_mbps): (LocationId, u32),
     ) -> Result<WelcomeV1, SessionError> {
         let sent_unix_ms = clock::unix_ms();
         let hello = HelloV1 {
@@ -319,7 +331,7 @@ impl Home {
             locations: vec![HelloLocation {
                 location,
                 advertised: self.advertised.clone(),
-                nic_mbps: self.nic_mbps,
+                nic_mbps,
                 generation: self.book.current().generation,
             }],
         };
