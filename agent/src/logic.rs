@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod compare;
 pub mod entry;
 pub mod evict;
 pub mod fetch_plan;

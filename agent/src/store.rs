@@ -18,6 +18,7 @@
 //!   recovery is just another crash. (I10, no file without a plan, is held by the caller of `begin`.)
 
 mod begin;
+mod compare;
 mod config;
 #[cfg(test)]
 #[path = "store/tests/content.rs"]
@@ -33,6 +34,7 @@ mod layout;
 mod lease;
 mod maintain;
 mod manifest_file;
+mod objects;
 mod prepare;
 mod reader;
 mod recover;
@@ -45,8 +47,8 @@ mod sweep;
 mod tests;
 
 pub use config::{
-    ContentSpec, EntryView, GRACE_DEFAULT, GROUP_DEFAULT, Gone, Holder, RecoveryReport, SCRUB_EVERY,
-    STAGING_MAX_AGE, StoreConfig, StoreStats,
+    COMPARE_EVERY, CompareReport, ContentSpec, EntryView, GRACE_DEFAULT, GROUP_DEFAULT, Gone, Holder,
+    RecoveryReport, SCRUB_EVERY, STAGING_MAX_AGE, StoreConfig, StoreStats,
 };
 pub use error::{BeginError, InUse, LeaseHolder, StoreError};
 pub use evict::RemoveMode;

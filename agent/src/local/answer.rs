@@ -160,6 +160,7 @@ impl Answers {
         let wait = async {
             loop {
                 changes.mark_unchanged();
+                self.blocking(move |store| Ok(store.doubt(content))).await?;
                 let view = self.entry(content)?;
                 if let Some(path) = view.path {
                     return Ok(path);

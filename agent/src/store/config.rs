@@ -23,6 +23,10 @@ pub const STAGING_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A copy is read and hashed again this often; disks lose bytes silently.
 pub const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Index and memory are compared with `objects/` this often: what changes files below a running agent is rare, and the
+/// comparison reads names and sizes only.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(3600);
+
 /// Settings of a store.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -42,6 +46,8 @@ pub struct StoreConfig {
     pub staging_max_age: Duration,
     /// See [`SCRUB_EVERY`].
     pub scrub_every: Duration,
+    /// See [`COMPARE_EVERY`].
+    pub compare_every: Duration,
 }
 
 impl StoreConfig {
@@ -57,6 +63,7 @@ impl StoreConfig {
             grace: GRACE_DEFAULT,
             staging_max_age: STAGING_MAX_AGE,
             scrub_every: SCRUB_EVERY,
+            compare_every: COMPARE_EVERY,
         }
     }
 }
@@ -189,4 +196,21 @@ pub struct RecoveryReport {
     pub index_rebuilt: Option<String>,
     /// Whether the holds were unreadable, so that everything is held for a day.
     pub holds_lost: bool,
+}
+
+/// What one comparison with `objects/` found otherwise than the agent left it. All empty: nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CompareReport {
+    /// Files that appeared with a manifest; they are hashed before anybody gets them.
+    pub adopted: u32,
+    /// Files that changed; they are hashed before anybody gets them again.
+    pub rechecked: u32,
+    /// Things that were moved to `quarantine/`.
+    pub quarantined: u32,
+    /// Things that do not belong there and that a process has open.
+    pub in_use: u32,
+    /// Contents whose file is gone.
+    pub lost: Vec<ContentId>,
+    /// Index rows that were written or removed.
+    pub rows_mended: u32,
 }

@@ -21,8 +21,9 @@ use hearth_protocol::words::{ContentKind, GoneReason};
 
 use super::error::{InUse, LeaseHolder, StoreError};
 use super::failpoint;
-use super::layout::{remove_if_there, sync_dir};
+use super::layout::{remove_if_there, remove_tree, sync_dir};
 use super::locked;
+use super::objects;
 use super::reader::open_read_only;
 use super::state::{Entry, State, Store, Trash};
 use crate::clock;
@@ -137,6 +138,14 @@ impl Store {
     ) -> Result<Option<PathBuf>, StoreError> {
         let layout = &self.inner.layout;
         let path = layout.object(content, kind);
+        if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+            // A folder or a link that somebody put in its place: no guest runs on it, and no probe applies.
+            self.index_remove(content)?;
+            objects::put_away(layout, &path)?;
+            objects::sync_put_away(layout, &path)?;
+            self.remove_side_files(content)?;
+            return Ok(None);
+        }
         let file = match open_read_only(&path) {
             Ok(file) => file,
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -196,7 +205,8 @@ impl Store {
         sync_dir(&layout.meta_dir())
     }
 
-    fn remove_staged(&self, content: ContentId) -> Result<(), StoreError> {
+    /// What a transfer of this content left in `staging/`.
+    pub(super) fn remove_staged(&self, content: ContentId) -> Result<(), StoreError> {
         let layout = &self.inner.layout;
         remove_if_there(&layout.staging(content))?;
         remove_if_there(&layout.journal(content))?;
@@ -237,7 +247,7 @@ impl Store {
             let meta = fs::symlink_metadata(&path).map_err(StoreError::io("look at", &path))?;
             let since_s = u64::try_from(meta.ctime()).unwrap_or(0);
             if now_s.saturating_sub(since_s) >= age.as_secs() {
-                remove_if_there(&path)?;
+                remove_tree(&path)?;
             } else {
                 left += meta.blocks() * 512;
             }

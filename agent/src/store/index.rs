@@ -134,6 +134,14 @@ impl Index {
         })
     }
 
+    /// Every row that is whole.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) fn rows(&self) -> Result<Vec<Row>, String> {
+        self.with(|open| read_rows(&open.db))
+    }
+
     /// Begins the index anew with these rows.
     ///
     /// # Errors
@@ -153,7 +161,7 @@ impl Index {
         self.put(rows).map_err(failed)
     }
 
-    fn with(&self, work: impl FnOnce(&Open) -> Result<(), String>) -> Result<(), String> {
+    fn with<T>(&self, work: impl FnOnce(&Open) -> Result<T, String>) -> Result<T, String> {
         let open = locked(&self.open);
         let open = open.as_ref().ok_or_else(|| "the index is closed".to_owned())?;
         guarded(|| work(open))
@@ -179,17 +187,22 @@ fn open_and_read(path: &Path) -> Result<(Open, Vec<Row>), String> {
             sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
         let db = config.open().map_err(|error| error.to_string())?;
         let log = OpenOptions::new().read(true).open(path.join("db")).map_err(|error| error.to_string())?;
-        let mut rows = Vec::new();
-        for item in db.iter() {
-            let (key, value) = item.map_err(|error| error.to_string())?;
-            // A row that is not whole is no row: its object is hashed again.
-            match decode(&value).filter(|row| row.spec.content.as_bytes()[..] == key[..]) {
-                Some(row) => rows.push(row),
-                None => tracing::warn!("a damaged row of the index is left out"),
-            }
-        }
+        let rows = read_rows(&db)?;
         Ok((Open { db, log }, rows))
     })
+}
+
+fn read_rows(db: &sled::Db) -> Result<Vec<Row>, String> {
+    let mut rows = Vec::new();
+    for item in db.iter() {
+        let (key, value) = item.map_err(|error| error.to_string())?;
+        // A row that is not whole is no row: its object is hashed again.
+        match decode(&value).filter(|row| row.spec.content.as_bytes()[..] == key[..]) {
+            Some(row) => rows.push(row),
+            None => tracing::warn!("a damaged row of the index is left out"),
+        }
+    }
+    Ok(rows)
 }
 
 fn encode(row: &Row) -> Result<Vec<u8>, String> {

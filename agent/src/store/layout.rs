@@ -301,6 +301,14 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
+/// Deletes whatever stands there, a folder with all that is in it.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).map_err(StoreError::io("delete", path)),
+        _ => remove_if_there(path).map(|_| ()),
+    }
+}
+
 /// Writes a small file so that after a crash it is there whole, in the old or in the new form.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let new = path.with_extension("new");

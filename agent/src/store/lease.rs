@@ -56,6 +56,7 @@ impl Store {
         if length == 0 || length > CONSUMER_BYTES_MAX || consumer.chars().any(char::is_control) {
             return Err(StoreError::ConsumerName { length, max: CONSUMER_BYTES_MAX });
         }
+        self.doubt(content);
         let mut state = locked(&self.inner.state);
         let entry = state.entry(content)?;
         let usable = match entry.phase {

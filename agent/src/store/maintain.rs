@@ -1,7 +1,8 @@
 //! What the store does on its own, in the background.
 //!
 //! **What.** Hashes objects that a crash or doubt left unverified, frees trash after its grace time, keeps budget and floor,
-//! scrubs the copy that was hashed longest ago, writes use times to the index, and probes a failing disk.
+//! scrubs the copy that was hashed longest ago, writes use times to the index, compares everything with `objects/` once
+//! an hour, and probes a failing disk.
 //! **Why one loop.** All of this is slow disk work that nobody waits for; one after the other it never takes more than two
 //! threads from the host's guests.
 //! **Invariants.** Stopping it at any moment loses nothing. At most one object is hashed at a time.
@@ -28,13 +29,20 @@ const USE_TIMES_EVERY_MS: u64 = 60_000;
 /// the process may exit without waiting for it.
 pub async fn run(store: Store, stop: CancellationToken) {
     let mut last_use_times_ms = clock::unix_ms();
+    // Opening the cache has just compared.
+    let mut compared = clock::monotonic();
+    let compare_every = store.inner.config.compare_every;
     loop {
         let write_use_times = clock::unix_ms().saturating_sub(last_use_times_ms) >= USE_TIMES_EVERY_MS;
         if write_use_times {
             last_use_times_ms = clock::unix_ms();
         }
+        let compare = clock::monotonic().duration_since(compared) >= compare_every;
+        if compare {
+            compared = clock::monotonic();
+        }
         let pass = store.clone();
-        let pass = tokio::task::spawn_blocking(move || pass.pass(write_use_times));
+        let pass = tokio::task::spawn_blocking(move || pass.pass(write_use_times, compare));
         let more = tokio::select! {
             () = stop.cancelled() => return,
             done = pass => match done {
@@ -49,7 +57,7 @@ pub async fn run(store: Store, stop: CancellationToken) {
                 }
             },
         };
-        let wait = if more { Duration::ZERO } else { MAINTAIN_EVERY };
+        let wait = if more { Duration::ZERO } else { MAINTAIN_EVERY.min(compare_every) };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
@@ -59,10 +67,13 @@ pub async fn run(store: Store, stop: CancellationToken) {
 
 impl Store {
     /// One pass. Returns whether there is more to hash at once.
-    fn pass(&self, write_use_times: bool) -> Result<bool, StoreError> {
+    fn pass(&self, write_use_times: bool, compare: bool) -> Result<bool, StoreError> {
         // Looked at in every pass, so that a jump is seen when it happens and not when room is next needed.
         let now_unix_ms = clock::steady_unix_ms();
         tracing::trace!(now_unix_ms, "a pass over the cache");
+        if compare && let Err(error) = self.compare() {
+            tracing::warn!(error = error.chain(), "the cache cannot be compared with its files; tried again");
+        }
         self.purge_trash(self.inner.config.grace);
         self.purge_quarantine(self.inner.config.staging_max_age)?;
         self.probe_disk();
@@ -80,9 +91,9 @@ impl Store {
                 .filter(|e| e.phase.is_active())
                 .filter_map(Entry::row)
                 .collect();
-            self.index_rows(&rows)?;
+            self.index_active(&rows)?;
         }
-        for content in self.damaged_unused() {
+        for content in self.damaged_objects() {
             self.quarantine(content)?;
         }
         let Some(content) = self.next_check() else { return Ok(false) };
@@ -108,11 +119,11 @@ impl Store {
         ranked.min().map(|(_, content)| content)
     }
 
-    /// Damaged objects whose consumers are gone.
-    fn damaged_unused(&self) -> Vec<ContentId> {
+    /// Damaged objects; those whose consumers are gone can be moved away.
+    fn damaged_objects(&self) -> Vec<ContentId> {
         let state = locked(&self.inner.state);
         let damaged = state.entries.iter().filter(|(_, entry)| matches!(entry.phase, Phase::Damaged { .. }));
-        damaged.map(|(content, _)| *content).filter(|content| state.n_leases(*content) == 0).collect()
+        damaged.map(|(content, _)| *content).collect()
     }
 
     /// While the cache is read-only, tries whether the disk takes a synced write again.

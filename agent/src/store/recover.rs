@@ -18,14 +18,13 @@ use hearth_protocol::digest::ContentId;
 use hearth_protocol::words::{ContentKind, GoneReason};
 use tokio::sync::watch;
 
-use super::config::{ContentSpec, RecoveryReport, StoreConfig};
+use super::config::{RecoveryReport, StoreConfig};
 use super::error::StoreError;
-use super::index::{Index, Row, Stamp};
+use super::index::{Index, Row};
 use super::layout::{
-    FORMAT, Layout, OBJECT_MODE, Renamed, parse_content_name, parse_object_name, remove_if_there, rename_new,
-    sync_dir, write_durably,
+    FORMAT, Layout, Renamed, parse_content_name, remove_if_there, rename_new, sync_dir, write_durably,
 };
-use super::manifest_file::ManifestFile;
+use super::objects::{self, Look, list};
 use super::state::{Entry, Inner, State, Store};
 use super::{failpoint, hold, journal, lease};
 use crate::clock;
@@ -154,17 +153,10 @@ impl Recovery<'_> {
 
     /// Everything in `objects/`, with the row that the index has for it.
     fn objects(&mut self, rows: &mut BTreeMap<ContentId, Row>) -> Result<(), StoreError> {
-        for dir in list(&self.layout.objects_dir())? {
-            if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
-                self.quarantine(&dir)?;
-                continue;
-            }
-            for path in list(&dir)? {
-                let name = path.file_name().and_then(|name| name.to_str()).and_then(parse_object_name);
-                match name.filter(|(content, kind)| self.layout.object(*content, *kind) == path) {
-                    Some((content, kind)) => self.object(&path, content, kind, rows)?,
-                    None => self.quarantine(&path)?,
-                }
+        for (path, name) in objects::walk(self.layout)? {
+            match name {
+                Some((content, kind)) => self.object(&path, content, kind, rows)?,
+                None => self.quarantine(&path)?,
             }
         }
         Ok(())
@@ -177,25 +169,17 @@ impl Recovery<'_> {
         kind: ContentKind,
         rows: &mut BTreeMap<ContentId, Row>,
     ) -> Result<(), StoreError> {
-        let meta = fs::symlink_metadata(path).map_err(StoreError::io("look at", path))?;
-        let manifest = ManifestFile::open(&self.layout.manifest(content), content);
-        let root = match &manifest {
-            Ok(manifest) if meta.is_file() && manifest.root().kind() == kind => manifest.root(),
-            Err(StoreError::Io { source, .. }) if source.kind() != io::ErrorKind::NotFound => {
-                return manifest.map(|_| ());
-            }
-            // Without its manifest nobody can say what the bytes should be.
-            _ => {
+        let (spec, meta) = match objects::look(self.layout, content, kind)? {
+            Look::File(spec, meta) => (spec, meta),
+            Look::Foreign => {
                 tracing::error!(path = %path.display(), "object without a usable manifest");
                 rows.remove(&content);
                 return self.quarantine(path);
             }
+            Look::Missing => return Ok(()),
         };
-        let spec = ContentSpec { content, kind, raw_bytes: root.raw_bytes(), data_bytes: root.data_bytes() };
-        let stamp = Stamp::of(&meta);
         let row = rows.remove(&content).filter(|row| row.spec == spec);
-        let whole = meta.len() == spec.raw_bytes && meta.mode() & 0o7777 == OBJECT_MODE;
-        let known = whole && row.is_some_and(|row| row.stamp == stamp);
+        let known = objects::unchanged(&meta, &spec, row.map(|row| row.stamp));
         let mut entry = Entry::new(spec, if known { Phase::Active } else { Phase::Unverified });
         if let Some(row) = row {
             entry.moved_bytes = row.moved_bytes;
@@ -204,7 +188,7 @@ impl Recovery<'_> {
             entry.verified_unix_ms = row.verified_unix_ms;
         }
         if known {
-            entry.stamp = Some(stamp);
+            entry.stamp = row.map(|row| row.stamp);
             self.report.active += 1;
         } else {
             self.report.unverified += 1;
@@ -269,13 +253,8 @@ impl Recovery<'_> {
 
     /// Moves something that should not be there out of the way.
     fn quarantine(&mut self, path: &Path) -> Result<(), StoreError> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let target = self.layout.quarantine_dir().join(format!("{:020}.{name}", clock::unix_us()));
-        fs::rename(path, &target).map_err(StoreError::io("rename", path))?;
-        if let Some(parent) = path.parent() {
-            sync_dir(parent)?;
-        }
-        sync_dir(&self.layout.quarantine_dir())?;
+        objects::put_away(self.layout, path)?;
+        objects::sync_put_away(self.layout, path)?;
         self.report.quarantined += 1;
         Ok(())
     }
@@ -302,15 +281,6 @@ impl Recovery<'_> {
         }
         sync_dir(&self.layout.meta_dir())
     }
-}
-
-fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
-        paths.push(entry.map_err(StoreError::io("list", dir))?.path());
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 /// Bytes of an object's manifest and reuse index.

@@ -104,11 +104,17 @@ impl Store {
         }
         // After a crash the bytes may be right in memory only.
         file.sync_all().map_err(StoreError::io("sync", path))?;
+        let stamp = Stamp::of(&meta);
+        // What was hashed must still be what the path leads to.
+        let there = fs::symlink_metadata(path).map_err(StoreError::io("look at", path))?;
+        if Stamp::of(&there) != stamp {
+            return Err(StoreError::Damaged { content, chunks: 0, first: 0 });
+        }
         let chunks = self.inner.layout.chunks(content);
         if !chunks.exists() {
             reuse::build(&manifest, &chunks)?;
         }
-        Ok(Stamp::of(&meta))
+        Ok(stamp)
     }
 
     fn good(&self, content: ContentId, stamp: Stamp) -> Result<Scrubbed, StoreError> {
@@ -156,13 +162,15 @@ impl Store {
     pub(super) fn quarantine(&self, content: ContentId) -> Result<Scrubbed, StoreError> {
         let (text, kind, held) = {
             let mut state = locked(&self.inner.state);
+            // A lease protects bytes; where there are none left, its holder needs them fetched again.
             let leased = state.n_leases(content) > 0 || !state.unreadable_leases.is_empty();
             let held = state.hold(content).held_by(clock::steady_unix_ms()).is_some();
             let entry = state.entry(content)?;
             let Phase::Damaged { text } = entry.phase.clone() else {
                 return Err(StoreError::State { content, state: entry.phase.name(), wanted: "damaged" });
             };
-            if leased || entry.uses > 0 {
+            let path = self.inner.layout.object(content, entry.spec.kind);
+            if entry.uses > 0 || leased && fs::symlink_metadata(path).is_ok() {
                 return Ok(Scrubbed::DamagedInUse);
             }
             entry.step(Step::Remove)?;

@@ -1,5 +1,6 @@
 //! Tests of the store, by theme. The invariants of the store's module are tested under their numbers.
 
+mod compare;
 mod crash;
 mod damage;
 mod removal;
