@@ -128,6 +128,9 @@ pub(super) struct NewSession {
 impl Session {
     pub(super) fn new(number: u64, new: NewSession) -> Self {
         let NewSession { agent, location, boot, build, connection, ends_ms, now_us, followed } = new;
+        // The plan may have been lost with the session before: this one looks at it at once.
+        let wake = Notify::new();
+        wake.notify_one();
         Self {
             number,
             agent,
@@ -140,7 +143,7 @@ impl Session {
             ends_ms: AtomicU64::new(ends_ms),
             last_heard_us: AtomicI64::new(now_us),
             state: Mutex::new(State { followed, plan_due: true, ..State::default() }),
-            wake: Notify::new(),
+            wake,
         }
     }
 

@@ -211,3 +211,19 @@ async fn generations_pass_what_an_agent_follows_already() {
     let stored = place.db.location(agent.location()).await.unwrap().unwrap();
     assert_eq!(stored.generation, Generation(42));
 }
+
+/// The agent's session ended before the plan reached it; nothing changes afterwards that would make a new plan.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_was_lost_with_its_session_is_sent_in_the_next_one() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let mut live = agent.session(&place).await;
+    prewarm(&place, &[agent.location()], None).await;
+    let wanted = |plan: &PlanV1| holds(plan, place.content, |_| true) && plan.entries[0].admitted;
+    let lost = live.plan(wanted).await;
+    live.connection.close(VarInt::from_u32(0), b"");
+    until("the first session is over", || async { place.fleet.online_count() == 0 }).await;
+    // It says Hello as one that never heard of a plan.
+    let mut live = agent.session(&place).await;
+    assert!(live.plan(wanted).await.generation >= lost.generation);
+}
