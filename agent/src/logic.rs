@@ -12,6 +12,7 @@ pub mod entry;
 pub mod evict;
 pub mod fetch_plan;
 pub mod nic;
+pub mod plan_parts;
 pub mod rate;
 pub mod reconcile;
 pub mod renewal;

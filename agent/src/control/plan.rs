@@ -14,28 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::frame::{FrameHeader, HEADER_BYTES, Message as _};
-use hearth_protocol::id::{Generation, LocationId};
+use hearth_protocol::id::LocationId;
 use hearth_protocol::message::control::{PART_ENTRIES_MAX, PlanEntry, PlanV1, ToAgent};
 use tokio::sync::watch;
 
 use super::identity::{IdentityError, write_private};
+pub use crate::logic::plan_parts::Plan;
+use crate::logic::plan_parts::PlanParts;
 
-/// Most parts of a plan: 65,536 entries. A host holds a few hundred; this protects our memory.
-const PARTS_MAX: u16 = 256;
 /// Largest plan file that is read.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 const MAGIC: &[u8; 8] = b"HRTHPLN1";
-
-/// What should be at this location.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// Its generation; 0 before the first plan.
-    pub generation: Generation,
-    /// An operator stopped all transfers.
-    pub stopped: bool,
-    /// The wishes.
-    pub entries: Vec<PlanEntry>,
-}
 
 /// What became of a part.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,14 +43,7 @@ pub struct PlanBook {
     path: PathBuf,
     location: LocationId,
     current: watch::Sender<Arc<Plan>>,
-    collecting: Mutex<Option<Collecting>>,
-}
-
-#[derive(Debug)]
-struct Collecting {
-    generation: Generation,
-    parts: Vec<Option<Vec<PlanEntry>>>,
-    stopped: bool,
+    collecting: Mutex<PlanParts>,
 }
 
 impl PlanBook {
@@ -77,7 +59,7 @@ impl PlanBook {
             }
         };
         let current = watch::Sender::new(Arc::new(plan.unwrap_or_default()));
-        Self { path, location, current, collecting: Mutex::new(None) }
+        Self { path, location, current, collecting: Mutex::default() }
     }
 
     /// The plan that is followed now.
@@ -94,7 +76,7 @@ impl PlanBook {
 
     /// Forgets parts of a plan that is not whole: a new session sends it again.
     pub fn begin_session(&self) {
-        *self.lock() = None;
+        self.lock().forget();
     }
 
     /// Takes one part. Blocks for the disk when it is the last.
@@ -107,18 +89,8 @@ impl PlanBook {
         if part.location != self.location {
             return Ok(Taken::Refused(FaultCode::NotPlaced));
         }
-        // Generation 0 means "no plan": a controller sends it to hear whether we are alive.
-        if part.generation < self.current().generation.max(Generation(1)) {
-            return Ok(Taken::Refused(FaultCode::StalePlan));
-        }
-        let wrong = part.parts == 0
-            || part.parts > PARTS_MAX
-            || part.part >= part.parts
-            || part.entries.len() > PART_ENTRIES_MAX;
-        if wrong {
-            return Ok(Taken::Refused(FaultCode::Protocol));
-        }
-        match self.collect(part) {
+        let taken = self.lock().take(self.current().generation, part);
+        match taken {
             Ok(Some(plan)) => {
                 let plan = Arc::new(plan);
                 self.current.send_replace(Arc::clone(&plan));
@@ -129,38 +101,7 @@ impl PlanBook {
         }
     }
 
-    fn collect(&self, part: PlanV1) -> Result<Option<Plan>, FaultCode> {
-        let mut slot = self.lock();
-        let fresh = || Collecting {
-            generation: part.generation,
-            parts: vec![None; part.parts.into()],
-            stopped: part.stopped,
-        };
-        let newer = slot.as_ref().is_none_or(|collecting| collecting.generation < part.generation);
-        if newer {
-            *slot = Some(fresh());
-        }
-        let collecting = slot.get_or_insert_with(fresh);
-        if collecting.generation != part.generation {
-            return Err(FaultCode::StalePlan);
-        }
-        if collecting.parts.len() != usize::from(part.parts) || collecting.stopped != part.stopped {
-            *slot = None;
-            return Err(FaultCode::Protocol);
-        }
-        collecting.parts[usize::from(part.part)] = Some(part.entries);
-        if collecting.parts.iter().any(Option::is_none) {
-            return Ok(None);
-        }
-        let whole = slot.take().map(|collecting| Plan {
-            generation: collecting.generation,
-            stopped: collecting.stopped,
-            entries: collecting.parts.into_iter().flatten().flatten().collect(),
-        });
-        Ok(whole)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Collecting>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, PlanParts> {
         self.collecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,6 +168,7 @@ fn read(path: &Path, location: LocationId) -> Result<Option<Plan>, &'static str>
 #[cfg(test)]
 mod tests {
     use hearth_protocol::digest::ContentId;
+    use hearth_protocol::id::Generation;
     use hearth_protocol::message::control::{Hold, Wish};
     use hearth_protocol::words::{ContentKind, Priority};
 
@@ -292,7 +234,7 @@ mod tests {
     fn parts_that_do_not_fit_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let book = PlanBook::load(dir.path(), HERE);
-        for wrong in [part(1, 0, 0, 1), part(1, 2, 2, 1), part(1, 0, PARTS_MAX + 1, 1), part(1, 0, 1, 257)] {
+        for wrong in [part(1, 0, 0, 1), part(1, 2, 2, 1), part(1, 0, 257, 1), part(1, 0, 1, 257)] {
             let wrong = PlanV1 { entries: wrong.entries.into_iter().take(257).collect(), ..wrong };
             assert_eq!(book.take(wrong).unwrap(), Taken::Refused(FaultCode::Protocol));
         }

@@ -395,17 +395,7 @@ fn spec(entry: &PlanEntry) -> ContentSpec {
 
 /// The entry as the reconciler sees it; `None` for one that is only wanted.
 fn copy(view: &EntryView) -> Option<Copy> {
-    let stage = match &view.state {
-        ObservedState::Present(EntryStatus::Active | EntryStatus::DeleteFailed) => Stage::Active,
-        ObservedState::Present(EntryStatus::Verifying) => Stage::Checking,
-        ObservedState::Present(EntryStatus::Deleting) | ObservedState::Gone(_) => Stage::Leaving,
-        // A finished file with damage that is still in use: the store deals with it when it is let go.
-        ObservedState::Failed { fault: FaultCode::Damaged, next_try_unix_ms: 0, .. } => Stage::Checking,
-        ObservedState::Present(_) | ObservedState::Failed { .. } if view.allocated_bytes > 0 => {
-            Stage::Partial
-        }
-        ObservedState::Present(_) | ObservedState::Failed { .. } => return None,
-    };
+    let stage = Stage::of(&view.state, view.allocated_bytes)?;
     Some(Copy { content: view.content, stage, hold: view.hold })
 }
 

@@ -16,8 +16,9 @@
 use std::collections::BTreeMap;
 
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::message::control::{Hold, PlanEntry, Wish};
-use hearth_protocol::words::Priority;
+use hearth_protocol::fault::FaultCode;
+use hearth_protocol::message::control::{Hold, ObservedState, PlanEntry, Wish};
+use hearth_protocol::words::{EntryStatus, Priority};
 
 use super::backoff;
 
@@ -64,6 +65,26 @@ pub enum Stage {
     Active,
     /// On its way out.
     Leaving,
+}
+
+impl Stage {
+    /// How far an entry in this state is that has `allocated_bytes` on disk; `None` for one that is only wanted.
+    #[must_use]
+    pub const fn of(state: &ObservedState, allocated_bytes: u64) -> Option<Self> {
+        match state {
+            ObservedState::Present(EntryStatus::Active | EntryStatus::DeleteFailed) => Some(Self::Active),
+            ObservedState::Present(EntryStatus::Verifying) => Some(Self::Checking),
+            ObservedState::Present(EntryStatus::Deleting) | ObservedState::Gone(_) => Some(Self::Leaving),
+            // A finished file with damage that is still in use: the store deals with it when it is let go.
+            ObservedState::Failed { fault: FaultCode::Damaged, next_try_unix_ms: 0, .. } => {
+                Some(Self::Checking)
+            }
+            ObservedState::Present(_) | ObservedState::Failed { .. } if allocated_bytes > 0 => {
+                Some(Self::Partial)
+            }
+            ObservedState::Present(_) | ObservedState::Failed { .. } => None,
+        }
+    }
 }
 
 /// A fetch that runs.

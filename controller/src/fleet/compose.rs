@@ -1,24 +1,19 @@
 //! Puts plans together: what each location should hold, and which transfers may run.
 //!
-//! **What.** Pure functions over the reconciler's model: intents are merged per (location, content), candidates for the
-//! source's places are chosen, and the entries of a plan are written out.
+//! **What.** Pure functions over the reconciler's model: intents are merged per (location, content), and the entries of a
+//! plan are written out.
 //! **Why only for locations that are online.** Nobody reads the plan of a silent host; making it would raise generations
 //! of a thousand locations at every restart of the controller, twice.
-//! **Invariants.** An entry that is verified on disk stays admitted: if it is damaged its agent may repair it at once. A
-//! draining location is admitted nothing.
 
 use std::collections::{HashMap, HashSet};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{ImageId, LocationId, PrewarmId};
 use hearth_protocol::message::control::{Hold, ImageName, PlanEntry, Wish};
-use hearth_protocol::words::{EntryStatus, LocationState};
 
 use crate::db::contents::Content;
-use crate::db::entries::Entry;
 use crate::db::intents::{Intent, IntentHold as StoredHold, IntentWish};
 use crate::db::locations::Location;
-use crate::logic::admission::{Admitted, Candidate};
 use crate::logic::hold::IntentHold;
 use crate::logic::plan::{IntentView, Wanted, merge};
 
@@ -106,41 +101,4 @@ fn cut(name: &str) -> String {
         name.pop();
     }
     name
-}
-
-/// Whether an entry may take bytes now, and how it stands for a place. `None`: it needs none, or must not have any.
-pub(super) fn candidate(
-    location: &Location,
-    content: ContentId,
-    wanted: &Wanted,
-    entry: Option<&Entry>,
-    before: &Admitted,
-    now_us: i64,
-) -> Option<Candidate> {
-    if wanted.wish == Wish::Remove || wanted.paused || location.state != LocationState::Active {
-        return None;
-    }
-    let was_admitted = before.contains(&(location.id, content));
-    let (running, later) = match entry.map(|entry| entry.status) {
-        Some(EntryStatus::Active) => return None,
-        Some(EntryStatus::Caching) => (true, false),
-        Some(EntryStatus::CacheFail) => {
-            (false, entry.and_then(|entry| entry.next_try_us).is_some_and(|next_us| next_us > now_us))
-        }
-        _ => (was_admitted, false),
-    };
-    Some(Candidate {
-        location: location.id,
-        content,
-        priority: wanted.priority,
-        deadline_us: wanted.deadline_us,
-        created_us: wanted.created_us,
-        running,
-        later,
-    })
-}
-
-/// Whether what was to be removed is gone for sure: the agent's inventory came, does not have it, and it follows our plan.
-pub(super) fn removed(wanted: &Wanted, entry: Option<&Entry>, settled: bool, followed: bool) -> bool {
-    wanted.wish == Wish::Remove && entry.is_none() && settled && followed
 }

@@ -23,13 +23,14 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::compose::{Model, Wants, candidate, removed};
+use super::compose::{Model, Wants};
 use super::jobs::Jobs;
 use super::plans::{ENTRIES_MAX, Plan};
 use super::registry::Session;
 use crate::clock;
 use crate::db::{Change, DbError};
-use crate::logic::admission::{Admitted, Candidate, admit};
+use crate::logic::admission::{Admitted, Candidate, Standing, admit, candidate};
+use crate::logic::plan::{Publish, publish, removed};
 
 /// Longest time between two passes: holds end, jobs start and failures are tried again within it.
 const PASS_EVERY: Duration = Duration::from_secs(5);
@@ -246,7 +247,7 @@ impl Reconciler {
                     .as_ref()
                     .is_some_and(|plan| session.followed() >= plan.generation && plan.removes(*content));
                 let entry = self.shared.picture.entry(location, *content);
-                if removed(wanted, entry.as_ref(), self.shared.picture.settled(location), told) {
+                if removed(wanted.wish, entry.is_some(), self.shared.picture.settled(location), told) {
                     let here = self.model.intents.get(&location).into_iter().flatten();
                     done.extend(here.filter(|intent| intent.content == *content).map(|intent| intent.id));
                 }
@@ -265,14 +266,9 @@ impl Reconciler {
             let Some(location) = self.model.locations.get(&session.location) else { continue };
             for (content, wanted) in wants {
                 let entry = self.shared.picture.entry(location.id, *content);
-                candidates.extend(candidate(
-                    location,
-                    *content,
-                    wanted,
-                    entry.as_ref(),
-                    &self.admitted,
-                    now_us,
-                ));
+                let seen = entry.map(|entry| (entry.status, entry.next_try_us));
+                let here = Standing { location: location.id, state: location.state, content: *content, seen };
+                candidates.extend(candidate(here, wanted, &self.admitted, now_us));
             }
         }
         self.admitted = admit(self.shared.config.caps, &candidates);
@@ -287,22 +283,18 @@ impl Reconciler {
             let entries = self.entries(session.location, wants);
             let (old, followed) = (self.shared.plans.of(session.location), session.followed());
             let stopped = self.model.stopped;
-            let generation = match old {
-                // The agent follows a newer plan than we know: an older database was restored.
-                Some(old)
-                    if old.stopped == stopped && old.entries == entries && followed <= old.generation =>
-                {
-                    continue;
-                }
-                // Nothing to say to an agent that never heard of a plan; the data server must know, though.
-                None if entries.is_empty() && !stopped && followed == Generation(0) => {
+            let given = old.map(|old| (old.generation, old.stopped == stopped && old.entries == entries));
+            let known = self.generations.entry(session.location).or_default();
+            let generation = match publish(given, entries.is_empty() && !stopped, followed, *known) {
+                Publish::Keep => continue,
+                // The data server must know, though.
+                Publish::Silent => {
                     self.shared.plans.put(session.location, Arc::new(Plan::empty()));
                     continue;
                 }
-                _ => {
-                    let known = self.generations.entry(session.location).or_default();
-                    *known = Generation((*known).max(followed).0.saturating_add(1));
-                    *known
+                Publish::New(generation) => {
+                    *known = generation;
+                    generation
                 }
             };
             fresh.push((Arc::clone(session), Plan { generation, stopped, entries }));

@@ -11,7 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
-use hearth_protocol::words::Priority;
+use hearth_protocol::message::control::Wish;
+use hearth_protocol::words::{EntryStatus, LocationState, Priority};
+
+use super::plan::Wanted;
 
 /// How many at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,6 +53,44 @@ pub struct Candidate {
     pub running: bool,
     /// Its last try failed and the agent waits: it gets a place only if nobody else wants it.
     pub later: bool,
+}
+
+/// A location and what it reports of one content.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Where.
+    pub location: LocationId,
+    /// State of the location.
+    pub state: LocationState,
+    /// What.
+    pub content: ContentId,
+    /// Status as reported, with the time of the next try (microseconds since the epoch) if the last one failed.
+    pub seen: Option<(EntryStatus, Option<i64>)>,
+}
+
+/// Whether an entry may take bytes now, and how it stands for a place. `None`: it needs none, or must not have any: a
+/// draining location is admitted nothing.
+#[must_use]
+pub fn candidate(here: Standing, wanted: &Wanted, before: &Admitted, now_us: i64) -> Option<Candidate> {
+    let Standing { location, state, content, seen } = here;
+    if wanted.wish == Wish::Remove || wanted.paused || state != LocationState::Active {
+        return None;
+    }
+    let (running, later) = match seen {
+        Some((EntryStatus::Active, _)) => return None,
+        Some((EntryStatus::Caching, _)) => (true, false),
+        Some((EntryStatus::CacheFail, next_us)) => (false, next_us.is_some_and(|next_us| next_us > now_us)),
+        _ => (before.contains(&(location, content)), false),
+    };
+    Some(Candidate {
+        location,
+        content,
+        priority: wanted.priority,
+        deadline_us: wanted.deadline_us,
+        created_us: wanted.created_us,
+        running,
+        later,
+    })
 }
 
 /// The entries that may take bytes.

@@ -6,7 +6,7 @@
 //! one file and must be told one thing.
 //! **Invariants.** `merging_does_not_depend_on_order`, `a_remove_wins_only_alone`.
 
-use hearth_protocol::id::ImageId;
+use hearth_protocol::id::{Generation, ImageId};
 use hearth_protocol::message::control::Wish;
 use hearth_protocol::words::Priority;
 
@@ -85,6 +85,42 @@ pub fn merge(intents: &[IntentView]) -> Option<Wanted> {
     Some(wanted)
 }
 
+/// What becomes of a location's plan.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Publish {
+    /// What it was given is still right.
+    Keep,
+    /// Nothing is said to an agent that never heard of a plan and has nothing to do.
+    Silent,
+    /// It is given a plan of this generation, which must be durable before it is sent.
+    New(Generation),
+}
+
+/// Whether a location needs a new plan. `given`: the generation it was given by this process, and whether that plan is
+/// still right. `nothing`: it is to hold nothing and to do nothing. `followed`: what its agent follows; `known`: the
+/// highest generation that was ever recorded for it.
+#[must_use]
+pub fn publish(
+    given: Option<(Generation, bool)>,
+    nothing: bool,
+    followed: Generation,
+    known: Generation,
+) -> Publish {
+    match given {
+        // Where the agent follows a newer plan than we know, an older database was restored.
+        Some((generation, true)) if followed <= generation => Publish::Keep,
+        None if nothing && followed == Generation(0) => Publish::Silent,
+        _ => Publish::New(Generation(known.max(followed).0.saturating_add(1))),
+    }
+}
+
+/// Whether what was to be removed is gone for sure: the agent's inventory came, does not have it, and it follows the plan
+/// that told it so.
+#[must_use]
+pub fn removed(wish: Wish, present: bool, settled: bool, told: bool) -> bool {
+    wish == Wish::Remove && !present && settled && told
+}
+
 fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -119,6 +155,16 @@ mod tests {
                 created_us,
             },
         )
+    }
+
+    #[test]
+    fn a_new_plan_is_newer_than_all_that_anybody_knows() {
+        let g = Generation;
+        assert_eq!(publish(Some((g(4), true)), false, g(4), g(4)), Publish::Keep);
+        assert_eq!(publish(Some((g(4), true)), false, g(9), g(4)), Publish::New(g(10)));
+        assert_eq!(publish(Some((g(4), false)), false, g(3), g(4)), Publish::New(g(5)));
+        assert_eq!(publish(None, true, g(0), g(7)), Publish::Silent);
+        assert_eq!(publish(None, true, g(2), g(7)), Publish::New(g(8)));
     }
 
     proptest! {
