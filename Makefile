@@ -52,8 +52,8 @@ images: ## build the project's own test images into IMAGES=DIR (root; about 3 mi
 	tests/images/make-images.sh $(IMAGES)
 
 .PHONY: sim
-sim: ## the simulation of many agents (SEED=N repeats one run)
-	$(if $(SEED),HEARTH_SEED=$(SEED)) cargo test --locked -p hearth-tests --test sim -- --nocapture
+sim: ## the simulation of many agents, one line per run (SEED=N repeats one seed)
+	$(if $(SEED),HEARTH_SEED=$(SEED)) HEARTH_SIM=full cargo test --locked --workspace --test sim -- --nocapture
 
 .PHONY: golden
 golden: ## compare the wire with the frozen encodings, one per message and version
