@@ -16,4 +16,5 @@ pub mod plan_parts;
 pub mod rate;
 pub mod reconcile;
 pub mod renewal;
+pub mod repeat;
 pub mod report;

@@ -38,6 +38,7 @@ mod objects;
 mod prepare;
 mod reader;
 mod recover;
+mod repeat;
 mod reuse;
 mod scrub;
 mod staging;

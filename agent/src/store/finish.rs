@@ -32,10 +32,11 @@ impl Staging {
     /// After [`StoreError::Damaged`] the transfer goes on: the chunks that failed are in [`Staging::need`] again.
     ///
     /// # Errors
-    /// [`StoreError::Incomplete`] or [`StoreError::NoManifest`] if it is too early, [`StoreError::Damaged`],
+    /// [`StoreError::Incomplete`] if it is too early or a repeated chunk could not be copied, [`StoreError::NoManifest`], [`StoreError::Damaged`],
     /// [`StoreError::Stopped`]; [`StoreError::Io`] after which the transfer is dead and its file thrown away.
     pub fn finish(&self, progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync)) -> Result<(), StoreError> {
         let manifest = self.manifest()?;
+        self.fill_repeats(progress)?;
         self.seal()?;
         match self.sealed(&manifest, progress) {
             Ok(row) => self.publish(row),

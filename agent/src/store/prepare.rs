@@ -1,7 +1,7 @@
 //! Finding out which chunks a transfer needs.
 //!
 //! **What.** `prepare` hashes what an earlier try left, then takes chunks that stand in other contents of this cache, and
-//! returns the rest as the need mask.
+//! returns what must be fetched: the rest, less all but one of equal chunks (`repeat`).
 //! **Why hash before sharing.** A base may have rotted on disk. Its chunk is read and hashed first, then shared by
 //! `FICLONERANGE` where the file system can, else the hashed buffer is written: `copy_file_range` would write bytes that
 //! nobody looked at.
@@ -41,7 +41,8 @@ struct Hit {
 }
 
 impl Staging {
-    /// Says which chunks must come over the network. Call once, when all pages are there.
+    /// Says which chunks must come over the network. Call once, when all pages are there. [`Staging::need`] names more:
+    /// also those that `finish` copies from another place of this content.
     ///
     /// # Errors
     /// [`StoreError::NoManifest`] if pages are missing, [`StoreError::Manifest`] if they do not join,
@@ -69,9 +70,11 @@ impl Staging {
         self.live.done_bytes.store(have_bytes, Ordering::Relaxed);
         locked(&self.written).need = Some(need.clone());
         self.reuse(&manifest, need, progress)?;
+        let mut fetched = self.need()?;
+        self.find_repeats(&manifest, &mut fetched)?;
         self.note_allocated();
         self.store.bump();
-        self.need()
+        Ok(fetched)
     }
 
     /// Hashes every data extent that an earlier try left. Returns the bytes that are right.

@@ -30,6 +30,7 @@ use super::manifest_file::ManifestFile;
 use super::state::{Live, Store};
 use crate::clock;
 use crate::logic::entry::Step;
+use crate::logic::repeat::Repeat;
 use crate::sys;
 
 /// Bytes written between two requests for early write-back (format: measured best).
@@ -55,6 +56,8 @@ pub struct Staging {
     pub(super) manifest: Mutex<Option<Arc<ManifestFile>>>,
     pages_put: AtomicU32,
     pub(super) pieces: OnceLock<Arc<Pieces>>,
+    /// Needed chunks that `finish` copies from another place of this content.
+    pub(super) repeats: Mutex<Vec<Repeat>>,
     pub(super) written: Mutex<Written>,
 }
 
@@ -121,6 +124,7 @@ impl Staging {
             manifest: Mutex::new(manifest),
             pages_put: AtomicU32::new(0),
             pieces: OnceLock::new(),
+            repeats: Mutex::default(),
             written: Mutex::new(written),
         }
     }

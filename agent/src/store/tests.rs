@@ -4,6 +4,7 @@ mod compare;
 mod crash;
 mod damage;
 mod removal;
+mod repeat;
 mod write_path;
 
 use hearth_protocol::words::ContentKind;

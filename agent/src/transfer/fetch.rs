@@ -125,8 +125,10 @@ pub async fn run(fetch: &Fetch) -> Result<(), FetchError> {
         let received = clock::monotonic();
         match fetch.blocking(|staging, progress| staging.finish(progress)).await {
             Ok(()) => break received,
-            Err(FetchError::Store(error @ StoreError::Damaged { .. })) if tries < FINISH_TRIES => {
-                tracing::warn!(%content, error = error.chain(), "what was written reads back wrong; fetching it again");
+            Err(FetchError::Store(error @ (StoreError::Damaged { .. } | StoreError::Incomplete { .. })))
+                if tries < FINISH_TRIES =>
+            {
+                tracing::warn!(%content, error = error.chain(), "what was written is not whole or reads back wrong; fetching the rest");
                 tries += 1;
                 need = fetch.staging.need()?;
             }

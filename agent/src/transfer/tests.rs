@@ -149,6 +149,22 @@ async fn a_content_arrives_byte_for_byte() {
     }
 }
 
+#[tokio::test]
+async fn a_chunk_that_repeats_comes_over_the_wire_once() {
+    let content = Content::repeating(4, 24 << 20, 20);
+    let cache = Cache::new();
+    let server = Server::start(&content, |_, _| Does::Serve);
+    let run = Run::new(&cache, &content, None);
+    run.keep_connected(&server);
+    fetch::run(&run.fetch).await.unwrap();
+    assert!(cache.file(&content) == Some(content.raw()), "the file differs");
+    let once: usize = content.chunks()[..20].iter().map(|chunk| chunk.bytes.len()).sum();
+    assert!(content.chunks().len() > 60);
+    // Chunk headers are counted as well.
+    let sent_bytes = server.sent_bytes();
+    assert!((once as u64..once as u64 + 20 * 16).contains(&sent_bytes), "{sent_bytes} B of {once} B");
+}
+
 #[test]
 fn a_truncated_answer_is_asked_for_again() {
     check_recovers(3, Does::Truncate);

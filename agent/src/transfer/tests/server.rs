@@ -91,6 +91,11 @@ struct Inner {
 impl Content {
     /// About `data_bytes` of data in chunks of 16 to 256 KiB, some of it compressible, with holes between.
     pub(crate) fn generate(seed: u64, data_bytes: usize) -> Self {
+        Self::repeating(seed, data_bytes, u64::MAX)
+    }
+
+    /// The same, where chunk `n` has the bytes of chunk `n - every` if there is one.
+    pub(crate) fn repeating(seed: u64, data_bytes: usize, every: u64) -> Self {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut draw = || {
             state ^= state << 13;
@@ -107,11 +112,18 @@ impl Content {
             }
             let len = 4096 * usize::try_from(4 + draw() % 61).unwrap();
             let compressible = draw() % 3 > 0;
+            let before = (chunks.len() as u64).checked_sub(every).and_then(|n| usize::try_from(n).ok());
+            let before = before.and_then(|n| chunks.get(n)).map(|chunk: &Packed| {
+                let at = usize::try_from(chunk.record.offset).unwrap();
+                raw[at..at + chunk.record.raw_len as usize].to_vec()
+            });
             let mut bytes = vec![0; len];
             for word in bytes.chunks_exact_mut(8) {
                 let value = if compressible { draw() % 16 } else { draw() };
                 word.copy_from_slice(&value.to_le_bytes());
             }
+            let bytes = before.unwrap_or(bytes);
+            let len = bytes.len();
             let (offset, raw_len) = (raw.len() as u64, u32::try_from(len).unwrap());
             let digest = ChunkDigest::of(&bytes);
             pages.extend(builder.push(offset, raw_len, digest).unwrap());
