@@ -18,11 +18,13 @@
 //!   recovery is just another crash. (I10, no file without a plan, is held by the caller of `begin`.)
 
 mod begin;
+mod behind;
 mod compare;
 mod config;
 #[cfg(test)]
 #[path = "store/tests/content.rs"]
 pub(crate) mod content;
+mod disk;
 mod error;
 mod evict;
 mod failpoint;
@@ -53,6 +55,7 @@ pub use config::{
 };
 pub use error::{BeginError, InUse, LeaseHolder, StoreError};
 pub use evict::RemoveMode;
+pub use finish::Finished;
 pub use lease::{CONSUMER_BYTES_MAX, LeaseGrant};
 pub use maintain::{MAINTAIN_EVERY, run as maintain};
 pub use reader::Reader;

@@ -1,6 +1,6 @@
 //! The few kernel calls that no safe wrapper offers.
 //!
-//! **What.** File leases, early write-back, range clones, the probe for QEMU's lock bytes, and ignoring `SIGIO`.
+//! **What.** File leases, write-back of ranges, range clones, the probe for QEMU's lock bytes, and ignoring `SIGIO`.
 //!
 //! **Why here.** This is the only module of the crate that may use `unsafe`; each block says why it is sound. Callers see
 //! `io::Result` and plain integers.
@@ -79,11 +79,43 @@ pub(crate) fn drop_lease(file: &File) -> io::Result<()> {
 /// # Errors
 /// As sync_file_range(2).
 pub(crate) fn start_writeback(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    sync_range(file, offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes the dirty pages of the range and waits until the disk has taken them. Metadata and the disk's own cache are left
+/// to fsync(2): no promise of durability.
+///
+/// # Errors
+/// As sync_file_range(2).
+pub(crate) fn finish_writeback(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    let wait = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(file, offset, bytes, wait | libc::SYNC_FILE_RANGE_WRITE)
+}
+
+fn sync_range(file: &File, offset: u64, bytes: u64, flags: u32) -> io::Result<()> {
     let (offset, bytes) = (to_off(offset)?, to_off(bytes)?);
     // SAFETY: the descriptor is open as long as `file` is borrowed; all other arguments are integers.
-    let result =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE) };
-    check(result).map(|_| ())
+    check(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, flags) }).map(|_| ())
+}
+
+/// Whether the byte at `offset` can be read without asking the disk.
+///
+/// # Errors
+/// As preadv2(2); `EOPNOTSUPP` where the file system cannot tell.
+pub(crate) fn is_in_memory(file: &File, offset: u64) -> io::Result<bool> {
+    let mut byte = [0_u8];
+    let buffer = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    // SAFETY: the descriptor is open as long as `file` is borrowed; `buffer` names one byte that outlives the call.
+    let read = unsafe {
+        libc::preadv2(file.as_raw_fd(), &raw const buffer, 1, to_off(offset)?, libc::RWF_NOWAIT)
+    };
+    match read {
+        0.. => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            error => Err(error),
+        },
+    }
 }
 
 /// Shares `bytes` of `source` from `from` with `target` at `to`. Offsets and length must be multiples of the file

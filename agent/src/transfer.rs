@@ -1,7 +1,8 @@
 //! Moving bytes: the QUIC endpoint, fetching and serving chunks.
 //!
 //! **What.** `endpoint` owns the socket and its tuning, `frames` reads and writes messages on a stream, `link` lends
-//! streams of a source, `ask` asks, `decode` unpacks and writes, `fetch` is one whole transfer, `serve` answers others.
+//! streams of a source, `ask` asks, `decode` unpacks and writes, `fetch` is one whole transfer, `timeline` says where its
+//! time went, `serve` answers others.
 //! **Why.** All limits that protect this host from what comes over the network stand in this folder.
 //! **Invariants.** No byte reaches the store before its chunk's BLAKE3 was compared with the manifest.
 
@@ -13,5 +14,6 @@ pub mod frames;
 pub mod link;
 pub mod rate;
 pub mod serve;
+mod timeline;
 #[cfg(test)]
 pub(crate) mod tests;

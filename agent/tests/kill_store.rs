@@ -135,7 +135,8 @@ fn fetch(staging: &Staging, content: &Content) -> Outcome {
             staging.checkpoint()?;
         }
     }
-    Ok(staging.finish(&no_progress)?)
+    staging.finish(&no_progress)?;
+    Ok(())
 }
 
 /// What the children have acknowledged so far.

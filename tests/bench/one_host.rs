@@ -6,9 +6,10 @@
 //! chunk from disk: that is its own closing check, and it is inside its time. The peers get ours on two threads.
 //! **Invariants.** A round is void, and the bench fails, if a contender's file differs from the source.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Ground;
 use crate::measure::{
@@ -31,7 +32,26 @@ struct Figures {
     without_reread: Vec<f64>,
     client_cpu: Vec<f64>,
     server_cpu: Vec<f64>,
+    times: Vec<TimeLine>,
 }
+
+/// Figures of the agent's time line, by the names of its log.
+type TimeLine = BTreeMap<String, f64>;
+
+/// What is read from the time line. `decode` and `write` are threads' time inside `wire` and `drain`; `behind` is the share
+/// that was hashed from disk while the rest still came.
+const TIMES: [&str; 10] = [
+    "manifest_ms",
+    "prepare_ms",
+    "wire_ms",
+    "drain_ms",
+    "decode_ms",
+    "write_ms",
+    "sync_ms",
+    "behind_percent",
+    "verify_ms",
+    "publish_ms",
+];
 
 pub(crate) fn run(ground: &Ground) -> Result<()> {
     let random = ground.work.path().join("random.raw");
@@ -96,6 +116,7 @@ fn race(
                 to.without_reread.push(one.without_reread);
                 to.client_cpu.push(one.client_cpu);
                 to.server_cpu.push(one.server_cpu);
+                to.times.extend(one.times);
             }
         }
     }
@@ -114,6 +135,7 @@ fn race(
             median(&figures.client_cpu),
         );
     }
+    print_time_line(&figures[0].times);
     Ok(())
 }
 
@@ -122,6 +144,7 @@ struct Once {
     without_reread: f64,
     client_cpu: f64,
     server_cpu: f64,
+    times: Option<TimeLine>,
 }
 
 fn hearth_once(site: &Site, image: &Imported, source: &Path, compare: bool) -> Result<Once> {
@@ -133,24 +156,40 @@ fn hearth_once(site: &Site, image: &Imported, source: &Path, compare: bool) -> R
     if compare {
         same(&path, source)?;
     }
-    let verify = time_line(site)?;
+    let times = time_line(site)?;
     site.forget(1, image)?;
     Ok(Once {
         whole,
-        without_reread: whole - verify,
+        without_reread: whole - times["verify_ms"] / 1000.0,
         client_cpu: after.1 - before.1,
         server_cpu: after.0 - before.0,
+        times: Some(times),
     })
 }
 
-/// Prints the agent's time line of its last fetch and returns the seconds of its closing check.
-fn time_line(site: &Site) -> Result<f64> {
+/// The agent's time line of its last fetch: milliseconds by name.
+fn time_line(site: &Site) -> Result<TimeLine> {
     let log = site.log("dev-1")?;
-    let Some(line) = log.lines().rev().find(|line| line.contains("verify_ms=")) else { return Ok(0.0) };
-    println!("    time line: manifest_ms{}", line.split_once("manifest_ms").map_or(line, |(_, times)| times));
-    let verify = line.split("verify_ms=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let ms: f64 = verify.context("verify_ms has a value")?.parse()?;
-    Ok(ms / 1000.0)
+    let line = log.lines().rev().find(|line| line.contains("verify_ms=")).context("no time line in the agent's log")?;
+    let mut times = TimeLine::new();
+    for word in line.split_whitespace() {
+        if let Some((name, value)) = word.split_once('=')
+            && let (true, Ok(value)) = (TIMES.contains(&name), value.parse())
+        {
+            times.insert(name.to_owned(), value);
+        }
+    }
+    ensure!(times.len() == TIMES.len(), "the time line lacks figures: {line}");
+    Ok(times)
+}
+
+/// Prints the medians of all rounds' time lines.
+fn print_time_line(lines: &[TimeLine]) {
+    let medians = TIMES.iter().map(|name| {
+        let values: Vec<f64> = lines.iter().filter_map(|line| line.get(*name).copied()).collect();
+        format!("{name}={}", median(&values))
+    });
+    println!("    hearth's time line, medians: {}", medians.collect::<Vec<_>>().join(" "));
 }
 
 fn peer_once(
@@ -178,6 +217,7 @@ fn peer_once(
         without_reread: bring,
         client_cpu: after.1 - before.1,
         server_cpu: after.0 - before.0,
+        times: None,
     })
 }
 

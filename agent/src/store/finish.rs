@@ -1,8 +1,8 @@
 //! Turning a staging file into an object: the crash-safe end of the write protocol.
 //!
-//! **What.** `finish` does, in this order: fsync; drop the page cache; hash every chunk from disk; mode 0440, fsync; manifest
-//! to `meta/`; rename to `objects/` without replacing; fsync of the folders; index row, synced; and only then the entry is
-//! active.
+//! **What.** `finish` does, in this order: fsync; hash every chunk from disk that was not hashed from there behind the
+//! writers; mode 0440, fsync; manifest to `meta/`; rename to `objects/` without replacing; fsync of the folders; index row,
+//! synced; and only then the entry is active.
 //! **Why this order.** Each step makes durable what the next one relies on, so a crash between any two leaves either a
 //! staging file that can go on, or a whole object with its manifest that recovery adopts after hashing it.
 //! **Invariants.** I1, I2, I3, I4: see the module of the store.
@@ -11,9 +11,11 @@ use std::fs::Permissions;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use hearth_protocol::mask::ChunkMask;
 
+use super::disk::DiskFile;
 use super::error::StoreError;
 use super::failpoint;
 use super::index::{Row, Stamp};
@@ -26,6 +28,19 @@ use super::sweep::{OnProgress, Progress, ProgressStep, Sweep, sweep};
 use crate::clock;
 use crate::logic::entry::Step;
 
+/// Where the time of [`Staging::finish`] went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Finished {
+    /// Sync of the data.
+    pub sync: Duration,
+    /// Hashing what was not hashed from disk before.
+    pub verify: Duration,
+    /// Mode, manifest, rename, folders, index.
+    pub publish: Duration,
+    /// Share of the chunks that were hashed from disk before, behind the writers.
+    pub behind_percent: u32,
+}
+
 impl Staging {
     /// Makes the content an active entry. Blocks while every chunk is hashed from disk.
     ///
@@ -34,12 +49,22 @@ impl Staging {
     /// # Errors
     /// [`StoreError::Incomplete`] if it is too early or a repeated chunk could not be copied, [`StoreError::NoManifest`], [`StoreError::Damaged`],
     /// [`StoreError::Stopped`]; [`StoreError::Io`] after which the transfer is dead and its file thrown away.
-    pub fn finish(&self, progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync)) -> Result<(), StoreError> {
+    pub fn finish(
+        &self,
+        progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+    ) -> Result<Finished, StoreError> {
         let manifest = self.manifest()?;
         self.fill_repeats(progress)?;
         self.seal()?;
-        match self.sealed(&manifest, progress) {
-            Ok(row) => self.publish(row),
+        let mut times = Finished::default();
+        let hashed = self.sync_and_verify(&manifest, progress, &mut times);
+        let began = clock::monotonic();
+        match hashed.and_then(|()| self.sealed(&manifest)) {
+            Ok(row) => {
+                self.publish(row)?;
+                times.publish = began.elapsed();
+                Ok(times)
+            }
             Err(error @ (StoreError::Damaged { .. } | StoreError::Stopped)) => {
                 locked(&self.written).life = Life::Open;
                 let mut state = locked(&self.store.inner.state);
@@ -73,16 +98,29 @@ impl Staging {
         Ok(())
     }
 
-    fn sealed(&self, manifest: &ManifestFile, progress: OnProgress<'_>) -> Result<Row, StoreError> {
+    fn sync_and_verify(
+        &self,
+        manifest: &ManifestFile,
+        progress: OnProgress<'_>,
+        times: &mut Finished,
+    ) -> Result<(), StoreError> {
+        let io = |what| StoreError::io(what, &self.path);
+        let began = clock::monotonic();
+        let known = self.known();
+        failpoint::hit("finish.sync").and_then(|()| self.file.sync_all()).map_err(io("sync"))?;
+        failpoint::hit("finish.after-sync").map_err(io("sync"))?;
+        let synced = clock::monotonic();
+        let verified = self.verify(manifest, known.as_ref(), progress);
+        times.sync = synced - began;
+        times.verify = synced.elapsed();
+        times.behind_percent = known.map_or(0, |known| known.count() * 100 / known.len().max(1));
+        verified
+    }
+
+    fn sealed(&self, manifest: &ManifestFile) -> Result<Row, StoreError> {
         let content = self.spec.content;
         let (store, layout) = (&self.store, &self.store.inner.layout);
         let io = |what| StoreError::io(what, &self.path);
-        failpoint::hit("finish.sync").and_then(|()| self.file.sync_all()).map_err(io("sync"))?;
-        failpoint::hit("finish.after-sync").map_err(io("sync"))?;
-        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
-            .map_err(|error| io("drop from the page cache")(error.into()))?;
-        self.verify(manifest, progress)?;
-
         self.file.set_permissions(Permissions::from_mode(OBJECT_MODE)).map_err(io("set the mode of"))?;
         layout.give_group(&self.file);
         failpoint::hit("finish.sync-mode").and_then(|()| self.file.sync_all()).map_err(io("sync"))?;
@@ -129,13 +167,19 @@ impl Staging {
     }
 
     /// Hashes the file from disk. Chunks that fail are needed again.
-    fn verify(&self, manifest: &ManifestFile, progress: OnProgress<'_>) -> Result<(), StoreError> {
+    fn verify(
+        &self,
+        manifest: &ManifestFile,
+        known: Option<&ChunkMask>,
+        progress: OnProgress<'_>,
+    ) -> Result<(), StoreError> {
         let content = self.spec.content;
         let swept = sweep(&Sweep {
-            file: &self.file,
+            disk: &DiskFile::new(&self.file, &self.path),
             path: &self.path,
             manifest,
             step: ProgressStep::Verify,
+            known,
             skip_holes: false,
             progress,
         })?;

@@ -19,6 +19,7 @@ use hearth_protocol::manifest::{BLOCK_BYTES, ChunkRecord};
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::piece::Pieces;
 
+use super::disk::DiskFile;
 use super::error::StoreError;
 use super::locked;
 use super::manifest_file::ManifestFile;
@@ -84,11 +85,13 @@ impl Staging {
         need: &mut ChunkMask,
         progress: OnProgress<'_>,
     ) -> Result<u64, StoreError> {
+        let disk = DiskFile::new(&self.file, &self.path);
         let swept = sweep(&Sweep {
-            file: &self.file,
+            disk: &disk,
             path: &self.path,
             manifest,
             step: ProgressStep::Resume,
+            known: None,
             skip_holes: true,
             progress,
         })?;
@@ -103,6 +106,9 @@ impl Staging {
             tracing::warn!(content = %self.spec.content, lost_bytes, "the disk lost bytes that it had acknowledged");
         }
         swept.good.iter().for_each(|chunk| need.remove(chunk));
+        if disk.is_direct() {
+            self.note_known(&swept.good);
+        }
         Ok(swept.good_bytes)
     }
 

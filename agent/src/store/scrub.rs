@@ -11,8 +11,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::words::GoneReason;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use super::disk::DiskFile;
 use super::error::StoreError;
 use super::evict::Destination;
 use super::index::Stamp;
@@ -81,14 +81,12 @@ impl Store {
         }
         // Pages join? Their digests alone do not say so.
         manifest.walk(|_| Ok(()))?;
-        if let Err(error) = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
-            tracing::debug!(%error, "page cache not dropped before the check");
-        }
         let swept = sweep(&Sweep {
-            file: &file,
+            disk: &DiskFile::new(&file, path),
             path,
             manifest: &manifest,
             step: ProgressStep::Verify,
+            known: None,
             skip_holes: false,
             progress: &no_progress,
         })?;

@@ -20,6 +20,7 @@ use hearth_protocol::manifest::{ChunkRecord, ManifestRoot};
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::piece::Pieces;
 
+use super::behind::Behind;
 use super::config::ContentSpec;
 use super::error::StoreError;
 use super::failpoint;
@@ -59,6 +60,7 @@ pub struct Staging {
     /// Needed chunks that `finish` copies from another place of this content.
     pub(super) repeats: Mutex<Vec<Repeat>>,
     pub(super) written: Mutex<Written>,
+    pub(super) behind: Mutex<Behind>,
 }
 
 /// What `begin` has opened.
@@ -94,6 +96,8 @@ pub(super) struct Written {
     /// Range and bytes written since the last early write-back.
     dirty: Range<u64>,
     dirty_bytes: u64,
+    /// Chunks marked done since then.
+    fresh: Vec<u32>,
     /// Bytes written since the last checkpoint, and when that was.
     unsynced_bytes: u64,
     last_checkpoint: Instant,
@@ -109,6 +113,7 @@ impl Staging {
             need: None,
             dirty: 0..0,
             dirty_bytes: 0,
+            fresh: Vec::new(),
             unsynced_bytes: 0,
             last_checkpoint: clock::monotonic(),
         };
@@ -126,6 +131,7 @@ impl Staging {
             pieces: OnceLock::new(),
             repeats: Mutex::default(),
             written: Mutex::new(written),
+            behind: Mutex::default(),
         }
     }
 
@@ -276,14 +282,15 @@ impl Staging {
         }
         let writeback = (written.dirty_bytes >= WRITEBACK_BYTES).then(|| {
             written.dirty_bytes = 0;
-            written.dirty.clone()
+            (written.dirty.clone(), std::mem::take(&mut written.fresh))
         });
         drop(written);
-        if let Some(range) = writeback {
+        if let Some((range, chunks)) = writeback {
             // Only a hint to the kernel: where it is not supported the sync at the end does all the work.
             if let Err(error) = sys::start_writeback(&self.file, range.start, range.end - range.start) {
                 tracing::trace!(%error, "no early write-back");
             }
+            self.follow(chunks);
             self.note_allocated();
             self.store.bump();
         }
@@ -318,6 +325,7 @@ impl Staging {
                 done_bytes += len;
             }
         }
+        written.fresh.extend_from_slice(chunks);
         self.live.done_bytes.fetch_add(done_bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -4,8 +4,8 @@
 //! not zero. Used before publishing, on resume, after a crash and by the scrub.
 //! **Why two threads.** One thread hashes about 5 GiB/s from memory but waits for each read; two keep the disk busy. More
 //! would take cores from the host's guests.
-//! **Invariants.** A chunk is good only if its bytes were read from the file in this call and hashed to its digest. A
-//! chunk that cannot be read is bad, not an error: the disk has lost it.
+//! **Invariants.** A chunk is good only if its bytes were read from the disk and hashed to its digest, in this call or, for
+//! those in `known`, in one before. A chunk that cannot be read is bad, not an error: the disk has lost it.
 
 use std::fs::File;
 use std::io;
@@ -20,6 +20,7 @@ use hearth_protocol::manifest::{CHUNK_BYTES_MAX, ChunkRecord};
 use hearth_protocol::mask::ChunkMask;
 use nix::unistd::{Whence, lseek};
 
+use super::disk::{DiskBuffer, DiskFile};
 use super::error::StoreError;
 use super::locked;
 use super::manifest_file::ManifestFile;
@@ -27,7 +28,7 @@ use super::manifest_file::ManifestFile;
 /// Chunks that a thread takes at a time: about 4 MiB.
 const UNIT_CHUNKS: u32 = 64;
 /// Bytes per read. Bounds memory to this per thread.
-const READ_BYTES: usize = 1 << 20;
+pub(super) const READ_BYTES: usize = 1 << 20;
 const THREADS: usize = 2;
 
 /// What a long call is doing.
@@ -62,10 +63,12 @@ pub(super) type OnProgress<'a> = &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync
 
 /// What to hash.
 pub(super) struct Sweep<'a> {
-    pub(super) file: &'a File,
+    pub(super) disk: &'a DiskFile<'a>,
     pub(super) path: &'a Path,
     pub(super) manifest: &'a ManifestFile,
     pub(super) step: ProgressStep,
+    /// Chunks that were read from the disk and hashed right before; they are not read again.
+    pub(super) known: Option<&'a ChunkMask>,
     /// Skip chunks that stand in holes: they were never written.
     pub(super) skip_holes: bool,
     pub(super) progress: OnProgress<'a>,
@@ -107,7 +110,7 @@ pub(super) fn sweep(what: &Sweep<'_>) -> Result<Swept, StoreError> {
     let n_chunks = what.manifest.root().n_chunks();
     let shared = Shared {
         next: AtomicU32::new(0),
-        good: Mutex::new(ChunkMask::empty(n_chunks)),
+        good: Mutex::new(what.known.cloned().unwrap_or_else(|| ChunkMask::empty(n_chunks))),
         good_bytes: AtomicU64::new(0),
         seen_bytes: AtomicU64::new(0),
         stray: AtomicBool::new(false),
@@ -138,7 +141,7 @@ fn work(what: &Sweep<'_>, shared: &Shared) -> Result<(), StoreError> {
 fn work_until_done(what: &Sweep<'_>, shared: &Shared) -> Result<(), StoreError> {
     let root = what.manifest.root();
     let n_units = root.n_chunks().div_ceil(UNIT_CHUNKS).max(1);
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = DiskBuffer::new(READ_BYTES);
     loop {
         let unit = shared.next.fetch_add(1, Ordering::Relaxed);
         if unit >= n_units || shared.stop.load(Ordering::Relaxed) {
@@ -168,42 +171,90 @@ fn work_until_done(what: &Sweep<'_>, shared: &Shared) -> Result<(), StoreError> 
 }
 
 fn check_gap(what: &Sweep<'_>, shared: &Shared, from: u64, to: u64) -> Result<(), StoreError> {
-    if from < to && !only_zeros(what.file, from, to).map_err(StoreError::io("read", what.path))? {
+    let file = what.disk.cached();
+    if from < to && !only_zeros(file, from, to).map_err(StoreError::io("read", what.path))? {
         shared.stray.store(true, Ordering::Relaxed);
     }
     Ok(())
 }
 
-/// Hashes the chunks of a unit and notes the good ones.
-fn hash_unit(what: &Sweep<'_>, shared: &Shared, first: u32, records: &[ChunkRecord], buffer: &mut [u8]) {
+/// Hashes the chunks of a unit and notes the good ones. Those that are known to be good are not read.
+fn hash_unit(
+    what: &Sweep<'_>,
+    shared: &Shared,
+    first: u32,
+    records: &[ChunkRecord],
+    buffer: &mut DiskBuffer,
+) {
+    let known = |chunk: &u32| what.known.is_some_and(|known| known.contains(*chunk));
     let mut good = Vec::with_capacity(records.len());
     let mut good_bytes = 0;
-    let mut rest = records;
-    let mut chunk = first;
+    let (mut rest, mut chunk) = (records, first);
     while !rest.is_empty() {
-        let run = contiguous(rest, READ_BYTES);
-        let (now, later) = rest.split_at(run);
-        let bytes: usize = now.iter().map(|record| record.raw_len as usize).sum();
-        let buffer = &mut buffer[..bytes];
-        let empty = what.skip_holes && is_hole(what.file, now[0].offset, bytes as u64);
-        let whole = !empty && what.file.read_exact_at(buffer, now[0].offset).is_ok();
-        let mut at = 0;
-        for record in now {
-            let slot = &mut buffer[at..at + record.raw_len as usize];
-            // One unreadable sector must not condemn its neighbours.
-            let read = whole || (!empty && what.file.read_exact_at(slot, record.offset).is_ok());
-            if read && ChunkDigest::of(slot) == record.digest {
-                good.push(chunk);
-                good_bytes += u64::from(record.raw_len);
-            }
-            at += record.raw_len as usize;
-            chunk += 1;
+        let same = (chunk..).zip(rest).take_while(|(other, _)| known(other) == known(&chunk)).count();
+        let run = &rest[..same];
+        if known(&chunk) {
+            good_bytes += run.iter().map(|record| u64::from(record.raw_len)).sum::<u64>();
+        } else {
+            good_bytes += hash_run(what.disk, what.skip_holes, chunk, run, buffer, &mut good);
         }
-        rest = later;
+        chunk += u32::try_from(same).expect("a unit has 64 chunks");
+        rest = &rest[same..];
     }
     let mut mask = locked(&shared.good);
     good.into_iter().for_each(|chunk| mask.insert(chunk));
     shared.good_bytes.fetch_add(good_bytes, Ordering::Relaxed);
+}
+
+/// Reads consecutive chunks from the disk and adds those that hash right to `good`. Returns their raw bytes.
+pub(super) fn hash_run(
+    disk: &DiskFile<'_>,
+    skip_holes: bool,
+    first: u32,
+    records: &[ChunkRecord],
+    buffer: &mut DiskBuffer,
+    good: &mut Vec<u32>,
+) -> u64 {
+    let (mut good_bytes, mut chunk, mut rest) = (0, first, records);
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(contiguous(rest, READ_BYTES));
+        let bytes: usize = now.iter().map(|record| record.raw_len as usize).sum();
+        let empty = skip_holes && is_hole(disk.cached(), now[0].offset, bytes as u64);
+        let right = if empty { vec![false; now.len()] } else { right_ones(disk, now, bytes, buffer) };
+        for (record, right) in now.iter().zip(right) {
+            if right {
+                good.push(chunk);
+                good_bytes += u64::from(record.raw_len);
+            }
+            chunk += 1;
+        }
+        rest = later;
+    }
+    good_bytes
+}
+
+/// Which of the chunks, `bytes` in all and without a gap, hash right.
+fn right_ones(
+    disk: &DiskFile<'_>,
+    records: &[ChunkRecord],
+    bytes: usize,
+    buffer: &mut DiskBuffer,
+) -> Vec<bool> {
+    let is = |record: &ChunkRecord, bytes: &[u8]| ChunkDigest::of(bytes) == record.digest;
+    if let Ok(mut whole) = disk.read(records[0].offset, bytes, buffer) {
+        let mut next = |len: u32| {
+            let (chunk, rest) = whole.split_at(len as usize);
+            whole = rest;
+            chunk
+        };
+        return records.iter().map(|record| is(record, next(record.raw_len))).collect();
+    }
+    // One unreadable sector must not condemn its neighbours.
+    let mut one = |record: &ChunkRecord| {
+        let read = disk.read(record.offset, record.raw_len as usize, buffer);
+        read.is_ok_and(|bytes| is(record, bytes))
+    };
+    records.iter().map(&mut one).collect()
 }
 
 /// How many of the first records stand without a gap and fit `bytes_max`; at least one, because a chunk is never larger.

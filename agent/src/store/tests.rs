@@ -65,7 +65,7 @@ fn fetch(store: &Store, content: &Content) -> Result<(), StoreError> {
     let staging = store.begin(content.spec()).unwrap();
     let need = prepare(&staging, content)?;
     write(&staging, content, &need)?;
-    staging.finish(&no_progress)
+    staging.finish(&no_progress).map(drop)
 }
 
 /// The one object file of a content, wherever consumers see it.

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::manifest::ChunkRecord;
@@ -23,6 +24,7 @@ use super::decode::{Decoders, Segment, Sink, Unpacked};
 use super::frames::{self, WireError};
 use super::link::{Lane, Source};
 use super::rate::RateCap;
+use crate::clock;
 use crate::logic::fetch_plan::Ended;
 
 /// Why a request brought nothing.
@@ -154,6 +156,8 @@ pub struct Brought {
     pub unpacked: Unpacked,
     /// Stored bytes that came, headers included.
     pub moved_bytes: u64,
+    /// When the last of them came.
+    pub received: Option<Instant>,
     /// Why it ended early.
     pub error: Option<AskError>,
 }
@@ -163,12 +167,15 @@ pub async fn chunks(source: &Arc<Source>, want: &Want, intake: &Intake) -> Broug
     let mut answers = Vec::new();
     let mut brought = Brought::default();
     brought.error = exchange(source, want, intake, &mut answers, &mut brought.moved_bytes).await.err();
+    brought.received = Some(clock::monotonic());
     for answer in answers {
         // A worker that died took the answer with it; its chunks stay needed.
         let Ok(unpacked) = answer.await else { continue };
         brought.unpacked.done.extend(unpacked.done);
         brought.unpacked.bad.extend(unpacked.bad);
         brought.unpacked.raw_bytes += unpacked.raw_bytes;
+        brought.unpacked.decode += unpacked.decode;
+        brought.unpacked.write += unpacked.write;
         brought.unpacked.failed = brought.unpacked.failed.or(unpacked.failed);
     }
     brought

@@ -12,11 +12,14 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hearth_protocol::digest::ChunkDigest;
 use hearth_protocol::manifest::{CHUNK_BYTES_MAX, ChunkRecord};
 use hearth_protocol::message::data::Encoding;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::clock;
 
 /// Raw bytes of one segment at most, and of one write.
 pub const SEGMENT_BYTES: usize = 1 << 20;
@@ -80,6 +83,10 @@ pub struct Unpacked {
     pub bad: Vec<u32>,
     /// Raw bytes written.
     pub raw_bytes: u64,
+    /// Time that a worker unpacked and hashed.
+    pub decode: Duration,
+    /// Time that a worker waited for its writes.
+    pub write: Duration,
     /// The disk's refusal; what is not in `done` was not written.
     pub failed: Option<SinkError>,
 }
@@ -224,6 +231,7 @@ impl Worker {
     }
 
     fn unpack(&mut self, segment: &Segment, sink: &dyn Sink) -> Unpacked {
+        let began = clock::monotonic();
         let mut out = Unpacked::default();
         let mut run = Run::default();
         let mut at = 0;
@@ -258,6 +266,7 @@ impl Worker {
             }
         }
         self.flush(&mut run, segment, sink, &mut out);
+        out.decode = (clock::monotonic() - began).saturating_sub(out.write);
         out
     }
 
@@ -268,7 +277,10 @@ impl Worker {
         }
         let from = if run.in_segment { &segment.bytes } else { &self.buffer };
         let bytes = &from[run.start..run.start + run.len];
-        match sink.write_run(run.offset, bytes).and_then(|()| sink.mark_done(&chunks)) {
+        let began = clock::monotonic();
+        let written = sink.write_run(run.offset, bytes).and_then(|()| sink.mark_done(&chunks));
+        out.write += clock::monotonic() - began;
+        match written {
             Ok(()) => {
                 out.raw_bytes += bytes.len() as u64;
                 out.done.extend(chunks);

@@ -25,6 +25,7 @@ use super::ask::{self, AskError, Brought, Intake, Want};
 use super::decode::{Decoders, Sink, SinkError};
 use super::link::Source;
 use super::rate::RateCap;
+use super::timeline::TimeLine;
 use crate::logic::fetch_plan::{BAD_CHUNK_TRIES, EMPTY_TRIES, Ended, FetchPlan, Next};
 use crate::store::{Staging, StoreError};
 use crate::{clock, metrics as names};
@@ -114,17 +115,18 @@ pub struct Fetch {
 /// [`FetchError`].
 pub async fn run(fetch: &Fetch) -> Result<(), FetchError> {
     let content = fetch.staging.content();
-    let began = clock::monotonic();
+    let mut times = TimeLine::new(clock::monotonic());
     fetch.stoppable(fetch.manifest()).await?;
-    let with_manifest = clock::monotonic();
+    times.manifest_is_there(clock::monotonic());
     let mut need = fetch.blocking(|staging, progress| staging.prepare(progress)).await?;
-    let prepared = clock::monotonic();
+    times.is_prepared(clock::monotonic());
     let mut tries = 0;
-    let received = loop {
-        fetch.stoppable(fetch.chunks(need)).await?;
-        let received = clock::monotonic();
+    let finished = loop {
+        let began = clock::monotonic();
+        fetch.stoppable(fetch.chunks(need, &mut times)).await?;
+        times.are_written(began, clock::monotonic());
         match fetch.blocking(|staging, progress| staging.finish(progress)).await {
-            Ok(()) => break received,
+            Ok(finished) => break finished,
             Err(FetchError::Store(error @ (StoreError::Damaged { .. } | StoreError::Incomplete { .. })))
                 if tries < FINISH_TRIES =>
             {
@@ -135,17 +137,9 @@ pub async fn run(fetch: &Fetch) -> Result<(), FetchError> {
             Err(error) => return Err(error),
         }
     };
-    let ms = |from: Instant, to: Instant| u64::try_from((to - from).as_millis()).unwrap_or(u64::MAX);
     let ended = clock::monotonic();
-    metrics::histogram!(names::FETCH_SECONDS).record((ended - began).as_secs_f64());
-    tracing::info!(
-        %content,
-        manifest_ms = ms(began, with_manifest),
-        prepare_ms = ms(with_manifest, prepared),
-        transfer_ms = ms(prepared, received),
-        verify_ms = ms(received, ended),
-        "content is active"
-    );
+    metrics::histogram!(names::FETCH_SECONDS).record(times.total(ended).as_secs_f64());
+    times.log(content, &finished, ended);
     Ok(())
 }
 
@@ -261,7 +255,7 @@ impl Fetch {
     }
 
     /// Asks for all chunks in `need` until they are written.
-    async fn chunks(&self, need: ChunkMask) -> Result<(), FetchError> {
+    async fn chunks(&self, need: ChunkMask, times: &mut TimeLine) -> Result<(), FetchError> {
         let mut plan = FetchPlan::new(self.staging.pieces()?.as_ref().clone(), need);
         let start = clock::monotonic();
         let now_ms =
@@ -293,6 +287,7 @@ impl Fetch {
                 return Err(error.into());
             }
             self.count(&brought);
+            times.came(&brought);
             plan.done(&brought.unpacked.done);
             let ended = match &brought.error {
                 Some(error) => error.ended(),
