@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_interface_of_loopback_is_found_by_address_and_by_route() {
-        let controller = SocketAddr::from((Ipv6Addr::from(Ipv4Addr::LOCALHOST.to_ipv6_mapped()), 9));
+        let controller = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 9));
         assert_eq!(towards(controller), Some(Ipv4Addr::LOCALHOST.into()));
         assert_eq!(interface_of(Ipv4Addr::LOCALHOST.into()).as_deref(), Some("lo"));
         assert_eq!(

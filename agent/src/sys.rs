@@ -106,9 +106,8 @@ pub(crate) fn is_in_memory(file: &File, offset: u64) -> io::Result<bool> {
     let mut byte = [0_u8];
     let buffer = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
     // SAFETY: the descriptor is open as long as `file` is borrowed; `buffer` names one byte that outlives the call.
-    let read = unsafe {
-        libc::preadv2(file.as_raw_fd(), &raw const buffer, 1, to_off(offset)?, libc::RWF_NOWAIT)
-    };
+    let read =
+        unsafe { libc::preadv2(file.as_raw_fd(), &raw const buffer, 1, to_off(offset)?, libc::RWF_NOWAIT) };
     match read {
         0.. => Ok(true),
         _ => match io::Error::last_os_error() {

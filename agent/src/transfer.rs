@@ -14,6 +14,6 @@ pub mod frames;
 pub mod link;
 pub mod rate;
 pub mod serve;
-mod timeline;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timeline;

@@ -170,7 +170,11 @@ fn hearth_once(site: &Site, image: &Imported, source: &Path, compare: bool) -> R
 /// The agent's time line of its last fetch: milliseconds by name.
 fn time_line(site: &Site) -> Result<TimeLine> {
     let log = site.log("dev-1")?;
-    let line = log.lines().rev().find(|line| line.contains("verify_ms=")).context("no time line in the agent's log")?;
+    let line = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("verify_ms="))
+        .context("no time line in the agent's log")?;
     let mut times = TimeLine::new();
     for word in line.split_whitespace() {
         if let Some((name, value)) = word.split_once('=')

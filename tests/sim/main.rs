@@ -12,6 +12,8 @@
 //! ```
 //! `HEARTH_SEED=N` repeats the run of one seed; `HEARTH_SIM=full` adds the large fleets (`make sim` does).
 
+#![expect(clippy::print_stdout, reason = "one line for each run is this program's output")]
+
 mod agent;
 mod checks;
 mod controller;

@@ -301,7 +301,7 @@ impl World {
             virtual_ms: now_ms,
             events: count,
             source_copies: self.sent_chunks / chunks,
-            trace: hasher.finalize().to_hex()[..16].to_owned(),
+            trace: hasher.finalize().to_hex().chars().take(16).collect(),
             findings: self.checks.findings,
         }
     }

@@ -160,7 +160,11 @@ impl Answers {
         let wait = async {
             loop {
                 changes.mark_unchanged();
-                self.blocking(move |store| Ok(store.doubt(content))).await?;
+                self.blocking(move |store| {
+                    store.doubt(content);
+                    Ok(())
+                })
+                .await?;
                 let view = self.entry(content)?;
                 if let Some(path) = view.path {
                     return Ok(path);

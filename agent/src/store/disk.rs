@@ -168,7 +168,8 @@ mod tests {
         let mut buffer = DiskBuffer::new(100_000);
         let direct = DiskFile::new(&cached, &path);
         let plain = DiskFile::beside_writers(&cached);
-        for (offset, len) in [(0, 1), (0, 100_000), (4096, 4096), (4095, 2), (299_999, 2), (200_001, 100_000)] {
+        for (offset, len) in [(0, 1), (0, 100_000), (4096, 4096), (4095, 2), (299_999, 2), (200_001, 100_000)]
+        {
             let want = &bytes[usize::try_from(offset).unwrap()..][..len];
             assert_eq!(direct.read(offset, len, &mut buffer).unwrap(), want, "{offset} {len}");
             assert_eq!(plain.read(offset, len, &mut buffer).unwrap(), want, "{offset} {len}");

@@ -30,7 +30,7 @@ pub(super) enum Look {
     /// Not a plain file, or without a usable manifest of that kind.
     Foreign,
     /// A plain file, and what its manifest says that it should be.
-    File(ContentSpec, fs::Metadata),
+    File(ContentSpec, Box<fs::Metadata>),
 }
 
 /// Every path below `objects/`, in order.
@@ -63,7 +63,7 @@ pub(super) fn look(layout: &Layout, content: ContentId, kind: ContentKind) -> Re
             let root = manifest.root();
             let spec =
                 ContentSpec { content, kind, raw_bytes: root.raw_bytes(), data_bytes: root.data_bytes() };
-            Ok(Look::File(spec, meta))
+            Ok(Look::File(spec, Box::new(meta)))
         }
         Err(StoreError::Io { what, path, source }) if source.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::Io { what, path, source })
