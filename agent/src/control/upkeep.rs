@@ -264,7 +264,15 @@ impl Loop {
         for content in ended {
             let Some(task) = self.tasks.remove(&content) else { continue };
             let result = task.handle.await.unwrap_or(Err(TryError::Defect));
+            let was_stopped = matches!(result, Err(TryError::Fetch(FetchError::Stopped)));
             self.ended(content, result);
+            // The store does not show what nobody wants and nobody writes: a cancelled fetch's file must go now.
+            let plan = self.parts.book.current();
+            let wanted =
+                plan.entries.iter().any(|entry| entry.content == content && entry.wish == Wish::Keep);
+            if was_stopped && !wanted {
+                self.remove(content).await;
+            }
         }
     }
 
