@@ -35,8 +35,8 @@ async fn a_backup_under_a_running_import_brings_the_controller_back_elsewhere() 
     let stream = futures::stream::unfold(parts, async |mut parts| Some((parts.recv().await?, parts)));
     let body = reqwest::Body::wrap_stream(stream);
     let request = cluster.api.request(Method::PUT, &format!("/images/{}/file", sent.id)).body(body);
-    #[expect(clippy::disallowed_methods, reason = "the harness has no named tasks; this one is joined below")]
-    let upload = tokio::spawn(async move { api::checked(request.send().await?).await });
+    let sending = async move { api::checked(request.send().await?).await };
+    let upload = hearth_controller::task::spawn("test-upload", sending);
     more.send(Ok(disk::file(4))).await.unwrap();
     wait::until("the upload runs", WORK_WAIT_MAX, async || {
         let image: Image = cluster.api.get(&format!("/images/{}", sent.id)).await?;

@@ -190,7 +190,7 @@ async fn a_backup_under_imports_and_deletions_is_consistent() {
     let place = Place::new().await;
     let (client, done) = (place.client.clone(), tokio_util::sync::CancellationToken::new());
     let stop = done.clone();
-    let busy = tokio::spawn(async move {
+    let busy = hearth_controller::task::spawn("test-load", async move {
         let mut n = 0_u64;
         while !stop.is_cancelled() {
             n += 1;
