@@ -85,7 +85,7 @@ pub(crate) enum JoinTokenCommand {
 #[command(after_help = "Examples:
   hearth location token create
   hearth location token create --uses 200 --ttl 24h --match 'cn-*' --zone z1
-  sudo -u hearth hearth-agent enrol --controller controller.example:7443 --token hj1_…      # on the host")]
+  sudo -u hearth hearth-agent enrol --controller controller.example:7443 --token hj1_…")]
 pub(crate) struct TokenCreate {
     /// How many agents may use it
     #[arg(long, default_value_t = 1)]
