@@ -191,7 +191,9 @@ pub(crate) async fn watch(client: &Client, id: PrewarmId, mode: Mode) -> anyhow:
             fleet.end();
             return Ok(job);
         }
-        tokio::time::sleep(LOOK_PAUSE).await;
+        tokio::time::sleep(LOOK_PAUSE / 2).await;
+        fleet.settle();
+        tokio::time::sleep(LOOK_PAUSE / 2).await;
     }
 }
 

@@ -189,6 +189,11 @@ impl Fleet {
         }
     }
 
+    /// Draws what the last update changed: the terminal takes few frames a second, so some bars were left as they were.
+    pub(crate) fn settle(&self) {
+        self.all.tick();
+    }
+
     /// Takes the bars away.
     pub(crate) fn end(&mut self) {
         drop(self.multi.clear());
