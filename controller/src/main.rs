@@ -1,6 +1,7 @@
 //! The controller's program: reads the command line, the configuration, and does what was said.
 
 mod arguments;
+mod exit;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -10,15 +11,9 @@ use anyhow::Context as _;
 use arguments::{Arguments, Command};
 use clap::Parser as _;
 use hearth_controller::config::{self, Config, LogFormat};
-use hearth_controller::serve::{Controller, ServeError};
-use hearth_controller::state::StateError;
+use hearth_controller::serve::Controller;
 use hearth_controller::{admin, ingest, metrics};
 use tracing_subscriber::EnvFilter;
-
-/// Exit code for a wrong configuration, or none set up: that of sysexits.h.
-const EXIT_CONFIGURATION: u8 = 78;
-/// Exit code for any other failure; 1 says that a check found something.
-const EXIT_FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -31,16 +26,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("hearth-controller: {error:#}");
-            ExitCode::from(exit_code(&error))
+            ExitCode::from(exit::code(&error))
         }
     }
-}
-
-/// What only a person can mend has a code that the unit does not start again (`RestartPreventExitStatus=`).
-fn exit_code(error: &anyhow::Error) -> u8 {
-    let of_configuration = error.is::<config::ConfigError>()
-        || matches!(error.downcast_ref(), Some(ServeError::State(StateError::Empty { .. })));
-    if of_configuration { EXIT_CONFIGURATION } else { EXIT_FAILED }
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -219,7 +219,7 @@ async fn targets_are_named_selected_or_all_and_a_dry_run_changes_nothing() {
     let a = image(&cluster, "a", 4, 451).await;
     // Hosts 1 and 3 are in z1, host 2 in z2.
     let plan = run(&cluster, &["prewarm", "create", "a", "--all", "--dry-run"], 0);
-    is(&plan, &["0 locations have it", "3 locations must fetch it", "0 locations cannot take it"]);
+    is(&plan, &["have it   0 locations", "fetch it  3 locations", "cannot    0 locations"]);
     assert!(cluster.entries(a.id).await.unwrap().is_empty());
     is(&run(&cluster, &["prewarm", "list", "-o", "json"], 0), &["\"items\": []"]);
     run(&cluster, &["prewarm", "create", "a", "--all", "--dry-run", "--wait"], 2);
@@ -234,7 +234,7 @@ async fn targets_are_named_selected_or_all_and_a_dry_run_changes_nothing() {
     assert_eq!(hosts(cluster.entries(a.id).await.unwrap()), ["host-1", "host-2"]);
     run(&cluster, &["location", "drain", "host-3"], 0);
     let plan = run(&cluster, &["prewarm", "create", "a", "--to", "host-1,host-3", "--dry-run"], 0);
-    is(&plan, &["1 locations have it", "1 locations cannot take it", "host-3", "drain"]);
+    is(&plan, &["have it   1 location", "cannot    1 location", "host-3", "drain"]);
     run(&cluster, &["location", "undrain", "host-3"], 0);
     let all: Prewarm = json(&cluster, &["prewarm", "create", "a", "--all"]);
     assert_eq!(ends_as(&cluster, &all, PrewarmState::Done).await.prewarm.active, 3);

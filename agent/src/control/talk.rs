@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
 use hearth_protocol::message::control::{
-    BadChunkV1, GoodbyeV1, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1, PlanV1,
-    PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController,
+    BadChunkV1, GoodbyeV1, Hold, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
+    PlanV1, PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController, Wish,
 };
 use hearth_protocol::message::control::{ObservedState, RenewedV1};
 use hearth_protocol::words::GoneReason;
@@ -187,7 +187,10 @@ impl<'a> Talk<'a> {
         });
         let refused = match taken {
             Taken::Waiting => return Ok(()),
-            Taken::Followed => None,
+            Taken::Followed => {
+                self.hold();
+                None
+            }
             Taken::Refused(fault) => {
                 tracing::warn!(generation = generation.0, %fault, "a plan is refused");
                 Some(fault)
@@ -195,6 +198,16 @@ impl<'a> Talk<'a> {
         };
         // A stale plan is answered with what is followed, so that the controller can count on from there.
         self.say(PlanAckV1 { location: self.location, generation, refused }).await
+    }
+
+    /// Holds what the plan holds, before the controller hears that it is followed: a job counts on it.
+    fn hold(&self) {
+        let plan = self.book.current();
+        let kept = plan.entries.iter().filter(|entry| entry.wish == Wish::Keep);
+        let holds: Vec<(ContentId, Hold)> = kept.map(|entry| (entry.content, entry.hold)).collect();
+        if let Err(error) = self.store.set_holds(&holds) {
+            tracing::error!(error = error.chain(), "holds cannot be written; tried again");
+        }
     }
 
     async fn changes(&mut self) -> Result<(), SessionError> {

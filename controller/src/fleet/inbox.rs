@@ -158,7 +158,11 @@ impl Inbox {
     fn plan_ack(&self, ack: &PlanAckV1) {
         let location = self.session.location;
         match ack.refused {
-            None => self.session.set_followed(ack.generation),
+            None => {
+                self.session.set_followed(ack.generation);
+                // A job may wait for just this: that its copies are held.
+                self.shared.wake();
+            }
             Some(fault) => {
                 // Expected after a nudge and after an older database was restored: the reconciler compares and raises.
                 tracing::debug!(%location, generation = ack.generation.0, %fault, "a plan was not taken");

@@ -1,8 +1,9 @@
 //! Prewarm jobs, as the reconciler carries them on.
 //!
 //! **What.** Reads the jobs that have not ended, asks [`crate::logic::prewarm`] what becomes of each, and writes it.
-//! **Invariants.** A target is active only after its location said "verified on disk" and is not stale. A target that
-//! failed for good loses its intent at once, so its agent stops trying.
+//! **Invariants.** A target is active only after its location said "verified on disk", is not stale, and follows a plan that
+//! holds the copy: before that it could be evicted behind a job that is done. A target that failed for good loses its
+//! intent at once, so its agent stops trying.
 
 use std::collections::{HashMap, HashSet};
 
@@ -84,7 +85,7 @@ impl Jobs {
                     attempts: target.attempts,
                     counted_us: counted.get(&(job.id, target.location)).copied(),
                     location_state: location.map(|location| location.state),
-                    seen: if stale { Seen::Pending } else { seen(&shared.picture, target.location, job) },
+                    seen: if stale { Seen::Pending } else { seen(shared, target.location, job) },
                 }
             };
             let views: Vec<TargetView> = targets.iter().map(view).collect();
@@ -109,12 +110,16 @@ impl Jobs {
     }
 }
 
-fn seen(picture: &Picture, location: LocationId, job: &Prewarm) -> Seen {
-    let Some(entry) = picture.entry(location, job.content) else {
+fn seen(shared: &Shared, location: LocationId, job: &Prewarm) -> Seen {
+    let Some(entry) = shared.picture.entry(location, job.content) else {
         return Seen::Pending;
     };
+    let is_held = || {
+        let (plan, session) = (shared.plans.of(location)?, shared.registry.of(location)?);
+        Some(plan.holds(job.content) && session.followed() >= plan.generation)
+    };
     match entry.status {
-        EntryStatus::Active => Seen::Active,
+        EntryStatus::Active if is_held().unwrap_or(false) => Seen::Active,
         EntryStatus::CacheFail => Seen::Failed {
             fault: entry.fault.unwrap_or(FaultCode::Internal),
             text: entry.reason,

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{Generation, LocationId};
-use hearth_protocol::message::control::{PART_ENTRIES_MAX, PlanEntry, PlanV1, ToAgent, Wish};
+use hearth_protocol::message::control::{Hold, PART_ENTRIES_MAX, PlanEntry, PlanV1, ToAgent, Wish};
 
 /// What should be at one location.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,16 @@ impl Plan {
     pub(super) fn places(&self, content: ContentId) -> bool {
         let found = self.entries.binary_search_by_key(&content, |entry| entry.content);
         found.is_ok_and(|at| self.entries[at].wish == Wish::Keep)
+    }
+
+    /// Whether the location is to hold `content` against eviction.
+    #[must_use]
+    pub(super) fn holds(&self, content: ContentId) -> bool {
+        let found = self.entries.binary_search_by_key(&content, |entry| entry.content);
+        found.is_ok_and(|at| {
+            let entry = &self.entries[at];
+            entry.wish == Wish::Keep && entry.hold != Hold::Released
+        })
     }
 
     /// Whether the location was told to remove `content`.

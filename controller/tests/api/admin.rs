@@ -197,7 +197,7 @@ async fn a_backup_under_imports_and_deletions_is_consistent() {
             let id = client.image(json!({ "name": format!("disk-{n}") })).await;
             client.put(id, noise(100_000 + n * 4096)).await;
             // Every other one is deleted while its import runs, the rest as soon as it is done.
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 client.ended(id).await;
             }
             if n > 3 {

@@ -117,7 +117,7 @@ async fn the_program_says_what_is_wrong_and_how_it_ended() {
     };
     assert_eq!(run(&["--check-config"]).0, Some(0));
     let (code, said) = run(&["serve"]);
-    assert!(code == Some(2) && said.contains("hearth-controller init"), "{said}");
+    assert!(code == Some(78) && said.contains("hearth-controller init"), "{said}");
     assert_eq!(run(&["init"]).0, Some(0));
     let (code, said) = run(&["init"]);
     assert!(code == Some(2) && said.contains("set up already"), "{said}");
