@@ -29,6 +29,8 @@ pub(super) struct DiskFile<'a> {
     direct: Option<File>,
     /// Cleared by the first direct read that the file system refuses.
     is_direct: AtomicBool,
+    /// Bytes whose pages stay in memory are not read at all.
+    is_strict: bool,
 }
 
 /// Memory for reads of at most so many bytes, aligned as the disk wants it.
@@ -48,9 +50,10 @@ impl DiskBuffer {
 }
 
 impl<'a> DiskFile<'a> {
-    /// Reads through `file` alone, after its pages were dropped; for use beside writers.
+    /// Reads through `file` alone, after its pages were dropped; for use beside writers. What cannot be dropped, because a
+    /// writer is at it, is not read: `WouldBlock`.
     pub(super) const fn beside_writers(file: &'a File) -> Self {
-        Self { cached: file, direct: None, is_direct: AtomicBool::new(false) }
+        Self { cached: file, direct: None, is_direct: AtomicBool::new(false), is_strict: true }
     }
 
     /// Opens `path` a second time for direct reads; `cached` is the same file. Whatever hinders that, the file can be read.
@@ -59,7 +62,7 @@ impl<'a> DiskFile<'a> {
         let direct = File::options().read(true).custom_flags(flags).open(path);
         let direct = direct.ok().filter(|direct| same_inode(direct, cached));
         let is_direct = AtomicBool::new(direct.is_some());
-        Self { cached, direct, is_direct }
+        Self { cached, direct, is_direct, is_strict: false }
     }
 
     /// Whether reads pass the page cache by.
@@ -75,7 +78,7 @@ impl<'a> DiskFile<'a> {
     /// Reads `len` bytes at `offset`.
     ///
     /// # Errors
-    /// What the disk says; `UnexpectedEof` past the end of the file.
+    /// What the disk says; `UnexpectedEof` past the end of the file; `WouldBlock` as [`Self::beside_writers`] says.
     ///
     /// # Panics
     /// If `len` is more than `buffer` was made for.
@@ -95,8 +98,8 @@ impl<'a> DiskFile<'a> {
                 Err(error) => return Err(error),
             }
         }
-        if !self.drop_pages(offset, len as u64) {
-            tracing::trace!(offset, len, "pages stay in memory: a guest or a writer uses them");
+        if !self.drop_pages(offset, len as u64) && self.is_strict {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         let bytes = &mut buffer.bytes[..len];
         self.cached.read_exact_at(bytes, offset)?;
@@ -104,7 +107,7 @@ impl<'a> DiskFile<'a> {
     }
 
     /// Writes the pages of a range to the disk and drops them; whether they are gone, by its first and last block.
-    pub(super) fn drop_pages(&self, offset: u64, len: u64) -> bool {
+    fn drop_pages(&self, offset: u64, len: u64) -> bool {
         let dropped = || -> io::Result<bool> {
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
             let off = |value: u64| i64::try_from(value).map_err(io::Error::other);

@@ -241,13 +241,17 @@ fn right_ones(
     buffer: &mut DiskBuffer,
 ) -> Vec<bool> {
     let is = |record: &ChunkRecord, bytes: &[u8]| ChunkDigest::of(bytes) == record.digest;
-    if let Ok(mut whole) = disk.read(records[0].offset, bytes, buffer) {
-        let mut next = |len: u32| {
-            let (chunk, rest) = whole.split_at(len as usize);
-            whole = rest;
-            chunk
-        };
-        return records.iter().map(|record| is(record, next(record.raw_len))).collect();
+    match disk.read(records[0].offset, bytes, buffer) {
+        Ok(mut whole) => {
+            let mut next = |len: u32| {
+                let (chunk, rest) = whole.split_at(len as usize);
+                whole = rest;
+                chunk
+            };
+            return records.iter().map(|record| is(record, next(record.raw_len))).collect();
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return vec![false; records.len()],
+        Err(_) => {}
     }
     // One unreadable sector must not condemn its neighbours.
     let mut one = |record: &ChunkRecord| {
