@@ -109,7 +109,9 @@ pub(crate) fn is_in_memory(file: &File, offset: u64) -> io::Result<bool> {
     let read =
         unsafe { libc::preadv2(file.as_raw_fd(), &raw const buffer, 1, to_off(offset)?, libc::RWF_NOWAIT) };
     match read {
-        0.. => Ok(true),
+        1.. => Ok(true),
+        // Past the end of the file.
+        0 => Ok(false),
         _ => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             error => Err(error),
