@@ -128,6 +128,8 @@ pub enum StoreError {
     ThrownAway {
         /// The content.
         content: ContentId,
+        /// Why, so that whoever hears of it second says the same.
+        fault: FaultCode,
     },
     /// The entry is used by somebody.
     #[error("content {content} is in use: {by}")]
@@ -215,7 +217,8 @@ impl StoreError {
     pub fn fault(&self) -> FaultCode {
         match self {
             Self::Io { source, .. } if is_full(source) => FaultCode::NoSpace,
-            Self::Io { .. } | Self::Index { .. } | Self::ThrownAway { .. } => FaultCode::Disk,
+            Self::Io { .. } | Self::Index { .. } => FaultCode::Disk,
+            Self::ThrownAway { fault, .. } => *fault,
             Self::NotFound { .. } | Self::NoLease | Self::NoManifest { .. } => FaultCode::NotFound,
             Self::Damaged { .. } => FaultCode::Damaged,
             Self::Manifest { .. } | Self::Announced { .. } => FaultCode::BadBytes,

@@ -87,7 +87,7 @@ impl Staging {
         }
         match written.life {
             Life::Open => written.life = Life::Sealed,
-            Life::Dead => return Err(StoreError::ThrownAway { content }),
+            Life::Dead(fault) => return Err(StoreError::ThrownAway { content, fault }),
             Life::Sealed | Life::Done => {
                 return Err(StoreError::State { content, state: "sealed", wanted: "caching" });
             }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use hearth_protocol::digest::ContentId;
+use hearth_protocol::fault::FaultCode;
 use hearth_protocol::manifest::{ChunkRecord, ManifestRoot};
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::piece::Pieces;
@@ -82,7 +83,7 @@ pub(super) enum Life {
     /// The file is being hashed from disk.
     Sealed,
     /// A write or sync failed, or the transfer was given up: the file is gone.
-    Dead,
+    Dead(FaultCode),
     /// The file is an object.
     Done,
 }
@@ -257,7 +258,7 @@ impl Staging {
         let content = self.spec.content;
         match locked(&self.written).life {
             Life::Open => Ok(()),
-            Life::Dead => Err(StoreError::ThrownAway { content }),
+            Life::Dead(fault) => Err(StoreError::ThrownAway { content, fault }),
             Life::Sealed | Life::Done => Err(StoreError::Write { content, offset, bytes }),
         }
     }
@@ -359,7 +360,7 @@ impl Staging {
     /// # Errors
     /// [`StoreError::Io`] if a file cannot be deleted; it is tried again at the next start.
     pub fn abort(self) -> Result<(), StoreError> {
-        locked(&self.written).life = Life::Dead;
+        locked(&self.written).life = Life::Dead(FaultCode::Stopped);
         self.delete_files()
     }
 
@@ -368,8 +369,10 @@ impl Staging {
     pub(super) fn throw_away<T>(&self, error: StoreError) -> Result<T, StoreError> {
         let first = {
             let mut written = locked(&self.written);
-            let first = written.life != Life::Dead;
-            written.life = Life::Dead;
+            let first = !matches!(written.life, Life::Dead(_));
+            if first {
+                written.life = Life::Dead(error.fault());
+            }
             first
         };
         if first {
@@ -415,7 +418,8 @@ impl Drop for Staging {
         self.note_allocated();
         entry.live = None;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        entry.allocated_bytes = if life == Life::Dead { 0 } else { load(&self.live.allocated_bytes) };
+        entry.allocated_bytes =
+            if matches!(life, Life::Dead(_)) { 0 } else { load(&self.live.allocated_bytes) };
         entry.staged_bytes = load(&self.live.done_bytes);
         entry.moved_bytes = load(&self.live.moved_bytes);
         entry.reused_bytes = load(&self.live.reused_bytes);
