@@ -2,6 +2,7 @@
 
 mod arguments;
 mod exit;
+mod malloc;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     if words.nth(1).is_some_and(|word| word == ingest::sandbox::SUBCOMMAND) {
         return ingest::sandbox::run_child(&words.collect::<Vec<_>>());
     }
+    malloc::few_arenas();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

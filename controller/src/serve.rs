@@ -249,7 +249,12 @@ pub fn qemu_img() -> PathBuf {
 
 fn fleet_config(config: &Config) -> FleetConfig {
     let caps = Caps { total: config.source_transfers as usize, ..Caps::default() };
-    FleetConfig { caps, agent_life: config.agent_certificate_life, ..FleetConfig::new(config.listen_quic) }
+    FleetConfig {
+        caps,
+        agent_life: config.agent_certificate_life,
+        heartbeat: config.heartbeat,
+        ..FleetConfig::new(config.listen_quic)
+    }
 }
 
 /// Names and addresses of the certificate: what the configuration says, this machine's own name, and loopback.

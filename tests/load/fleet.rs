@@ -1,17 +1,18 @@
 //! Keys, certificates and the endpoint of the simulated agents.
 //!
 //! **What.** Every agent enrols with the same join token, as a rollout would.
-//! **Why one endpoint.** One UDP socket carries all connections; each has its own TLS identity.
+//! **Why one endpoint.** One UDP socket carries all connections; each has its own TLS identity and the settings of a real
+//! agent's connection, which decide how often the controller is woken up.
 //! **Invariants.** Nothing is skipped: each certificate comes from the controller's CA over `hearth-enrol/1`.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::stream::{StreamExt, TryStreamExt};
+use hearth_agent::transfer::endpoint::Endpoint;
 use hearth_protocol::id::LocationId;
 use hearth_protocol::message::enrol::EnrolRequest;
 use hearth_protocol::message::enrol::{EnrolReply, EnrolV1, JoinToken, LocationFacts};
@@ -51,8 +52,8 @@ pub(crate) async fn enrol(ca: &Path, controller: SocketAddr, token: &str, n: usi
     roots.add(ca)?;
     let roots = Arc::new(roots);
     let token: JoinToken = token.parse()?;
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse()?)?;
-    let anonymous = client_config(&roots, None)?;
+    let endpoint = Endpoint::bind("127.0.0.1:0".parse()?, b"load")?;
+    let anonymous = client_config(&endpoint, &roots, None)?;
     let enrolments = (0..n).map(|i| {
         let (roots, endpoint, anonymous) = (roots.clone(), endpoint.clone(), anonymous.clone());
         async move {
@@ -69,12 +70,12 @@ async fn enrol_one(
     controller: SocketAddr,
     token: JoinToken,
     roots: &Arc<RootCertStore>,
-    endpoint: quinn::Endpoint,
+    endpoint: Endpoint,
     anonymous: quinn::ClientConfig,
 ) -> Result<Agent> {
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
-    let connection = endpoint.connect_with(anonymous, controller, SERVER_NAME)?.await?;
+    let connection = endpoint.quinn().connect_with(anonymous, controller, SERVER_NAME)?.await?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let facts = LocationFacts { name: name.into(), platform: "load".into(), ..LocationFacts::default() };
     let request = EnrolV1 { token_secret: Some(token.secret), csr_der: csr.der().to_vec(), facts };
@@ -86,12 +87,17 @@ async fn enrol_one(
     connection.close(0_u32.into(), b"enrolled");
     let chain = enrolled.chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok(Agent { location: enrolled.location, endpoint, config: client_config(roots, Some((chain, key)))? })
+    let config = client_config(&endpoint, roots, Some((chain, key)))?;
+    Ok(Agent { location: enrolled.location, endpoint: endpoint.quinn().clone(), config })
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn client_config(roots: &Arc<RootCertStore>, identity: Option<Identity>) -> Result<quinn::ClientConfig> {
+fn client_config(
+    endpoint: &Endpoint,
+    roots: &Arc<RootCertStore>,
+    identity: Option<Identity>,
+) -> Result<quinn::ClientConfig> {
     let alpn = if identity.is_some() { ALPN } else { ALPN_ENROL };
     let tls = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_root_certificates(roots.clone());
@@ -102,9 +108,5 @@ fn client_config(roots: &Arc<RootCertStore>, identity: Option<Identity>) -> Resu
     tls.alpn_protocols = vec![alpn.to_vec()];
     // A session cache per agent would be the generator's memory, not the controller's.
     tls.resumption = rustls::client::Resumption::disabled();
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    let mut transport = quinn::TransportConfig::default();
-    transport.max_idle_timeout(Some(Duration::from_secs(60).try_into()?));
-    config.transport_config(Arc::new(transport));
-    Ok(config)
+    Ok(endpoint.client_config(QuicClientConfig::try_from(tls)?))
 }

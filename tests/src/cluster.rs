@@ -83,7 +83,8 @@ impl Cluster {
         let small = extra.controller_disk_bytes.map(|bytes| SmallDisk::mount(&state, bytes)).transpose()?;
         let text = format!(
             "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
-             public_names = [\"127.0.0.1\"]\nsandbox = \"{}\"\nlog_filter = \"info\"\n{}",
+             public_names = [\"127.0.0.1\"]\nsandbox = \"{}\"\nlog_filter = \"info\"\n\
+             heartbeat_seconds = 4\n{}",
             state,
             sandbox_mode().as_str(),
             extra.controller

@@ -34,7 +34,7 @@ use super::talk::Talk;
 use crate::logic::backoff;
 use crate::logic::nic::{NIC_MBPS_DEFAULT, Origin};
 use crate::store::Store;
-use crate::transfer::endpoint::{Endpoint, KEEP_ALIVE};
+use crate::transfer::endpoint::Endpoint;
 use crate::transfer::frames::{self, WireError};
 use crate::transfer::link::{Quic, Source, Stream};
 use crate::transfer::serve::Server;
@@ -44,9 +44,9 @@ use crate::{clock, metrics as names, nic, task};
 const GREET_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session that was up this long was no failure.
 const PROVEN: Duration = Duration::from_secs(30);
-/// A connection without any packet from the controller for this long is lost, although QUIC would wait for a minute: each
-/// [`KEEP_ALIVE`] it must answer a ping, and a ping that is lost is sent again within a second.
-const SILENCE: Duration = KEEP_ALIVE.saturating_add(Duration::from_secs(5));
+/// A connection without any packet from the controller for two pulses and this long is lost, although QUIC would wait for a
+/// minute: the controller's side must answer each pulse, and one that is lost is sent again within a second.
+const SILENCE_SLACK: Duration = Duration::from_secs(5);
 /// Messages from the controller that wait for us.
 const INBOX: usize = 64;
 
@@ -279,9 +279,10 @@ impl Home {
             task::spawn("session-serve", serve(connection.clone(), self.server.clone())),
         ];
         let heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms).clamp(1_000, 120_000));
+        let silence_max = heartbeat * 2 + SILENCE_SLACK;
         let ended = tokio::select! {
             ended = talk.run(heartbeat, &mut messages, bad_chunks, stop) => ended,
-            () = silence(connection) => Err(SessionError::Silent { what: "send a packet", after: SILENCE }),
+            () = silence(connection, silence_max) => Err(SessionError::Silent { what: "send a packet", after: silence_max }),
         };
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         if matches!(ended, Err(SessionError::Stopped)) {
@@ -373,11 +374,11 @@ impl SessionError {
     }
 }
 
-/// Ends when nothing at all was received for [`SILENCE`]. A host that slept gets a second to hear what waits for it.
-async fn silence(connection: &Connection) {
+/// Ends when nothing at all was received for `silence_max`. A host that slept gets a second to hear what waits for it.
+async fn silence(connection: &Connection, silence_max: Duration) {
     let look = Duration::from_secs(1);
     let (mut heard, mut silent) = (0, Duration::ZERO);
-    while silent < SILENCE {
+    while silent < silence_max {
         tokio::time::sleep(look).await;
         let now = connection.stats().udp_rx.datagrams;
         silent = if now == heard { silent + look } else { Duration::ZERO };

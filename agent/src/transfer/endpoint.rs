@@ -38,8 +38,9 @@ const ACK_EVERY_PACKETS: u32 = 20;
 const MTU_MAX: u16 = 6500;
 /// A connection without a packet for this long is gone.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A sign of life at least this often: a restarted controller answers it with a reset, so the loss is seen in seconds.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// QUIC's own sign of life. Longer than two pulses are apart, so that an idle agent costs the controller one packet per
+/// pulse: it keeps the connection only where pulses are rare, or late because the agent waits for its disk.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Why there is no endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -102,10 +103,15 @@ impl Endpoint {
     }
 
     /// Settings for connections that this agent opens.
+    ///
+    /// What it sends are single small frames. The controller is asked to answer each at once: to answer later is a second
+    /// wake-up, and waking up is most of what an idle agent costs it.
     #[must_use]
     pub fn client_config(&self, tls: QuicClientConfig) -> ClientConfig {
         let mut config = ClientConfig::new(Arc::new(tls));
-        config.transport_config(Arc::new(transport(self.buffer_bytes)));
+        let mut transport = transport(self.buffer_bytes);
+        transport.ack_frequency_config(Some(acks(0)));
+        config.transport_config(Arc::new(transport));
         config
     }
 
@@ -141,13 +147,18 @@ fn open(address: SocketAddr) -> io::Result<(std::net::UdpSocket, usize)> {
     Ok((socket.into(), buffer_bytes))
 }
 
+/// Asks the other side to answer as soon as more than `packets` wait for it.
+fn acks(packets: u32) -> AckFrequencyConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(packets));
+    acks
+}
+
 /// The measured settings; `buffer_bytes` is the receive buffer as read back.
 #[must_use]
 pub fn transport(buffer_bytes: usize) -> TransportConfig {
     let window = buffer_bytes.clamp(WINDOW_BYTES_MIN, SOCKET_BUFFER_BYTES);
     let window = u32::try_from(window).unwrap_or(STREAM_WINDOW_BYTES);
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX);
     let mut transport = TransportConfig::default();
@@ -158,7 +169,7 @@ pub fn transport(buffer_bytes: usize) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES.min(window)))
         .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW_BYTES)
-        .ack_frequency_config(Some(acks))
+        .ack_frequency_config(Some(acks(ACK_EVERY_PACKETS)))
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(CubicConfig::default()))
         .enable_segmentation_offload(true)

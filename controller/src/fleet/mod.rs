@@ -55,7 +55,6 @@ mod upkeep;
 
 pub use reconcile::STOPPED_SETTING;
 pub use registry::{Duplicate, Figures, SessionView};
-pub use session::HEARTBEAT;
 
 /// Settings of the fleet.
 #[derive(Clone, Debug)]
@@ -80,7 +79,7 @@ impl FleetConfig {
             listen,
             caps: Caps::default(),
             agent_life: ca::AGENT_LIFE_DEFAULT,
-            heartbeat: HEARTBEAT,
+            heartbeat: Duration::from_secs(crate::config::HEARTBEAT_SECONDS_DEFAULT.into()),
             stall: data::STALL_MAX,
         }
     }

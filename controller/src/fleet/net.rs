@@ -34,12 +34,13 @@ impl Net {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let threads = (cpus / CPUS_PER_THREAD).clamp(1, THREADS_MAX);
         let runtime = if threads == 1 {
-            Builder::new_current_thread().enable_all().build()?
+            Builder::new_current_thread().enable_io().enable_time().build()?
         } else {
             Builder::new_multi_thread()
                 .worker_threads(threads)
                 .thread_name("hearth-net")
-                .enable_all()
+                .enable_io()
+                .enable_time()
                 .build()?
         };
         let handle = runtime.handle().clone();

@@ -42,8 +42,6 @@ use crate::{clock, task};
 const GREETING_MAX: Duration = Duration::from_secs(10);
 /// Time in which the rival of a newcomer must give a sign of life. A lost packet is sent again within a second.
 const RIVAL_ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-/// Time between two pulses of an agent, before jitter.
-pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Most addresses that an agent may advertise.
 const ADVERTISED_MAX: usize = 16;
 
