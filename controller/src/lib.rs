@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod ingest;
 pub mod jobs;
 pub mod logic;
+pub mod malloc;
 pub mod metrics;
 pub mod serve;
 pub mod state;

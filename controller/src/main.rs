@@ -2,7 +2,6 @@
 
 mod arguments;
 mod exit;
-mod malloc;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use arguments::{Arguments, Command};
 use clap::Parser as _;
 use hearth_controller::config::{self, Config, LogFormat};
 use hearth_controller::serve::Controller;
-use hearth_controller::{admin, ingest, metrics};
+use hearth_controller::{admin, ingest, malloc, metrics};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -62,7 +61,8 @@ async fn perform(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             controller.run().await?;
         }
         Command::Backup { folder, no_contents } => {
-            admin::backup::backup(&config, &folder, !no_contents, &mut out).await?;
+            let saved = admin::backup::backup(&config, &folder, !no_contents, &mut out).await?;
+            return Ok(if saved.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Restore { folder } => {
             let problems = admin::restore::restore(&config, &folder, &mut out).await?;

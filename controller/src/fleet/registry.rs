@@ -269,6 +269,11 @@ impl Registry {
         self.last_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Sessions that were given a number so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.last_number.load(Ordering::Relaxed)
+    }
+
     /// Puts a session in; the one it replaces is given back and no longer in the table.
     pub(super) fn put(&self, session: Arc<Session>) -> Option<Arc<Session>> {
         self.table().insert(session.location, session)

@@ -15,13 +15,16 @@ use super::Shared;
 use super::ca::SERVER_LIFE;
 use super::registry::Session;
 use super::reports::{Report, seen};
-use crate::clock;
 use crate::db::locations::Figures;
+use crate::{clock, malloc};
 
 /// How often sessions are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often signs of life and figures are stored.
 const NOTE_EVERY_MS: u64 = 60_000;
+/// After this many new sessions, and at most this often, the memory of their handshakes is given back.
+const TIDY_SESSIONS: u64 = 100;
+const TIDY_EVERY_MS: u64 = 10_000;
 /// How long a session outlives its certificate: an agent whose renewal is under way is not thrown out.
 pub(super) const CERTIFICATE_GRACE_MS: u64 = 5 * 60 * 1000;
 /// When a renewal of our own certificate that failed is tried again.
@@ -34,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let half_life_ms = u64::try_from(SERVER_LIFE.as_millis() / 2).unwrap_or(u64::MAX);
     let mut noted = HashMap::new();
     let (mut note_ms, mut renew_ms) = (NOTE_EVERY_MS, half_life_ms);
+    let (mut tidy_ms, mut tidied) = (TIDY_EVERY_MS, 0);
     loop {
         tick.tick().await;
         let now_ms = shared.now_ms();
@@ -49,6 +53,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             metrics::gauge!(super::metrics::SESSIONS)
                 .set(f64::from(u32::try_from(sessions.len()).unwrap_or(u32::MAX)));
             note(&shared, &sessions, &mut noted).await;
+        }
+        if now_ms >= tidy_ms && shared.registry.begun() >= tidied + TIDY_SESSIONS {
+            (tidy_ms, tidied) = (now_ms + TIDY_EVERY_MS, shared.registry.begun());
+            drop(tokio::task::spawn_blocking(malloc::give_back));
         }
         if now_ms >= renew_ms {
             renew_ms = match shared.identity.renew(clock::unix_us()) {
