@@ -4,7 +4,8 @@
 //! hands the image to the import job. The request ends there; the job does the rest.
 //!
 //! **Why a task of its own.** A caller that goes away drops the handler at any `.await`; the task sees the broken body
-//! instead and puts the image back to `queued` with the reason.
+//! instead and puts the image back to `queued` with the reason. From `saving` on everything is the task's, its place among
+//! the uploads too.
 //!
 //! **Why pieces of a MiB.** The network gives 16 KiB at a time; a hop to the disk's thread and to three summing threads for
 //! each cost as much as the work itself.
@@ -14,6 +15,7 @@
 //! 2. What is announced is set aside before the first byte; what is not announced is checked while it comes.
 //! 3. A file whose checksum is not the expected one is never kept.
 //! 4. A sender that stalls or crawls is cut off, and the image can be sent again.
+//! 5. An upload that ends without being taken over leaves no image in `saving`, whichever step failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,11 +83,14 @@ pub async fn upload(
         return Err(Fault::invalid("content-length", "the file is empty"));
     }
     let place = app.uploads.clone().try_acquire_owned();
-    let _place =
+    let place =
         place.map_err(|_| Fault::unavailable("too many uploads run; try again when one has ended"))?;
     let room = set_aside(&app, announced.unwrap_or(ROOM_STEP_BYTES)).await?;
-    app.db.start_upload(id).await?;
-    let work = receive(app.clone(), caller.clone(), image, announced, room, stream);
+    let (work_app, work_caller) = (app.clone(), caller.clone());
+    let work = async move {
+        let _place = place;
+        receive(&work_app, &work_caller, &image, announced, room, stream).await
+    };
     let received = task::spawn("upload", work).await;
     let image = received.map_err(|error| Fault::internal(&error))??;
     Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
@@ -120,22 +125,40 @@ async fn set_aside(app: &App, bytes: u64) -> Result<Reservation, Fault> {
 
 /// Receives the bytes; whatever goes wrong, the image is `queued` again (or `killed` for a wrong checksum).
 async fn receive(
-    app: App,
-    caller: Caller,
-    image: Image,
+    app: &App,
+    caller: &Caller,
+    image: &Image,
     announced: Option<u64>,
     room: Reservation,
     stream: Body,
 ) -> Result<Image, Fault> {
     let id = image.id;
-    let written = write_all(&app, id, announced, room, stream).await;
-    let sums = match written {
-        Ok(sums) => sums,
-        Err(fault) => {
-            put_back(&app, id, format!("the upload failed: {}", fault.parts().message)).await?;
-            return Err(fault);
-        }
+    app.db.start_upload(id).await?;
+    let ended = match write_all(app, id, announced, room, stream).await {
+        Ok(sums) => take_over(app, caller, image, sums).await,
+        Err(fault) => Err(fault),
     };
+    match ended {
+        Ok(Taken::Over) => app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id)),
+        Ok(Taken::Refused(fault)) => Err(fault),
+        Err(fault) => {
+            put_back(app, id, format!("the upload failed: {}", fault.parts().message)).await?;
+            Err(fault)
+        }
+    }
+}
+
+/// How an upload whose bytes came ended. Either way the image is no longer `saving`.
+enum Taken {
+    /// The import has it.
+    Over,
+    /// The image is `killed`.
+    Refused(Fault),
+}
+
+/// Compares the checksums and hands the image to the import. After an error the image is still `saving`.
+async fn take_over(app: &App, caller: &Caller, image: &Image, sums: Sums) -> Result<Taken, Fault> {
+    let id = image.id;
     let checksums = Checksums {
         sha256: Some(sums.sha256),
         sha512: Some(sums.sha512),
@@ -145,13 +168,14 @@ async fn receive(
     let op = caller.draft().on("image", id, image.facts.name.clone());
     if let Some((name, expected, got)) = first_mismatch(&image.expected, &checksums) {
         let reason = format!("the file's {name} is {got}, expected {expected}");
-        reject(&app, &image, &reason, op).await?;
-        return Err(Fault::conflict(reason).hint("the file was not kept; get it again from its source"));
+        reject(app, image, &reason, op).await?;
+        let fault = Fault::conflict(reason).hint("the file was not kept; get it again from its source");
+        return Ok(Taken::Refused(fault));
     }
     let original = Original { bytes: sums.size_bytes, checksums };
     let details = serde_json::json!({ "bytes": sums.size_bytes, "sha256": original.checksums.sha256 });
     app.db.accept_upload(id, &original, (new_id(), "{}"), &op.with(details)).await?;
-    app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id))
+    Ok(Taken::Over)
 }
 
 /// Lets the image be sent again. What cannot be written now, as on a full disk, is written as soon as it can.
@@ -192,32 +216,39 @@ async fn write_all(
     let originals = Arc::clone(&app.ingest.originals);
     let (feed, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     // One thread for the whole upload: the stream goes on while it waits for the disk.
-    let mut written = 0;
     let writing = tokio::task::spawn_blocking(move || {
-        let done = originals.create(id).and_then(|writer| write_pieces(writer, pieces, &mut written));
-        (written, done)
+        let mut taken_bytes = 0;
+        let done = originals.create(id).and_then(|writer| write_pieces(writer, pieces, &mut taken_bytes));
+        (taken_bytes, done)
     });
     let received = take(app, announced, room, stream, feed).await;
     // Waited for on every path: what is dropped removes its file, and only then may the next upload begin.
-    let (written, done) = writing.await.map_err(|error| Fault::internal(&error))?;
-    let left = announced.map_or(PIECE_BYTES as u64, |all| all.saturating_sub(written));
+    let (taken_bytes, done) = writing.await.map_err(|error| Fault::internal(&error))?;
+    let left = announced.map_or(PIECE_BYTES as u64, |all| all.saturating_sub(taken_bytes));
     let writer = files(done).map_err(|fault| with_room(app, left, fault))?;
-    let room = received?;
+    let room = match received {
+        Ok(room) => room,
+        Err(fault) => {
+            // Half a TiB takes its time to go: not on a thread that serves others.
+            drop(tokio::task::spawn_blocking(move || drop(writer)).await);
+            return Err(fault);
+        }
+    };
     let sums = blocking(move || writer.finish()).await.map_err(|fault| with_room(app, 0, fault));
     drop(room);
     sums
 }
 
-/// Writes what comes; `written` counts the bytes that the disk took.
+/// Writes what comes; `taken_bytes` counts what the disk took.
 fn write_pieces(
     mut writer: OriginalWriter,
     mut pieces: mpsc::Receiver<Bytes>,
-    written: &mut u64,
+    taken_bytes: &mut u64,
 ) -> Result<OriginalWriter, ContentError> {
     while let Some(piece) = pieces.blocking_recv() {
         let bytes = piece.len() as u64;
         writer.write(piece)?;
-        *written += bytes;
+        *taken_bytes += bytes;
     }
     Ok(writer)
 }

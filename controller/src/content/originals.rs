@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use hearth_protocol::id::ImageId;
@@ -23,6 +24,8 @@ use super::sums::{Summing, Sums};
 const READ_BYTES: usize = 1 << 20;
 /// Holes are made of whole blocks of this size, the smallest that file systems leave out.
 const HOLE_BLOCK: usize = 4096;
+/// Uploads that this process began: tells their files apart. What an earlier process left is overwritten.
+static PARTS: AtomicU64 = AtomicU64::new(0);
 
 /// See the module.
 #[derive(Debug)]
@@ -64,13 +67,15 @@ impl Originals {
         self.folder.join(image.to_string())
     }
 
-    /// Starts an upload; what an earlier one left under `.part` is overwritten.
+    /// Starts an upload, in a file of its own: should the end of another upload of this image be written down late, the two
+    /// still never share a file.
     ///
     /// # Errors
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn create(&self, image: ImageId) -> Result<OriginalWriter, ContentError> {
         let path = self.path(image);
-        let part = Part(path.with_extension("part"));
+        let n = PARTS.fetch_add(1, Ordering::Relaxed);
+        let part = Part(path.with_extension(format!("{n}.part")));
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&part.0);
         let file = file.map_err(on("create", &part.0))?;
         Ok(OriginalWriter { file, part, path, summing: Summing::new() })

@@ -371,13 +371,15 @@ fn an_interrupted_upload_leaves_no_original() {
     let folder = tempfile::tempdir().unwrap();
     let originals = Originals::new(folder.path()).unwrap();
     let image = ImageId::from_bytes([7; 16]);
-    let part = folder.path().join("originals").join(format!("{image}.part"));
+    let store = folder.path().join("originals");
+    let files = || fs::read_dir(&store).unwrap().count();
     let mut writer = originals.create(image).unwrap();
     writer.write(Bytes::from_static(b"half")).unwrap();
-    assert!(part.exists());
-    drop(writer);
-    assert!(!part.exists());
-    fs::write(&part, b"killed").unwrap();
+    let other = originals.create(image).unwrap();
+    assert_eq!((files(), originals.list().unwrap()), (2, vec![]), "two writers never share a file");
+    drop((writer, other));
+    assert_eq!(files(), 0);
+    fs::write(store.join(format!("{image}.0.part")), b"killed").unwrap();
     let originals = Originals::new(folder.path()).unwrap();
-    assert!(!part.exists() && originals.list().unwrap().is_empty());
+    assert_eq!((files(), originals.list().unwrap()), (0, vec![]));
 }

@@ -174,6 +174,30 @@ async fn a_truncated_upload_can_be_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_cannot_be_recorded_can_be_sent_again() {
+    let place = Place::new().await;
+    let id = place.client.image(json!({ "name": "unlucky" })).await;
+    let url = place.config.database_url.clone();
+    let by_hand = async |statement: &'static str| {
+        use sqlx::{Connection as _, Executor as _};
+        let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        database.execute(statement).await.unwrap();
+    };
+    by_hand(
+        "CREATE TRIGGER no_jobs BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    )
+    .await;
+    fault(place.client.put(id, noise(50_000)).await, 500).await;
+    let image = place.client.ended(id).await;
+    assert_eq!(image.status, ImageStatus::Queued);
+    assert!(image.reason.contains("the upload failed"), "{}", image.reason);
+    by_hand("DROP TRIGGER no_jobs").await;
+    assert_eq!(place.client.put(id, noise(50_000)).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(place.client.ended(id).await.status, ImageStatus::Active);
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_sender_is_cut_off() {
     let place = Place::with(|config| config.upload_silence = Duration::from_millis(500)).await;
     let id = place.client.image(json!({ "name": "slow" })).await;
