@@ -13,7 +13,7 @@ use hearth_controller::logic::admission::{
 use hearth_controller::logic::hold::{IntentHold, after_job};
 use hearth_controller::logic::liveness::{Liveness, liveness};
 use hearth_controller::logic::plan::{IntentView, Publish, Wanted, merge, publish};
-use hearth_controller::logic::prewarm::{Seen, TargetState, TargetView, advance};
+use hearth_controller::logic::prewarm::{Holding, Seen, TargetState, TargetView, advance};
 use hearth_controller::logic::slots::Slots;
 use hearth_protocol::api::cache::Keep;
 use hearth_protocol::digest::ContentId;
@@ -22,6 +22,7 @@ use hearth_protocol::id::{Generation, ImageId, LocationId};
 use hearth_protocol::message::control::{Hold, ObservedEntry, ObservedState, PlanEntry, PlanV1, Wish};
 use hearth_protocol::words::{ContentKind, EntryStatus, LocationState, PrewarmState, Priority};
 
+use crate::agent::File;
 use crate::scenario::Bug;
 use crate::world::{Answer, Ask, CHUNK_BYTES, Down, Event, Up, World, location};
 
@@ -70,6 +71,13 @@ struct Session {
 struct Given {
     generation: Generation,
     entries: Vec<PlanEntry>,
+}
+
+impl Given {
+    fn holds(&self, content: ContentId) -> bool {
+        let held = |entry: &PlanEntry| entry.wish == Wish::Keep && entry.hold != Hold::Released;
+        self.entries.iter().any(|entry| entry.content == content && held(entry))
+    }
 }
 
 /// See the module.
@@ -288,14 +296,20 @@ impl World {
         let controller = &self.controller;
         let job = &controller.jobs[n];
         let view = |(host, (state, attempts)): (&usize, &(TargetState, u32))| {
-            let online = controller.sessions.contains_key(host);
-            let stale = liveness(online, controller.seen_us.get(host).copied(), now_us) == Liveness::Stale;
+            let session = controller.sessions.get(host);
+            let stale =
+                liveness(session.is_some(), controller.seen_us.get(host).copied(), now_us) == Liveness::Stale;
+            let holding = session.zip(controller.plans.get(host)).map(|(session, given)| Holding {
+                holds: given.holds(job.content),
+                generation: given.generation,
+                followed: session.followed,
+            });
             let seen = match controller.picture.get(&(*host, job.content)) {
-                _ if stale => Seen::Pending,
-                Some((EntryStatus::Active, ..)) => Seen::Active,
-                Some((EntryStatus::CacheFail, fault, Some(next_try_us))) => {
-                    Seen::Failed { fault: *fault, text: String::new(), next_try_us: *next_try_us }
-                }
+                Some((status, fault, next_try_us)) if !stale => Seen::of(*status, holding, || Seen::Failed {
+                    fault: *fault,
+                    text: String::new(),
+                    next_try_us: next_try_us.unwrap_or_default(),
+                }),
                 _ => Seen::Pending,
             };
             TargetView {
@@ -360,7 +374,9 @@ impl World {
             let Job { content, targets, .. } = &self.controller.jobs[n];
             let active = |host: &&usize| {
                 let host = &self.hosts[**host];
-                host.files.get(content).is_some_and(|f| f.object && f.written.count() == f.written.len())
+                let whole = |f: &File| f.object && f.written.count() == f.written.len();
+                let held = host.holds.get(content).is_some_and(|hold| *hold != Hold::Released);
+                held && host.files.get(content).is_some_and(whole)
             };
             let missing = targets.len() - targets.keys().filter(active).count();
             self.checks.done(self.now_ms, missing);

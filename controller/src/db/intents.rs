@@ -14,6 +14,7 @@ use super::changes::Change;
 use super::error::DbError;
 use super::ids::new_id;
 use super::operations::Draft;
+use super::prewarm_targets::call_off;
 use super::sql::{Row, Stmt, db_words, sql};
 use super::store::{Db, Tx};
 
@@ -214,7 +215,7 @@ impl Db {
     }
 
     /// An operator wants copies gone: at each location the manual intent becomes `remove`; with `force` every other intent
-    /// for the image there is deleted too, so that nothing holds the copy.
+    /// for the image there is deleted too, so that nothing holds the copy, and jobs that wait for it there wait no longer.
     ///
     /// # Errors
     /// A failed statement.
@@ -239,6 +240,7 @@ impl Db {
                     let others = sql("intent", "DELETE FROM intent WHERE image_id = $1 AND location_id IN ")
                         .bind(image);
                     tx.run(others.list(locations.iter().copied())).await?;
+                    call_off(tx, image, locations).await?;
                 }
                 put(tx, intents).await?;
                 tx.record(op).await

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use hearth_protocol::api::Page;
-use hearth_protocol::id::{LocationId, PrewarmId};
+use hearth_protocol::id::{ImageId, LocationId, PrewarmId};
 
 use super::changes::Change;
 use super::entries::{self, Entry};
@@ -24,7 +24,7 @@ db_words! {
         Active = "active",
         /// Given up; `reason` says why.
         Failed = "failed",
-        /// The job was cancelled before it was there.
+        /// The job was cancelled, or the copy removed by hand, before it was there.
         Cancelled = "cancelled",
     }
 }
@@ -36,7 +36,7 @@ pub struct Target {
     pub location: LocationId,
     /// State.
     pub state: TargetState,
-    /// Why it failed or waits; empty otherwise.
+    /// Why it failed, waits or was called off; empty otherwise.
     pub reason: String,
     /// Tries so far.
     pub attempts: u32,
@@ -141,14 +141,34 @@ pub(super) async fn targets_in(
     rows.iter().map(|row| row.parse("location_id")).collect()
 }
 
+/// Ends the targets that running jobs of `image` have at these locations and that are not there yet: without its intent a
+/// target would wait for ever. A job that has not started has no intents there; it will put them.
+pub(super) async fn call_off(
+    tx: &mut Tx<'_>,
+    image: ImageId,
+    locations: &[LocationId],
+) -> Result<(), DbError> {
+    let update = "UPDATE prewarm_target SET state = 'cancelled', reason = 'the copy was removed by hand', updated_us = ";
+    let stmt = sql("prewarm_target", update).arg(tx.now_us());
+    let stmt =
+        stmt.text(" WHERE state = 'waiting' AND prewarm_id IN (SELECT id FROM prewarm WHERE image_id = ");
+    let stmt = stmt.arg(image).text(" AND state IN ('running', 'paused')) AND location_id IN ");
+    let stmt = stmt.list(locations.iter().copied()).text(" RETURNING prewarm_id");
+    for row in tx.rows(stmt).await? {
+        tx.changed(Change::Prewarm(row.parse("prewarm_id")?));
+    }
+    Ok(())
+}
+
 impl Db {
-    /// Writes results of targets, many at once; targets that the job does not have are passed over.
+    /// Writes results of targets, many at once; targets that the job does not have are passed over, and so are those that
+    /// were called off since the caller read them.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn update_targets(&self, job: PrewarmId, targets: &[Target]) -> Result<(), DbError> {
         let update = "UPDATE prewarm_target SET state = $1, reason = $2, attempts = $3, done_us = $4, updated_us = $5 \
-             WHERE prewarm_id = $6 AND location_id = $7";
+             WHERE prewarm_id = $6 AND location_id = $7 AND state <> 'cancelled'";
         self.write_tx(move |tx| {
             Box::pin(async move {
                 for target in targets {

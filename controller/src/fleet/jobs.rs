@@ -2,14 +2,13 @@
 //!
 //! **What.** Reads the jobs that have not ended, asks [`crate::logic::prewarm`] what becomes of each, and writes it.
 //! **Invariants.** A target is active only after its location said "verified on disk", is not stale, and follows a plan that
-//! holds the copy: before that it could be evicted behind a job that is done. A target that failed for good loses its
-//! intent at once, so its agent stops trying.
+//! holds the copy. A target that failed for good loses its intent at once, so its agent stops trying.
 
 use std::collections::{HashMap, HashSet};
 
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{LocationId, PrewarmId};
-use hearth_protocol::words::{EntryStatus, PrewarmState};
+use hearth_protocol::words::PrewarmState;
 
 use super::Shared;
 use super::compose::Model;
@@ -19,7 +18,7 @@ use crate::db::prewarm_targets::{Target, TargetState as Stored};
 use crate::db::prewarms::Prewarm;
 use crate::db::{Db, DbError};
 use crate::logic::liveness::{Liveness, liveness};
-use crate::logic::prewarm::{Seen, Step, TargetState, TargetView, advance};
+use crate::logic::prewarm::{Holding, Seen, Step, TargetState, TargetView, advance};
 
 /// Jobs that have not ended.
 #[derive(Debug, Default)]
@@ -114,19 +113,16 @@ fn seen(shared: &Shared, location: LocationId, job: &Prewarm) -> Seen {
     let Some(entry) = shared.picture.entry(location, job.content) else {
         return Seen::Pending;
     };
-    let is_held = || {
+    let holding = || {
         let (plan, session) = (shared.plans.of(location)?, shared.registry.of(location)?);
-        Some(plan.holds(job.content) && session.followed() >= plan.generation)
+        let holds = plan.holds(job.content);
+        Some(Holding { holds, generation: plan.generation, followed: session.followed() })
     };
-    match entry.status {
-        EntryStatus::Active if is_held().unwrap_or(false) => Seen::Active,
-        EntryStatus::CacheFail => Seen::Failed {
-            fault: entry.fault.unwrap_or(FaultCode::Internal),
-            text: entry.reason,
-            next_try_us: entry.next_try_us.unwrap_or(entry.reported_us),
-        },
-        _ => Seen::Pending,
-    }
+    Seen::of(entry.status, holding(), || Seen::Failed {
+        fault: entry.fault.unwrap_or(FaultCode::Internal),
+        text: entry.reason,
+        next_try_us: entry.next_try_us.unwrap_or(entry.reported_us),
+    })
 }
 
 /// Writes a step; `true` if intents or the job's state changed.
@@ -169,15 +165,21 @@ async fn write(
     if !gone.is_empty() {
         db.drop_intents(&gone).await?;
     }
-    let ended = matches!(step.state, PrewarmState::Done | PrewarmState::Failed);
+    let ended = crate::logic::prewarm::ended(step.state);
     if ended && job.state != step.state {
-        let failed = step.state == PrewarmState::Failed;
-        let op = op(if failed { "prewarm.fail" } else { "prewarm.done" }, job);
-        db.finish_prewarm(job.id, failed, &op).await?;
-        tracing::info!(job = %job.id, image = job.image_name, failed, targets = targets.len(), "a prewarm ended");
+        end(db, job, step.state).await?;
+        tracing::info!(job = %job.id, image = job.image_name, state = %step.state, targets = targets.len(), "a prewarm ended");
         job.state = step.state;
     }
     Ok(ended || !gone.is_empty())
+}
+
+async fn end(db: &Db, job: &Prewarm, state: PrewarmState) -> Result<(), DbError> {
+    match state {
+        PrewarmState::Cancelled => db.cancel_prewarm(job.id, &op("prewarm.cancel", job)).await,
+        PrewarmState::Failed => db.finish_prewarm(job.id, true, &op("prewarm.fail", job)).await,
+        _ => db.finish_prewarm(job.id, false, &op("prewarm.done", job)).await,
+    }
 }
 
 fn op(action: &str, job: &Prewarm) -> Draft {

@@ -1,23 +1,25 @@
 //! How a prewarm job advances.
 //!
 //! ```text
-//! scheduled ──start──▶ running ──every target active──▶ done
+//! scheduled ──start──▶ running ──every target active──▶ done      (those that were called off do not count)
 //!                      │  ▲ ▲                             retry: failed targets wait again
 //!                pause │  │ └──────── retry ─────────┐
 //!                      ▼  │ resume                   │
 //!                     paused     none waits, some failed ──▶ failed        cancel (any time before the end) ──▶ cancelled
+//!                                                                          every target called off ───────────▶ cancelled
 //! ```
 //! **What.** [`advance`] takes a job, its targets and what their locations report, and returns the changes. It runs as
 //! often as you like: the same picture gives the same answer. Pause, resume, cancel and retry are requests of operators
 //! that the API writes; they are the starting states here.
-//! **Why targets end for good.** A job that waits for ever for a dead host is never done and never failed; after
-//! [`ATTEMPTS_MAX`] failures, or when the location leaves, the target fails, is named, and `retry` takes it up again.
+//! **Why targets end for good.** What cannot succeed must not hide among what takes long: after [`ATTEMPTS_MAX`] failures,
+//! or when the location leaves, the target fails, is named, and `retry` takes it up again. A host that is merely silent may
+//! come back, so its target waits: until it does, or somebody removes the location or cancels the job.
 //! **Invariants.** `a_job_is_done_only_when_every_target_is_active`, `a_job_fails_only_when_nobody_waits`,
-//! `advancing_twice_changes_nothing`, `an_ended_job_stays_as_it_is`.
+//! `advancing_twice_changes_nothing`, `an_ended_job_stays_as_it_is`, `a_copy_counts_only_when_it_is_held`.
 
 use hearth_protocol::fault::FaultCode;
-use hearth_protocol::id::LocationId;
-use hearth_protocol::words::{LocationState, PrewarmState};
+use hearth_protocol::id::{Generation, LocationId};
+use hearth_protocol::words::{EntryStatus, LocationState, PrewarmState};
 
 /// Failures after which a target counts as failed.
 pub const ATTEMPTS_MAX: u32 = 5;
@@ -31,7 +33,7 @@ pub enum TargetState {
     Active,
     /// Given up.
     Failed,
-    /// The job was cancelled before the copy was there.
+    /// The job was cancelled, or the copy removed by hand, before it was there.
     Cancelled,
 }
 
@@ -40,7 +42,9 @@ pub enum TargetState {
 pub enum Seen {
     /// Nothing, or on its way.
     Pending,
-    /// Verified on disk.
+    /// Verified on disk, and not yet held against eviction.
+    Unheld,
+    /// Verified on disk and held.
     Active,
     /// A try failed.
     Failed {
@@ -51,6 +55,32 @@ pub enum Seen {
         /// Tells one failure from the next: when the agent tries again, microseconds since the epoch.
         next_try_us: i64,
     },
+}
+
+/// The plan of a location, and what its agent made of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Holding {
+    /// Whether the plan holds the content against eviction.
+    pub holds: bool,
+    /// Generation of the plan.
+    pub generation: Generation,
+    /// Generation that the agent follows.
+    pub followed: Generation,
+}
+
+impl Seen {
+    /// What a location with `status` counts for: a copy only when its agent follows a plan that holds it, because before that
+    /// it could be evicted behind a job that is done. `failure` is asked for what a failed try left.
+    #[must_use]
+    pub fn of(status: EntryStatus, holding: Option<Holding>, failure: impl FnOnce() -> Self) -> Self {
+        let is_held = holding.is_some_and(|plan| plan.holds && plan.followed >= plan.generation);
+        match status {
+            EntryStatus::Active if is_held => Self::Active,
+            EntryStatus::Active => Self::Unheld,
+            EntryStatus::CacheFail => failure(),
+            _ => Self::Pending,
+        }
+    }
 }
 
 /// One target.
@@ -137,7 +167,9 @@ fn work(state: PrewarmState, targets: &[TargetView]) -> Step {
             TargetState::Active | TargetState::Cancelled => {}
         }
     }
+    let called_off = |target: &TargetView| now_is(target) == TargetState::Cancelled;
     let state = match (waiting, failed) {
+        (0, 0) if !targets.is_empty() && targets.iter().all(called_off) => PrewarmState::Cancelled,
         (0, 0) => PrewarmState::Done,
         (0, _) => PrewarmState::Failed,
         _ => state,
@@ -166,6 +198,8 @@ fn look(target: &TargetView) -> Option<TargetChange> {
             let reason = "the location was removed".to_owned();
             return change(TargetState::Failed, target.attempts, reason, target.counted_us);
         }
+        // The copy is there: it only has to be held.
+        Some(LocationState::Draining) if target.seen == Seen::Unheld => return None,
         Some(LocationState::Draining) => {
             let reason = "the location is draining: it takes no new copies".to_owned();
             return change(TargetState::Failed, target.attempts, reason, target.counted_us);
@@ -249,6 +283,37 @@ mod tests {
             let one = TargetView { location_state, ..target(0, TargetState::Waiting, seen) };
             assert_eq!(advance(PrewarmState::Running, None, &[one], 0).changes[0].state, expected);
         }
+        let leaving = Some(LocationState::Draining);
+        let there = TargetView { location_state: leaving, ..target(0, TargetState::Waiting, Seen::Unheld) };
+        assert_eq!(advance(PrewarmState::Running, None, &[there], 0).changes, [], "it is about to be held");
+    }
+
+    #[test]
+    fn a_copy_counts_only_when_it_is_held() {
+        let plan = |holds, followed| {
+            Some(Holding { holds, generation: Generation(7), followed: Generation(followed) })
+        };
+        let seen = |status, holding| Seen::of(status, holding, || failure(1));
+        for holding in [None, plan(false, 7), plan(true, 6)] {
+            assert_eq!(seen(EntryStatus::Active, holding), Seen::Unheld);
+        }
+        assert_eq!(seen(EntryStatus::Active, plan(true, 7)), Seen::Active);
+        assert_eq!(seen(EntryStatus::Caching, plan(true, 7)), Seen::Pending);
+        assert_eq!(seen(EntryStatus::CacheFail, None), failure(1));
+    }
+
+    #[test]
+    fn a_job_whose_targets_were_called_off_is_cancelled_and_the_rest_decides_otherwise() {
+        let off = target(0, TargetState::Cancelled, Seen::Pending);
+        let other = |state| target(1, state, Seen::Pending);
+        for (targets, expected) in [
+            (vec![off.clone()], PrewarmState::Cancelled),
+            (vec![off.clone(), other(TargetState::Active)], PrewarmState::Done),
+            (vec![off.clone(), other(TargetState::Failed)], PrewarmState::Failed),
+            (vec![off.clone(), other(TargetState::Waiting)], PrewarmState::Paused),
+        ] {
+            assert_eq!(advance(PrewarmState::Paused, None, &targets, 0).state, expected);
+        }
     }
 
     #[test]
@@ -266,7 +331,12 @@ mod tests {
     fn targets() -> impl Strategy<Value = Vec<TargetView>> {
         let state =
             prop_oneof![Just(TargetState::Waiting), Just(TargetState::Active), Just(TargetState::Failed)];
-        let seen = prop_oneof![Just(Seen::Pending), Just(Seen::Active), (0_i64..3).prop_map(failure)];
+        let seen = prop_oneof![
+            Just(Seen::Pending),
+            Just(Seen::Unheld),
+            Just(Seen::Active),
+            (0_i64..3).prop_map(failure)
+        ];
         let location = proptest::option::weighted(0.9, (0_usize..3).prop_map(|i| LocationState::ALL[i]));
         proptest::collection::vec((state, seen, location, 0_u32..6, proptest::option::of(0_i64..3)), 1..6)
             .prop_map(|all| {

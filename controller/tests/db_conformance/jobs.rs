@@ -4,7 +4,7 @@ use hearth_controller::clock;
 use hearth_controller::db::intents::{Intent, IntentHold, IntentWish};
 use hearth_controller::db::prewarm_targets::{Target, TargetState};
 use hearth_controller::db::prewarms::{Prewarm, PrewarmFilter};
-use hearth_controller::db::{Db, DbError, PageRequest, new_id};
+use hearth_controller::db::{Change, Db, DbError, PageRequest, new_id};
 use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::id::LocationId;
 use hearth_protocol::words::{EntryStatus, Origin, PrewarmState, Priority};
@@ -18,6 +18,7 @@ on_both_engines! {
     an_intent_for_nothing_is_refused
     holds_end
     a_forced_removal_leaves_no_other_wish
+    a_forced_removal_ends_what_waits_for_the_copy
     a_job_and_its_intents_change_together
     a_job_is_cancelled_paused_and_tried_again
     targets_show_progress_and_page
@@ -117,6 +118,24 @@ async fn job(db: &Db, name: &str, state: PrewarmState, keep: Keep, n: u32) -> (P
 
 fn target(location: LocationId, state: TargetState) -> Target {
     Target { location, state, reason: String::new(), attempts: 1, done_us: None }
+}
+
+async fn a_forced_removal_ends_what_waits_for_the_copy(place: Place) {
+    let db = place.open().await;
+    let (job, ids) = job(&db, "warm", PrewarmState::Running, Keep::default(), 3).await;
+    db.update_targets(job.id, &[target(ids[0], TargetState::Active)]).await.unwrap();
+    db.wish_removed(job.image, job.content, &ids[2..], false, &op("cache.rm")).await.unwrap();
+    let states = async || db.targets(job.id).await.unwrap().iter().map(|t| t.state).collect::<Vec<_>>();
+    assert_eq!(states().await[2], TargetState::Waiting, "without force the job goes on");
+    let mut changes = db.subscribe();
+    db.wish_removed(job.image, job.content, &ids[..2], true, &op("cache.rm")).await.unwrap();
+    let after = vec![TargetState::Active, TargetState::Cancelled, TargetState::Waiting];
+    assert_eq!(states().await, after);
+    let told = std::iter::from_fn(|| changes.try_recv().ok()).any(|change| change == Change::Prewarm(job.id));
+    assert!(told, "the reconciler hears of it");
+    // Read by the reconciler before.
+    db.update_targets(job.id, &[target(ids[1], TargetState::Waiting)]).await.unwrap();
+    assert_eq!(states().await, after);
 }
 
 async fn a_job_and_its_intents_change_together(place: Place) {

@@ -171,6 +171,25 @@ async fn a_wish_for_removal_ends_when_the_copy_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_ends_when_what_it_waits_for_is_removed_by_hand() {
+    let place = Place::new().await;
+    let agents = [place.agent("cn-1").await, place.agent("cn-2").await];
+    let mut live = agents[0].session(&place).await;
+    let job = prewarm(&place, &agents.each_ref().map(Agent::location), None).await;
+    live.plan(|plan| holds(plan, place.content, |_| true)).await;
+    let remove = async |n: usize| {
+        let op = Draft::system("cache.remove");
+        let location = agents[n].location();
+        place.db.wish_removed(place.image, place.content, &[location], true, &op).await.unwrap();
+    };
+    remove(0).await;
+    live.plan(|plan| !holds(plan, place.content, |_| true)).await;
+    assert_eq!(state(&place, job).await, PrewarmState::Running, "one still waits");
+    remove(1).await;
+    until("the job is over", || async { state(&place, job).await == PrewarmState::Cancelled }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_draining_location_gets_no_new_copies() {
     let place = Place::new().await;
     let agent = place.agent("cn-1").await;
