@@ -1,4 +1,4 @@
-//! Work that outlives a request: imports, and the files of what was deleted.
+//! Work that outlives a request: imports, and ([`sweep`]) the files of what was deleted.
 //!
 //! **What.** [`Jobs`] claims import jobs from the database, runs them on blocking threads, writes progress at most once
 //! a second and records the result in one transaction. [`Jobs::sweep`] removes contents nobody refers to.
@@ -8,10 +8,16 @@
 //!
 //! **Why a lock between imports and the sweep.** An import may find that its content is there already; if the sweep
 //! removed the files between that look and the record, the record would name a content without bytes. Imports hold the
-//! lock together, the sweep alone.
+//! lock together, the sweep alone. The sweep never waits for it: the lock is fair, so every other import would wait behind the
+//! sweep for one that takes an hour. An import that waits for room in the database lets go of it, for the sweep is what
+//! makes room, and then looks whether its content is still there.
 //!
-//! **Invariants.** An image is `active` only after its content is durable. Files go after the row that named them. What
+//! **Invariants.** A passing fault of the database strands no job. An image is `active` only after its content is durable. Files go after the row that named them. What
 //! no row names is left alone at start (an older database may have been restored): `fsck` shows and removes it.
+
+mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +27,7 @@ use std::time::Duration;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, ImportStage};
-use tokio::sync::{Notify, RwLock, watch};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::content::{ContentError, Sums};
@@ -87,128 +93,10 @@ impl Jobs {
         Ok(tasks)
     }
 
-    /// Originals of images that were deleted just before the process died.
-    async fn finish_deletions(&self) -> Result<(), DbError> {
-        let ingest = Arc::clone(&self.ingest);
-        let listed = tokio::task::spawn_blocking(move || ingest.originals.list()).await;
-        let Ok(Ok(images)) = listed else {
-            tracing::error!("cannot list the originals; run fsck");
-            return Ok(());
-        };
-        let mut unknown = 0_u32;
-        for id in images {
-            match self.db.image(id).await? {
-                Some(image) if image.deleted_us.is_some() => self.remove_original(id).await,
-                Some(_) => {}
-                None => unknown += 1,
-            }
-        }
-        if unknown > 0 {
-            tracing::warn!(unknown, "originals that no record knows; look with `hearth-controller fsck`");
-        }
-        Ok(())
-    }
-
-    /// Contents that were being forgotten when the process died: without a row their files go.
-    async fn finish_removals(&self) -> Result<(), DbError> {
-        let ingest = Arc::clone(&self.ingest);
-        let listed = tokio::task::spawn_blocking(move || ingest.content.undecided()).await;
-        let Ok(Ok(contents)) = listed else {
-            tracing::error!("cannot list the contents that are leaving; run fsck");
-            return Ok(());
-        };
-        for id in contents {
-            if self.db.content(id).await?.is_none() {
-                self.remove_content(id).await;
-            } else {
-                self.decided(id).await;
-            }
-        }
-        Ok(())
-    }
-
     /// Stops the import of an image that was deleted.
     pub fn stop(&self, image: ImageId) {
         if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
             cancel.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Removes the files of a deleted image: the original now, the content as soon as no import runs.
-    pub async fn clean_up(&self, gone: &Image) {
-        self.stop(gone.id);
-        self.remove_original(gone.id).await;
-        self.swept.notify_one();
-    }
-
-    async fn remove_original(&self, id: ImageId) {
-        let ingest = Arc::clone(&self.ingest);
-        let removed = tokio::task::spawn_blocking(move || ingest.originals.remove(id)).await;
-        match removed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(image = %id, %error, "an original stays until the next start"),
-            Err(error) => tracing::error!(image = %id, %error, "removing an original failed"),
-        }
-    }
-
-    async fn sweeper(self: Arc<Self>) {
-        let mut changes = self.db.subscribe();
-        loop {
-            if let Err(error) = self.sweep().await {
-                tracing::error!(error = crate::api::fault::chain(&error), "cannot look for unused contents");
-            }
-            // Intents that end may be the last that referred to a content: look now and then too.
-            tokio::select! {
-                () = self.closing.cancelled() => return,
-                () = self.swept.notified() => {}
-                () = intents_changed(&mut changes) => tokio::time::sleep(LOOK_EVERY).await,
-            }
-        }
-    }
-
-    /// Removes contents that no image and no intent refers to.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn sweep(&self) -> Result<u32, DbError> {
-        if self.db.unused_contents().await?.is_empty() {
-            return Ok(0);
-        }
-        let _alone = self.files.write().await;
-        let mut n = 0;
-        for content in self.db.unused_contents().await? {
-            // Noted on disk before the row goes: a crash in between must not leave files that nobody knows.
-            let (ingest, id) = (Arc::clone(&self.ingest), content.id);
-            let noted = tokio::task::spawn_blocking(move || ingest.content.leaving(id)).await;
-            if !matches!(noted, Ok(Ok(()))) {
-                // On a full disk there may be no room for the note, and this is what makes room.
-                tracing::warn!(content = %id, ?noted, "a crash during this removal would leave files to fsck");
-            }
-            if self.db.forget_content(id).await? {
-                self.remove_content(id).await;
-                n += 1;
-            } else {
-                self.decided(id).await;
-            }
-        }
-        Ok(n)
-    }
-
-    async fn remove_content(&self, id: ContentId) {
-        let ingest = Arc::clone(&self.ingest);
-        let remove = move || ingest.content.remove(id).and_then(|()| ingest.content.decided(id));
-        match tokio::task::spawn_blocking(remove).await {
-            Ok(Ok(())) => tracing::info!(content = %id, "removed a content that nobody refers to"),
-            Ok(Err(error)) => tracing::error!(content = %id, %error, "files stay; run fsck --repair"),
-            Err(error) => tracing::error!(content = %id, %error, "removing a content failed"),
-        }
-    }
-
-    /// The content stays: it is no longer noted as leaving.
-    async fn decided(&self, id: ContentId) {
-        let ingest = Arc::clone(&self.ingest);
-        if !matches!(tokio::task::spawn_blocking(move || ingest.content.decided(id)).await, Ok(Ok(()))) {
-            tracing::warn!(content = %id, "its note stays until the next start, which reads it again");
         }
     }
 
@@ -218,6 +106,8 @@ impl Jobs {
             match self.db.claim_job().await {
                 Ok(Some(job)) => {
                     self.run(job).await;
+                    // Here, not in the sweeper alone: with one worker nothing imports now, whatever waits in the queue.
+                    self.sweep_and_log().await;
                     continue;
                 }
                 Ok(None) => {}
@@ -253,9 +143,13 @@ impl Jobs {
 
     /// Whether it succeeded; `None`: it was stopped.
     async fn import(&self, job: &Job) -> Result<Option<bool>, DbError> {
-        let Some(image) = self.db.image(job.image).await?.filter(|image| image.deleted_us.is_none()) else {
-            return Ok(None);
+        let image = loop {
+            match self.db.image(job.image).await {
+                Err(error) if self.may_write_later(job.image, &error).await => {}
+                found => break found?,
+            }
         };
+        let Some(image) = image.filter(|image| image.deleted_us.is_none()) else { return Ok(None) };
         if job.attempt > ATTEMPTS_MAX {
             let reason = format!(
                 "the controller stopped {} times during this import; its log says why",
@@ -264,34 +158,55 @@ impl Jobs {
             self.failed(job, &image, &reason).await?;
             return Ok(Some(false));
         }
-        let together = self.files.read().await;
-        let cancel = Arc::new(AtomicBool::new(false));
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
-        let ended = self.run_import(&image, &cancel).await;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
-        match ended {
-            Ok(imported) => loop {
-                match self.imported(job, &image, &imported).await {
-                    Err(error) if self.may_write_later(image.id, &error).await => {}
-                    ended => return ended.map(Some),
-                }
-            },
-            Err(_) if self.closing.is_cancelled() => Ok(None),
-            Err(error) if is_cancelled(&error) => {
-                drop(together);
-                self.swept.notify_one();
-                Ok(None)
+        loop {
+            let together = self.files.read().await;
+            let cancel = Arc::new(AtomicBool::new(false));
+            self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
+            let ended = self.run_import(&image, &cancel).await;
+            self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
+            let error = match ended {
+                Ok(imported) => match self.record(job, &image, &imported, together).await? {
+                    None => continue,
+                    ended => return Ok(ended),
+                },
+                Err(error) => error,
+            };
+            if self.closing.is_cancelled() || is_cancelled(&error) {
+                return Ok(None);
             }
-            Err(error) => {
-                tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
-                // Deletions may be what makes the room that this waits for.
-                drop(together);
-                loop {
-                    match self.failed(job, &image, &error.to_string()).await {
-                        Err(error) if self.may_write_later(image.id, &error).await => {}
-                        ended => return ended.map(|()| Some(false)),
-                    }
-                }
+            tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
+            // Deletions may be what makes the room that this waits for.
+            drop(together);
+            self.failed(job, &image, &error.to_string()).await?;
+            return Ok(Some(false));
+        }
+    }
+
+    /// Writes down what was imported. While the database has no room the sweep may run; `None`: it took the content along,
+    /// which nobody referred to yet, so the import has to run again.
+    async fn record(
+        &self,
+        job: &Job,
+        image: &Image,
+        imported: &Imported,
+        together: RwLockReadGuard<'_, ()>,
+    ) -> Result<Option<bool>, DbError> {
+        let mut together = together;
+        loop {
+            let error = match self.imported(job, image, imported).await {
+                Err(error) => error,
+                ended => return ended.map(Some),
+            };
+            drop(together);
+            self.swept.notify_one();
+            if !self.may_write_later(image.id, &error).await {
+                return Err(error);
+            }
+            together = self.files.read().await;
+            let (ingest, content) = (Arc::clone(&self.ingest), imported.content);
+            let there = tokio::task::spawn_blocking(move || ingest.content.open(content).is_ok()).await;
+            if !matches!(there, Ok(true)) {
+                return Ok(None);
             }
         }
     }
@@ -302,7 +217,7 @@ impl Jobs {
         if !error.is_passing() {
             return false;
         }
-        tracing::error!(%image, error = crate::api::fault::chain(error), "cannot record an import; tried again");
+        tracing::error!(%image, error = crate::api::fault::chain(error), "an import cannot go on without the database; tried again");
         tokio::select! {
             () = self.closing.cancelled() => false,
             () = tokio::time::sleep(LOOK_EVERY) => true,
@@ -410,12 +325,16 @@ impl Jobs {
         Ok(())
     }
 
+    /// The image is `killed`, as soon as that can be written.
     async fn failed(&self, job: &Job, image: &Image, reason: &str) -> Result<(), DbError> {
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).failed(reason);
-        match self.db.fail_image(image.id, Some(job.id), reason, &op).await {
-            // Deleted meanwhile.
-            Err(DbError::State { .. } | DbError::NotFound { .. }) => Ok(()),
-            other => other,
+        loop {
+            match self.db.fail_image(image.id, Some(job.id), reason, &op).await {
+                // Deleted meanwhile.
+                Err(DbError::State { .. } | DbError::NotFound { .. }) => return Ok(()),
+                Err(error) if self.may_write_later(image.id, &error).await => {}
+                ended => return ended,
+            }
         }
     }
 
@@ -438,7 +357,14 @@ impl Jobs {
     /// # Errors
     /// The database does not answer.
     pub async fn remake_now(&self, content: ContentId) -> Result<bool, DbError> {
-        let _together = self.files.read().await;
+        let together = self.files.read().await;
+        let mended = self.remake_from_originals(content).await;
+        drop(together);
+        self.swept.notify_one();
+        mended
+    }
+
+    async fn remake_from_originals(&self, content: ContentId) -> Result<bool, DbError> {
         for image in self.db.images_of_contents(&[content]).await? {
             let Some(format) = image.format.filter(|_| image.original_kept) else { continue };
             let ingest = Arc::clone(&self.ingest);
@@ -483,10 +409,6 @@ fn known_sums(image: &Image) -> Option<Sums> {
 
 async fn jobs_changed(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
     wait_for(changes, |change| change == Change::Jobs).await;
-}
-
-async fn intents_changed(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
-    wait_for(changes, |change| change == Change::Intents).await;
 }
 
 async fn wait_for(changes: &mut tokio::sync::broadcast::Receiver<Change>, wanted: impl Fn(Change) -> bool) {
