@@ -248,6 +248,11 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
                 .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
         },
     )?;
+    let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
+    if let Err(reason) = tracing_subscriber::EnvFilter::try_new(&log_filter) {
+        let allowed = format!("must be like info or info,hearth_controller=debug ({reason})");
+        return wrong("log_filter", &log_filter, allowed);
+    }
     Ok(Config {
         path,
         listen_https: address("listen_https", raw.listen_https)?,
@@ -264,7 +269,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
-        log_filter: raw.log_filter.unwrap_or_else(|| "info".to_owned()),
+        log_filter,
         state_dir,
     })
 }
@@ -320,6 +325,7 @@ mod tests {
             ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
             ("public_names = [\"https://x\"]", "host names"),
             ("sandbox = \"off\"", "best-effort"),
+            ("log_filter = \"hearth=loud\"", "log_filter = hearth=loud"),
             ("keep_originals = \"yes\"", "line 1"),
             ("state_dir = ", "line 1"),
         ] {
