@@ -31,11 +31,11 @@ pub(crate) enum Command {
     /// Run
     Serve,
     /// Save everything into a new folder, while the controller runs: database, certificate authority, configuration,
-    /// and the contents and originals that this database refers to
+    /// and the contents and originals that this database refers to. Exit status: 0 all, 1 something is missing, 2 not done
     ///
     /// Contents and originals are hard links where the folder is on the file system of state_dir (they take no room, and are
     /// lost with that disk: copy the folder to another machine), else copies. Nothing is written over. What is missing or
-    /// damaged already is named. PostgreSQL: the database is a dump of pg_dump.
+    /// damaged already is named, and the rest is a whole backup. PostgreSQL: the database is a dump of pg_dump.
     #[command(verbatim_doc_comment)]
     Backup {
         /// The folder; it must not exist, or be empty

@@ -7,11 +7,12 @@
 //!             content/        content objects      originals/  uploaded files      staging/  imports that run
 //! ```
 //!
-//! **Invariants.** Folders are made with mode 0700. Two processes never work on one folder: the lock belongs to the open
+//! **Invariants.** Folders are made with mode 0700, keys with 0600. Two processes never work on one folder: the lock belongs to the open
 //! file, so a killed process leaves none behind.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -101,18 +102,38 @@ impl StateFolder {
     }
 }
 
-/// Refuses root in a folder of another user.
+/// Refuses root in a folder of another user, or where the folder is to be made in that of another user.
 ///
 /// # Errors
 /// [`StateError::ForeignRoot`].
 pub fn refuse_foreign_root(path: &Path) -> Result<(), StateError> {
-    let owner = std::fs::metadata(path).map_or(0, |meta| meta.uid());
+    let owner =
+        path.ancestors().find_map(|folder| std::fs::metadata(folder).ok()).map_or(0, |meta| meta.uid());
     if owner == 0 || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     let named = nix::unistd::User::from_uid(owner.into()).ok().flatten();
     let user = named.map_or_else(|| format!("#{owner}"), |user| user.name);
     Err(StateError::ForeignRoot { path: path.to_owned(), user })
+}
+
+/// Writes a file of mode 0600 so that after a crash it is whole or not there, and so after an error.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let write = || {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))?;
+        std::fs::rename(&new, path)?;
+        File::open(path.parent().unwrap_or_else(|| Path::new("."))).and_then(|folder| folder.sync_all())
+    };
+    let written = write();
+    if written.is_err() {
+        drop(std::fs::remove_file(&new));
+    }
+    written
 }
 
 /// Folder of the certificate authority under `state_dir`.
@@ -141,5 +162,18 @@ mod tests {
         assert!(matches!(first.must_be_set_up(), Err(StateError::Empty { .. })));
         drop(first);
         StateFolder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn root_makes_nothing_among_the_files_of_another_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("state/deep");
+        refuse_foreign_root(&missing).unwrap();
+        // Only root can give a folder away, and only root is refused.
+        if std::os::unix::fs::chown(dir.path(), Some(65534), None).is_ok() {
+            for path in [dir.path(), &missing] {
+                assert!(matches!(refuse_foreign_root(path), Err(StateError::ForeignRoot { .. })));
+            }
+        }
     }
 }

@@ -9,9 +9,9 @@
 //! **Invariants.** The manifest is written last: a folder without one is no backup. The folder has mode 0700, because the
 //! CA's key is in it. Nothing is written over, and nothing of the running controller is changed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{Read as _, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hearth_protocol::digest::ContentId;
@@ -23,7 +23,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::content::ContentError;
 use crate::db::{Db, DbError};
-use crate::state::{ca_folder, sqlite_file};
+use crate::state::{ca_folder, refuse_foreign_root, sqlite_file, write_private};
 
 /// Form of the folder; a newer program may raise it.
 pub const FORMAT: u32 = 1;
@@ -152,6 +152,7 @@ pub async fn backup(
     with_contents: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<Manifest, BackupError> {
+    refuse_foreign_root(&config.state_dir)?;
     let ca = ca_folder(&config.state_dir);
     let database = sqlite_file(&config.database_url);
     if !ca.join("ca.crt").exists() || database.as_ref().is_some_and(|file| !file.exists()) {
@@ -161,6 +162,8 @@ pub async fn backup(
         return Err(BackupError::NotEmpty { path: to.to_owned() });
     }
     DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(failed("make", to))?;
+    // Also one that was there: the key of the CA comes into it.
+    fs::set_permissions(to, Permissions::from_mode(0o700)).map_err(failed("close to others", to))?;
     let db = Db::open(&config.database_url).await?;
     let saved = database_and_files(&db, config, to, with_contents).await;
     db.close().await;
@@ -237,15 +240,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), BackupError> {
     store(to, &fs::read(from).map_err(failed("read", from))?)
 }
 
-/// Writes a new file with mode 0600 so that after a crash it is whole or not there.
-pub(super) fn store(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
-    let part = path.with_extension("part");
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
-    let mut file = file.map_err(failed("write", &part))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write", &part))?;
-    fs::rename(&part, path).map_err(failed("rename", &part))?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
+fn store(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
+    write_private(path, bytes).map_err(failed("write", path))
 }
 
 /// Size and hash of a file of the folder.

@@ -29,7 +29,7 @@ use crate::db::{Db, DbError};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
 use crate::jobs::Jobs;
-use crate::state::{StateError, StateFolder};
+use crate::state::{StateError, StateFolder, refuse_foreign_root};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,6 +110,7 @@ pub async fn fsck(
     executable: PathBuf,
     out: &mut (dyn Write + Send),
 ) -> Result<usize, FsckError> {
+    refuse_foreign_root(&config.state_dir)?;
     let state = StateFolder::take(&config.state_dir)?;
     state.must_be_set_up()?;
     let db = Db::open(&config.database_url).await?;

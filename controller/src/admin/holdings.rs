@@ -10,7 +10,7 @@
 //! missing or damaged is named, never silently left out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::ImageId;
@@ -31,8 +31,16 @@ const TRIES_MAX: u32 = 100;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Referred {
     contents: BTreeSet<ContentId>,
-    /// With the BLAKE3 to compare, where the file may be replaced by another upload.
-    originals: BTreeMap<ImageId, Option<String>>,
+    originals: BTreeMap<ImageId, Wanted>,
+}
+
+/// An original that a database refers to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Wanted {
+    /// To compare, where the file may be replaced by another upload.
+    blake3: Option<String>,
+    /// Whether its absence is a loss: that of a `killed` image may have been removed.
+    is_promised: bool,
 }
 
 /// What a backup has.
@@ -48,9 +56,18 @@ pub(super) struct Held {
 async fn referred(db: &Db) -> Result<Referred, BackupError> {
     let contents = db.contents().await?.into_iter().map(|content| content.id).collect();
     let images = db.all_images().await?.into_iter();
-    let originals = images.filter_map(|image| match image.status {
-        ImageStatus::Importing => Some((image.id, Some(image.checksums.blake3.unwrap_or_default()))),
-        _ => image.original_kept.then_some((image.id, None)),
+    let originals = images.filter_map(|image| {
+        let compared = Some(image.checksums.blake3.unwrap_or_default());
+        let wanted = match image.status {
+            ImageStatus::Importing => Wanted { blake3: compared, is_promised: true },
+            // Its import can be tried again.
+            ImageStatus::Killed if image.original_bytes.is_some() => {
+                Wanted { blake3: compared, is_promised: false }
+            }
+            _ if image.original_kept => Wanted { blake3: None, is_promised: true },
+            _ => return None,
+        };
+        Some((image.id, wanted))
     });
     Ok(Referred { contents, originals: originals.collect() })
 }
@@ -123,7 +140,7 @@ fn carry_missing(from: &Stores, to: &Stores, wanted: &Referred, held: Held) -> R
             Err(error) => return Err(error),
         }
     }
-    for (image, blake3) in &wanted.originals {
+    for (image, Wanted { blake3, is_promised }) in &wanted.originals {
         // What is held cannot change any more: another upload makes another file.
         if held.originals.get(image).is_some_and(|compared| blake3.is_none() || compared == blake3) {
             continue;
@@ -131,6 +148,7 @@ fn carry_missing(from: &Stores, to: &Stores, wanted: &Referred, held: Held) -> R
         held.originals.remove(image);
         let carried = from.originals.carry(*image, &to.originals, Carrying::Link)?;
         match (carried, blake3) {
+            (None, _) if !is_promised => {}
             (None, _) => held.missing.push(format!("the original of image {image}: its file is not there")),
             (Some(_), Some(blake3)) if !has_sum(&to.originals, *image, blake3)? => {
                 to.originals.remove(*image)?;
@@ -180,38 +198,40 @@ pub(super) fn must_be_there(manifest: &Manifest, from: &Path) -> Result<(), Back
     lost.map_or(Ok(()), |image| Err(damaged(format!("the original of image {image} is missing"))))
 }
 
-/// Copies contents and originals of the backup `from` into the state folder `state`, which has none. What was written is
-/// gone again after an error.
+/// Says so if there are contents or originals in the state folder `state`.
 ///
 /// # Errors
-/// [`BackupError::Occupied`], [`BackupError::Content`].
-pub(super) async fn put_back(manifest: &Manifest, from: &Path, state: &Path) -> Result<(), BackupError> {
+/// [`BackupError::Occupied`].
+pub(super) fn must_be_free(state: &Path) -> Result<(), BackupError> {
     let folders = [state.join(CONTENT), state.join(ORIGINALS)];
-    if let Some(path) = folders.iter().find(|folder| holds_files(folder)) {
-        return Err(BackupError::Occupied { path: path.clone() });
-    }
+    let occupied = folders.into_iter().find(|folder| holds_files(folder));
+    occupied.map_or(Ok(()), |path| Err(BackupError::Occupied { path }))
+}
+
+/// Copies contents and originals of the backup `from` into the state folder `state`, which has none ([`must_be_free`]). After
+/// an error the caller takes them back.
+///
+/// # Errors
+/// [`BackupError::Content`].
+pub(super) async fn put_back(manifest: &Manifest, from: &Path, state: &Path) -> Result<(), BackupError> {
     let (contents, originals) = (manifest.contents.clone(), manifest.originals.clone());
-    let done = in_thread(from, state, move |from, to| {
+    in_thread(from, state, move |from, to| {
         for content in contents {
             let carried = from.contents.carry(content, &to.contents, Carrying::Copy)?;
             carried.ok_or(ContentError::NotFound { content })?;
         }
         for image in originals {
-            // It was there a moment ago; whether it is now says the check that follows.
+            // Was there a moment ago ([`must_be_there`]).
             from.originals.carry(image, &to.originals, Carrying::Copy)?;
         }
         Ok(())
     })
-    .await;
-    if done.is_err() {
-        take_back(state);
-    }
-    done
+    .await
 }
 
 /// Removes what [`put_back`] wrote.
 pub(super) fn take_back(state: &Path) {
-    for folder in [state.join(CONTENT), state.join(ORIGINALS)] {
+    for folder in [state.join(CONTENT), state.join(ORIGINALS)].into_iter().filter(|folder| folder.exists()) {
         if let Err(error) = std::fs::remove_dir_all(&folder) {
             tracing::warn!(path = %folder.display(), %error, "half of a restore stays: remove it by hand");
         }
@@ -219,7 +239,7 @@ pub(super) fn take_back(state: &Path) {
 }
 
 /// Whether there is a file below `folder`.
-fn holds_files(folder: &PathBuf) -> bool {
+fn holds_files(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| {
         let path = entry.path();

@@ -5,8 +5,10 @@
 //! **Why copies and a check of every byte.** The backup stays what it was, and may be restored again; and a backup that went
 //! over tapes and networks is trusted when it has been read.
 //!
-//! **Invariants.** Every file of the set-up is checked against the manifest before the first one is written. The CA is written
-//! last: without it `serve` refuses to start, so half a restore is never taken for a controller. What fails leaves nothing.
+//! **Invariants.** Every file of the set-up is checked against the manifest, and every place looked at, before the first byte is
+//! written. The CA is written last: without it `serve` refuses to start, so half a restore is never taken for a controller.
+//! What fails leaves nothing but the state folder and its lock. (A restore that is killed leaves what it had written; the next
+//! one names what is in the way.)
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +17,7 @@ use std::path::Path;
 use super::backup::{BackupError, CA_FILES, DATABASE, FORMAT, MANIFEST, Manifest, copy, failed, saved_file};
 use super::{fsck, holdings};
 use crate::config::Config;
-use crate::state::{StateFolder, ca_folder, sqlite_file};
+use crate::state::{StateFolder, ca_folder, refuse_foreign_root, sqlite_file};
 
 /// Restores the backup in `from` into the state folder of `config`, checks what is there then, and says on `out` what is
 /// wrong and what to do next. Returns how many problems it found.
@@ -27,6 +29,7 @@ pub async fn restore(
     from: &Path,
     out: &mut (dyn Write + Send),
 ) -> Result<usize, BackupError> {
+    refuse_foreign_root(&config.state_dir)?;
     let manifest = checked(from)?;
     let ca = ca_folder(&config.state_dir);
     if ca.join("ca.crt").exists() {
@@ -38,23 +41,15 @@ pub async fn restore(
         return Err(BackupError::Damaged { path: from.to_owned(), why });
     }
     let state = StateFolder::take(&config.state_dir)?;
+    if let Some(file) = &file {
+        crate::db::backup::must_be_free(file)?;
+    }
     if manifest.with_contents {
-        holdings::put_back(&manifest, from, &config.state_dir).await?;
+        holdings::must_be_free(&config.state_dir)?;
     }
-    if let Some(file) = &file
-        && let Err(error) = crate::db::backup::restore(&from.join(DATABASE), file).await
-    {
-        if manifest.with_contents {
-            holdings::take_back(&config.state_dir);
-        }
-        return Err(error.into());
-    }
-    let mut builder = fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(&ca).map_err(failed("make", &ca))?;
-    // The certificate last: its presence says that all is there.
-    for name in CA_FILES.iter().rev() {
-        copy(&from.join(name), &ca.join(name))?;
+    if let Err(error) = put_in_place(config, &manifest, from, file.as_deref()).await {
+        take_back(config, &manifest, file.as_deref());
+        return Err(error);
     }
     drop(state);
     let print = |result: std::io::Result<()>| result.map_err(BackupError::Print);
@@ -81,6 +76,42 @@ pub async fn restore(
     }
     print(writeln!(out, "every byte was read: {} problems. Next: hearth-controller serve.", problems.len()))?;
     Ok(problems.len())
+}
+
+/// Contents, database and CA, in this order.
+async fn put_in_place(
+    config: &Config,
+    manifest: &Manifest,
+    from: &Path,
+    file: Option<&Path>,
+) -> Result<(), BackupError> {
+    if manifest.with_contents {
+        holdings::put_back(manifest, from, &config.state_dir).await?;
+    }
+    if let Some(file) = file {
+        crate::db::backup::restore(&from.join(DATABASE), file).await?;
+    }
+    let ca = ca_folder(&config.state_dir);
+    let mut builder = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(&ca).map_err(failed("make", &ca))?;
+    // The certificate last: its presence says that all is there.
+    CA_FILES.iter().rev().try_for_each(|name| copy(&from.join(name), &ca.join(name)))
+}
+
+/// Removes what [`put_in_place`] wrote: there was nothing before.
+fn take_back(config: &Config, manifest: &Manifest, file: Option<&Path>) {
+    let ca = ca_folder(&config.state_dir);
+    // The certificate first, as it was written last.
+    let files = CA_FILES.iter().map(|name| ca.join(name)).chain(file.map(Path::to_owned));
+    for file in files.filter(|file| file.exists()) {
+        if let Err(error) = fs::remove_file(&file) {
+            tracing::warn!(path = %file.display(), %error, "half of a restore stays: remove it by hand");
+        }
+    }
+    if manifest.with_contents {
+        holdings::take_back(&config.state_dir);
+    }
 }
 
 /// The manifest of a whole backup.

@@ -139,6 +139,25 @@ fn unescaped(text: &str) -> String {
 /// # Errors
 /// [`DbError::Backup`] if `to` exists or `from` is damaged or no backup; [`DbError::NewerVersion`]; [`DbError::File`].
 pub async fn restore(from: &Path, to: &Path) -> Result<i64, DbError> {
+    must_be_free(to)?;
+    let part = with_suffix(to, ".part");
+    remove_if_there(&part)?;
+    let done = match std::fs::copy(from, &part) {
+        Ok(_) => checked_version(&part, from).await,
+        Err(source) => Err(DbError::File { verb: "copy the backup", path: from.to_owned(), source }),
+    };
+    let done = done.and_then(|version| publish(&part, to).map(|()| version));
+    if done.is_err() {
+        remove_if_there(&part)?;
+    }
+    done
+}
+
+/// Says so if there is a database at `to` already, or what is left of one.
+///
+/// # Errors
+/// [`DbError::Backup`].
+pub fn must_be_free(to: &Path) -> Result<(), DbError> {
     if [to.to_owned(), with_suffix(to, "-wal")].iter().any(|path| path.exists()) {
         let what = format!("{} exists", to.display());
         return Err(DbError::Backup {
@@ -146,13 +165,7 @@ pub async fn restore(from: &Path, to: &Path) -> Result<i64, DbError> {
             hint: "stop the controller and move its database (and -wal file) away first",
         });
     }
-    let part = with_suffix(to, ".part");
-    remove_if_there(&part)?;
-    let copied = std::fs::copy(from, &part);
-    copied.map_err(|source| DbError::File { verb: "copy the backup", path: from.to_owned(), source })?;
-    let version = checked_version(&part, from).await?;
-    publish(&part, to)?;
-    Ok(version)
+    Ok(())
 }
 
 /// The version of a whole backup.

@@ -4,14 +4,14 @@
 //! From them come the certificate of the controller (QUIC and HTTPS) and those of the agents.
 //! **Why built in.** A fleet must be able to start with two files and no other service; the fingerprint of this one
 //! certificate is all that join tokens and the command line pin.
-//! **Why short lives.** Agent certificates last a day and are renewed by themselves, so a forgotten host shuts itself out.
+//! **Why short lives.** Agent certificates last a day (or what the configuration says, an hour to a month) and are renewed
+//! by themselves, so a forgotten host shuts itself out.
 //!
 //! **Invariants.** Names of a CSR are ignored: subject and SANs of an agent certificate are made from the key alone. The
 //! private key never leaves `ca.key` (mode 0600). `notBefore` lies an hour back, because hosts' clocks differ.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
+
+use crate::state::write_private;
 
 /// Name that every controller's certificate carries, whatever address it has: what agents verify.
 pub const CONTROLLER_NAME: &str = "controller.hearth.internal";
@@ -311,16 +313,9 @@ fn random_serial() -> (String, SerialNumber) {
     (format!("{number:032x}"), SerialNumber::from_slice(&number.to_be_bytes()))
 }
 
-/// Writes a file of mode 0600 so that after a crash it is whole or not there.
 fn store(path: &Path, bytes: &[u8]) -> Result<(), CaError> {
-    let failed = |source| CaError::File { verb: "write", path: path.to_owned(), source };
-    let new = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    let stored = write_private(path, bytes);
+    stored.map_err(|source| CaError::File { verb: "write", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Set-up, backup, restore and fsck.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use hearth_controller::admin::{backup, fsck, init, restore};
@@ -81,8 +82,12 @@ async fn a_backup_brings_everything_back() {
     place.client.put(id, noise(500_000)).await;
     place.client.ended(id).await;
     let saved = place.dir.path().join("saved");
+    std::fs::create_dir(&saved).unwrap();
+    std::fs::set_permissions(&saved, std::fs::Permissions::from_mode(0o755)).unwrap();
     // Online: the controller runs.
     let said = save(&place.config, &saved, true).await.unwrap();
+    let mode = std::fs::metadata(&saved).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "the key of the CA is in it");
     assert!(said.contains("1 contents and 1 originals") && said.contains(" 0 bytes copied"), "{said}");
     let again = save(&place.config, &saved, true).await;
     assert!(matches!(again, Err(backup::BackupError::NotEmpty { .. })));
@@ -166,6 +171,12 @@ async fn a_damaged_backup_is_refused_or_its_damage_named() {
     std::fs::remove_file(old.state_dir.join("originals").join(image.id.to_string())).unwrap();
     let said = save(&old, &dir.path().join("later"), true).await.unwrap();
     assert!(said.contains("MISSING: the original of image") && said.contains("1 contents"), "{said}");
+    let program = std::process::Command::new(PROGRAM)
+        .args(["--config".as_ref(), old.path.as_ref().unwrap().as_os_str(), "backup".as_ref()])
+        .arg(dir.path().join("by-program"))
+        .output()
+        .unwrap();
+    assert_eq!(program.status.code(), Some(1), "a job at night notices: {program:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,6 +193,52 @@ async fn contents_that_are_in_the_way_are_not_overwritten() {
     assert!(matches!(occupied, Err(backup::BackupError::Occupied { .. })), "{occupied:?}");
     assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
     assert!(!config.state_dir.join("ca").exists() && !config.state_dir.join("hearth.sqlite").exists());
+    // A database, or what is left of one, is seen before anything is copied; so is what fails at the end.
+    let other = tempfile::tempdir().unwrap();
+    let config = config_in(other.path());
+    let (log, ca) = (config.state_dir.join("hearth.sqlite-wal"), config.state_dir.join("ca"));
+    std::fs::create_dir_all(&config.state_dir).unwrap();
+    std::fs::write(&log, "log").unwrap();
+    let occupied = bring_back(&config, &saved).await;
+    assert!(matches!(occupied, Err(backup::BackupError::Db(_))), "{occupied:?}");
+    assert!(!config.state_dir.join("content").exists());
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&ca, "no folder").unwrap();
+    assert!(bring_back(&config, &saved).await.is_err());
+    let left = files(&config.state_dir);
+    assert_eq!(left.len(), 2, "what was in the way and the lock: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_that_could_be_imported_again_is_saved_and_one_that_is_gone_is_no_loss() {
+    let place = Place::new().await;
+    // An original of a format that it is not: killed, and kept to be tried again.
+    let id = place.client.image(json!({ "name": "liar", "format": "qcow2" })).await;
+    place.client.put(id, noise(300_000)).await;
+    assert_eq!(place.client.ended(id).await.status, ImageStatus::Killed);
+    let (dir, config, ..) = place.stop().await;
+    let original = config.state_dir.join("originals").join(id.to_string());
+    std::fs::write(&original, noise(300_000)).unwrap();
+    let said = save(&config, &dir.path().join("with"), true).await.unwrap();
+    assert!(said.contains("1 originals") && !said.contains("MISSING"), "{said}");
+    std::fs::remove_file(&original).unwrap();
+    let said = save(&config, &dir.path().join("without"), true).await.unwrap();
+    assert!(said.contains("0 originals") && !said.contains("MISSING"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_work_ends_with_78_before_and_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config_in(dir.path());
+    harness::init(&config).await;
+    let path = config.path.as_ref().unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    std::fs::write(path, text + "log_filter = \"hearth=loud\"\n").unwrap();
+    for what in ["--check-config", "serve"] {
+        let program = std::process::Command::new(PROGRAM).arg("--config").arg(path).arg(what).output();
+        let (code, said) = program.map(|done| (done.status.code(), done.stderr)).unwrap();
+        assert_eq!(code, Some(78), "{what}: {}", String::from_utf8_lossy(&said));
+    }
 }
 
 /// Database and files of a backup belong together, whatever comes and goes while it is made.
