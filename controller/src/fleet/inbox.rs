@@ -115,16 +115,12 @@ impl Inbox {
         let Some(last) = observed.inventory_last else {
             match &mut self.inventory {
                 // A change that overtakes the inventory's last part is newer than the part that had the entry.
-                Some(inventory) => inventory.extend(entries.map(|entry| (entry.content, entry))),
+                Some(inventory) => gather(inventory, entries)?,
                 None => self.shared.report(Report::Changes { location, entries: entries.collect() }).await,
             }
             return Ok(());
         };
-        let inventory = self.inventory.get_or_insert_default();
-        inventory.extend(entries.map(|entry| (entry.content, entry)));
-        if inventory.len() > INVENTORY_ENTRIES_MAX {
-            return Err(InboxError::TooMany);
-        }
+        gather(self.inventory.get_or_insert_default(), entries)?;
         if last {
             let entries = self.inventory.take().unwrap_or_default().into_values().collect();
             self.shared.report(Report::Inventory { location, entries }).await;
@@ -186,6 +182,15 @@ impl Inbox {
             }
         }
     }
+}
+
+/// Puts a part into the inventory; a change that came in between counts like a part.
+fn gather(
+    inventory: &mut BTreeMap<ContentId, ObservedEntry>,
+    entries: impl Iterator<Item = ObservedEntry>,
+) -> Result<(), InboxError> {
+    inventory.extend(entries.map(|entry| (entry.content, entry)));
+    if inventory.len() > INVENTORY_ENTRIES_MAX { Err(InboxError::TooMany) } else { Ok(()) }
 }
 
 fn clean_state(state: ObservedState) -> ObservedState {

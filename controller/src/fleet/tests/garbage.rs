@@ -1,5 +1,7 @@
 //! Bytes that are no protocol: each ends its own connection and nothing else.
 
+use hearth_protocol::message::control::PART_ENTRIES_MAX;
+
 use super::*;
 
 /// `n` bytes that nothing packs, others for each `seed`.
@@ -121,4 +123,31 @@ async fn garbage_on_a_stream_ends_its_session_and_the_next_one_works() {
     let _live = agent.session(&place).await;
     until("the agent is up after all that", || async { place.fleet.online_count() == 1 }).await;
     place.agent("cn-2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inventory_without_an_end_ends_its_session() {
+    let place = Place::new().await;
+    let agent = place.agent("cn-1").await;
+    let mut live = agent.greet(&place, agent.hello(), None).await.unwrap();
+    let entry = |n: usize| ObservedEntry {
+        content: ContentId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes()),
+        state: ObservedState::Present(EntryStatus::Caching),
+        done_bytes: 1,
+        data_bytes: 1,
+        moved_bytes: 0,
+        reused_bytes: 0,
+        allocated_bytes: 0,
+        leases: 0,
+        last_used_unix_ms: 0,
+    };
+    live.observe(Some(false), vec![]).await;
+    // Changes in between, with no part ever after them.
+    for first in (0..=crate::fleet::inbox::INVENTORY_ENTRIES_MAX).step_by(PART_ENTRIES_MAX) {
+        let entries = (first..first + PART_ENTRIES_MAX).map(entry).collect();
+        let part = ObservedV1 { location: live.location, inventory_last: None, entries };
+        // Refused once the session is over.
+        drop(send(&mut live.writer, &ToController::from(part)).await);
+    }
+    tokio::time::timeout(SOON, live.connection.closed()).await.expect("the session ends");
 }
