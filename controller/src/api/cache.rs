@@ -271,7 +271,7 @@ pub async fn remove(
     if !others.is_empty() && !query.force {
         let message =
             format!("{} at {} is wanted by a {}", row.image_name, row.location_name, others.join(" and a "));
-        return Err(Fault::conflict(message).hint("cancel that first, or say --force"));
+        return Err(Fault::conflict(message).hint("cancel the job if it still runs (hearth prewarm cancel); what an ended one keeps is removed with --force"));
     }
     let op = caller.draft().on(
         "entry",

@@ -104,6 +104,14 @@ pub enum DbError {
         /// Newest version of this program.
         known: i64,
     },
+    /// The data was made by a build between two releases.
+    #[error(
+        "the database has version {version} as a development build made it, which this program cannot use: set up a new state folder (hearth-controller init) and import the images again"
+    )]
+    OtherSchema {
+        /// Version in the database.
+        version: i64,
+    },
     /// A file of a backup could not be read or written.
     #[error("cannot {verb} {path}")]
     File {
@@ -141,7 +149,7 @@ impl DbError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Sql { .. } => !self.is_unique_violation(),
+            Self::Sql { source, .. } => passes(source),
             Self::Open { .. } | Self::Conflict { .. } => true,
             _ => false,
         }
@@ -153,6 +161,28 @@ impl DbError {
     }
 }
 
+fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_passing_code(&code)),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// Whether an engine's code is of its surroundings, not of the statement.
+fn is_passing_code(code: &str) -> bool {
+    if code.len() == 5 {
+        // PostgreSQL: insufficient resources, operator intervention, connection, rollback.
+        return ["53", "57P", "08", "40"].iter().any(|class| code.starts_with(class));
+    }
+    // SQLite, extended or not: BUSY, LOCKED, IOERR, FULL, CANTOPEN (no room, or too many files, for a journal).
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
+}
+
 /// Characters of a statement in an error: enough to find it, short enough for a log line.
 const STATEMENT_CHARS_MAX: usize = 120;
 
@@ -161,4 +191,21 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     // PostgreSQL: serialization failure, deadlock. SQLite: BUSY, BUSY_RECOVERY, BUSY_SNAPSHOT, by another process.
     let code = error.as_database_error().and_then(|e| e.code());
     code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "5" | "261" | "517"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_surroundings_did_passes() {
+        for code in ["5", "261", "6", "10", "778", "13", "53100", "57P01", "08006", "40001"] {
+            assert!(is_passing_code(code), "{code}");
+        }
+        // Syntax, constraints, a missing table, a division: the same again and again.
+        for code in ["1", "19", "2067", "787", "42601", "42P01", "23505", "22012"] {
+            assert!(!is_passing_code(code), "{code}");
+        }
+        assert!(passes(&sqlx::Error::PoolTimedOut) && !passes(&sqlx::Error::RowNotFound));
+    }
 }

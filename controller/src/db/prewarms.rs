@@ -255,8 +255,12 @@ impl Db {
         let from = [PrewarmState::Scheduled, PrewarmState::Running, PrewarmState::Paused];
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.prewarm_in(id, &from, "the job is over; its copies can be removed with `cache rm`")
-                    .await?;
+                tx.prewarm_in(
+                    id,
+                    &from,
+                    "the job is over; its copies can be removed with `cache rm --force`",
+                )
+                .await?;
                 tx.run(sql("intent", "DELETE FROM intent WHERE prewarm_id = $1").bind(id)).await?;
                 tx.run(sql("prewarm_target", targets).bind(tx.now_us()).bind(id)).await?;
                 tx.set_prewarm(id, PrewarmState::Cancelled, Some(tx.now_us())).await?;

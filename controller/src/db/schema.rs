@@ -1,7 +1,8 @@
 //! Versions of the schema.
 //!
 //! **What.** Each file in `migrations/` brings the database one version further; a table remembers how far it is.
-//! **Why our own dozen lines.** The driver's migrator writes engine-specific SQL and hashes files; a number is enough.
+//! **Why our own dozen lines.** The driver's migrator writes engine-specific SQL. One hash over all statements is enough to tell
+//! a database of an earlier development build, which has the same number, from one that this program can use.
 //! **Invariants.** All missing versions are applied in one transaction or none is. A database of a newer version is never
 //! touched. A published file is never changed: a change is a new file.
 
@@ -16,6 +17,9 @@ const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("migrations/0001_spine.sql
 
 /// Format of the folder beside the database (content objects, originals); a newer program may raise it.
 const DATA_VERSION: &str = "1";
+
+/// Where the [`fingerprint`] of the schema stands.
+const SCHEMA_KEY: &str = "schema_blake3";
 
 /// Newest version that this program knows.
 pub(super) fn newest() -> i64 {
@@ -34,6 +38,9 @@ async fn migrate_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
     if found > newest() {
         return Err(DbError::NewerVersion { found, known: newest() });
     }
+    if found > 0 && meta(tx, SCHEMA_KEY).await? != Some(fingerprint(found)) {
+        return Err(DbError::OtherSchema { version: found });
+    }
     for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
         for statement in statements(text) {
             tx.run(statement).await?;
@@ -48,7 +55,7 @@ async fn migrate_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
         put_meta(tx, "instance_id", &instance.to_string()).await?;
         put_meta(tx, "data_version", DATA_VERSION).await?;
     }
-    Ok(())
+    put_meta(tx, SCHEMA_KEY, &fingerprint(newest())).await
 }
 
 async fn version_in(tx: &mut Tx<'_>) -> Result<i64, DbError> {
@@ -62,6 +69,18 @@ fn statements(text: &'static str) -> impl Iterator<Item = Stmt> {
     let is_comment = |line: &str| line.trim_start().starts_with("--") || line.trim().is_empty();
     let parts = text.split_inclusive(";\n").filter(move |part| !part.lines().all(is_comment));
     parts.map(|part| sql("schema_version", part.trim()))
+}
+
+/// BLAKE3 over the statements up to `version`: finds a database whose version was made by another text.
+fn fingerprint(version: i64) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (_, text) in MIGRATIONS.iter().filter(|(number, _)| *number <= version) {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
+        for line in lines {
+            hasher.update(line.as_bytes()).update(b"\n");
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Reads one value of the table `meta` inside a transaction.
