@@ -32,7 +32,8 @@ pub const IMAGE_BYTES_MAX_DEFAULT: u64 = 1 << 40;
 pub const SOURCE_TRANSFERS_DEFAULT: u32 = 64;
 /// Most source transfers at once.
 pub const SOURCE_TRANSFERS_MAX: u32 = 4096;
-/// Life of agents' certificates, hours. A day: a host that is forgotten, stolen or sold is shut out by tomorrow.
+/// Life of agents' certificates, hours. A day: the controller refuses a revoked key at once, and whoever only looks at the
+/// certificate believes it for no longer.
 pub const AGENT_CERTIFICATE_HOURS_DEFAULT: u32 = 24;
 /// Shortest life, hours: agents renew at half of it, and clocks may differ by minutes.
 pub const AGENT_CERTIFICATE_HOURS_MIN: u32 = 1;

@@ -3,6 +3,7 @@
 //! **What.** The disk survives a crash: files with the chunks that were synced, the plan, the holds. The process does not.
 //! What to begin, stop, evict, report and when to try again is decided by the agent's own `logic/`.
 //! **Why not the agent's shells.** They wait on real files and sockets; a thousand hosts in virtual time cannot.
+//! **Why one file.** A host's disk and process are one state, and each event touches most of it.
 //! **Invariants.** An entry changes only through `Phase::next`, as in the agent.
 
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 //! **What.** Intents, jobs, generations and reports survive a crash; sessions, plans, admissions and slots do not. Merging,
 //! admission, generations, jobs, liveness, holds and slots are decided by the controller's own `logic/`, in the order of
 //! `fleet::reconcile`.
+//! **Why one file.** It is the order of one pass, and what the pass reads and writes; the decisions are elsewhere.
 //! **Invariants.** A generation is durable before its plan is sent.
 
 use std::collections::BTreeMap;

@@ -17,11 +17,11 @@ use hearth_protocol::id::ImageId;
 use hearth_protocol::words::ImageStatus;
 
 use super::backup::{BackupError, Manifest};
-use crate::content::{Carried, Carrying, ContentError, ContentStore, Originals};
+use crate::content::{CONTENT_FOLDER, Carried, Carrying, ContentError, ContentStore, Originals};
 use crate::db::Db;
 
 /// Folder of contents, in the state folder and in a backup alike.
-pub(super) const CONTENT: &str = "content";
+pub(super) const CONTENT: &str = CONTENT_FOLDER;
 /// Folder of originals, alike.
 pub(super) const ORIGINALS: &str = "originals";
 /// Rounds until the catalog stands still for the moment that copying the database takes.

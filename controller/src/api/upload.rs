@@ -159,12 +159,8 @@ enum Taken {
 /// Compares the checksums and hands the image to the import. After an error the image is still `saving`.
 async fn take_over(app: &App, caller: &Caller, image: &Image, sums: Sums) -> Result<Taken, Fault> {
     let id = image.id;
-    let checksums = Checksums {
-        sha256: Some(sums.sha256),
-        sha512: Some(sums.sha512),
-        md5: Some(sums.md5),
-        blake3: Some(sums.blake3),
-    };
+    let size_bytes = sums.size_bytes;
+    let checksums = Checksums::from(sums);
     let op = caller.draft().on("image", id, image.facts.name.clone());
     if let Some((name, expected, got)) = first_mismatch(&image.expected, &checksums) {
         let reason = format!("the file's {name} is {got}, expected {expected}");
@@ -172,8 +168,8 @@ async fn take_over(app: &App, caller: &Caller, image: &Image, sums: Sums) -> Res
         let fault = Fault::conflict(reason).hint("the file was not kept; get it again from its source");
         return Ok(Taken::Refused(fault));
     }
-    let original = Original { bytes: sums.size_bytes, checksums };
-    let details = serde_json::json!({ "bytes": sums.size_bytes, "sha256": original.checksums.sha256 });
+    let original = Original { bytes: size_bytes, checksums };
+    let details = serde_json::json!({ "bytes": size_bytes, "sha256": original.checksums.sha256 });
     app.db.accept_upload(id, &original, (new_id(), "{}"), &op.with(details)).await?;
     Ok(Taken::Over)
 }

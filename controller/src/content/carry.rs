@@ -20,7 +20,7 @@ use hearth_protocol::id::ImageId;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::error::{ContentError, on, sync_folder};
+use super::error::{ContentError, make_folder, on, sync_folder};
 use super::originals::Originals;
 use super::store::ContentStore;
 
@@ -90,7 +90,7 @@ impl ContentStore {
         let object = self.open_files(content)?;
         let generation = object.index.header.generation;
         let (here, there) = (self.names(content), to.names(content));
-        fs::create_dir_all(&there.folder).map_err(on("create", &there.folder))?;
+        make_folder(&there.folder)?;
         let mut carried = Carried::default();
         for (from, to) in [
             (here.object(generation), there.object(generation)),

@@ -94,6 +94,21 @@ pub(crate) fn on<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error)
     }
 }
 
+/// Makes a folder and what is missing above it, each synced into the one above it.
+pub(crate) fn make_folder(path: &Path) -> Result<(), ContentError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or_else(|| Path::new("."));
+    make_folder(above)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(on("create", path))?,
+    }
+    sync_folder(above)
+}
+
 /// Syncs a folder, so that the names in it last.
 pub(crate) fn sync_folder(path: &Path) -> Result<(), ContentError> {
     let folder = std::fs::File::open(path).map_err(on("open", path))?;

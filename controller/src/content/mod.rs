@@ -33,3 +33,6 @@ pub use pack::{Packer, Unpacker};
 pub use store::{ContentStore, Published};
 pub use sums::Sums;
 pub use write::{ObjectWriter, PackedChunk, Staged};
+
+/// The store's folder, in the state folder and in a backup alike.
+pub const CONTENT_FOLDER: &str = "content";

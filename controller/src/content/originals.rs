@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use hearth_protocol::id::ImageId;
 
-use super::error::{ContentError, on, sync_folder};
+use super::error::{ContentError, make_folder, on, sync_folder};
 use super::sums::{Summing, Sums};
 
 /// One read while an existing file is summed again.
@@ -57,7 +57,7 @@ impl Originals {
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn beside(folder: &Path) -> Result<Self, ContentError> {
         let folder = folder.join("originals");
-        fs::create_dir_all(&folder).map_err(on("create", &folder))?;
+        make_folder(&folder)?;
         Ok(Self { folder })
     }
 

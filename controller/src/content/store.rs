@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hearth_protocol::digest::ContentId;
 
-use super::error::{ContentError, on, sync_folder};
+use super::error::{ContentError, make_folder, on, sync_folder};
 use super::index::IndexFile;
 use super::manifest_file::ManifestFile;
 use super::object::ContentObject;
@@ -92,9 +92,9 @@ impl ContentStore {
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
     pub fn beside(folder: &Path) -> Result<Self, ContentError> {
         let objects = folder.join("objects");
-        fs::create_dir_all(&objects).map_err(on("create", &objects))?;
+        make_folder(&objects)?;
         let leaving = folder.join("leaving");
-        fs::create_dir_all(&leaving).map_err(on("create", &leaving))?;
+        make_folder(&leaving)?;
         Ok(Self { objects, leaving, open: Mutex::default(), change: Mutex::default() })
     }
 

@@ -11,6 +11,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use hearth_protocol::api::image::Checksums;
 use md5::Md5;
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -30,6 +31,13 @@ pub struct Sums {
     pub md5: String,
     /// Lower-case hex.
     pub blake3: String,
+}
+
+impl From<Sums> for Checksums {
+    fn from(sums: Sums) -> Self {
+        let Sums { size_bytes: _, sha256, sha512, md5, blake3 } = sums;
+        Self { sha256: Some(sha256), sha512: Some(sha512), md5: Some(md5), blake3: Some(blake3) }
+    }
 }
 
 /// Counts all four checksums on three threads; they end when it is dropped.

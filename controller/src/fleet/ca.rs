@@ -5,7 +5,7 @@
 //! **Why built in.** A fleet must be able to start with two files and no other service; the fingerprint of this one
 //! certificate is all that join tokens and the command line pin.
 //! **Why short lives.** Agent certificates last a day (or what the configuration says, an hour to a month) and are renewed
-//! by themselves, so a forgotten host shuts itself out.
+//! by themselves, so whoever looks at nothing but the certificate believes a revoked host for no longer.
 //!
 //! **Invariants.** Names of a CSR are ignored: subject and SANs of an agent certificate are made from the key alone. The
 //! private key never leaves `ca.key` (mode 0600). `notBefore` lies an hour back, because hosts' clocks differ.

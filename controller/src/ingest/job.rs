@@ -6,6 +6,9 @@
 //! **Why the original stays until the caller removes it.** If the controller dies between publishing and recording, the
 //! job is simply run again, and that needs the file.
 //!
+//! **Why one file.** The steps stand in the order in which they run, with the errors of all of them before; what a step does is
+//! in the files beside.
+//!
 //! **Invariants**, tested with the real programs in `controller/tests/import.rs`: on any failure no staging file is left;
 //! on a failure for good the original is gone too; what an interrupted run left is removed at the next start; running
 //! twice gives the same content.
@@ -26,7 +29,8 @@ use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
 use super::space::{Space, SpaceError};
-use crate::content::{ContentError, ContentStore, Originals, Published, Staged, Sums};
+use crate::content::{CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums};
+use crate::logic::catalog::first_mismatch;
 
 /// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
 /// block per extent of a sparse file.
@@ -193,7 +197,7 @@ impl Ingest {
     /// [`ImportError::Content`] or [`ImportError::File`].
     pub fn new(state: &Path, converter: Converter, threads: usize) -> Result<Self, ImportError> {
         warn_of_missing_sandbox(converter.mode);
-        let content = Arc::new(ContentStore::new(&create(state.join("content"))?)?);
+        let content = Arc::new(ContentStore::new(&create(state.join(CONTENT_FOLDER))?)?);
         let originals = Arc::new(Originals::new(state)?);
         let staging = state.join("staging");
         remove(&staging)?;
@@ -408,21 +412,9 @@ impl Shown<'_, '_> {
 
 /// Compares whatever the uploader gave.
 fn compare(expected: &Checksums, sums: &Sums) -> Result<(), ImportError> {
-    let pairs = [
-        ("sha256", &expected.sha256, &sums.sha256),
-        ("sha512", &expected.sha512, &sums.sha512),
-        ("md5", &expected.md5, &sums.md5),
-        ("blake3", &expected.blake3, &sums.blake3),
-    ];
-    for (algorithm, expected, got) in pairs {
-        if let Some(expected) = expected
-            && !expected.trim().eq_ignore_ascii_case(got)
-        {
-            let (expected, got) = (expected.chars().take(128).collect(), got.clone());
-            return Err(ImportError::Checksum { algorithm, expected, got });
-        }
-    }
-    Ok(())
+    let counted = sums.clone().into();
+    let Some((algorithm, expected, got)) = first_mismatch(expected, &counted) else { return Ok(()) };
+    Err(ImportError::Checksum { algorithm, expected: expected.to_owned(), got: got.to_owned() })
 }
 
 /// A staging folder, removed when dropped.

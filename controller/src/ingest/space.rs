@@ -84,9 +84,8 @@ impl Space {
     /// [`SpaceError::NoSpace`] with the figures.
     pub fn reserve(&self, needed_bytes: u64) -> Result<Reservation, SpaceError> {
         let mut promised = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let stat = statvfs(&self.path);
-        let stat = stat.map_err(|source| SpaceError::Unknown { path: self.path.clone(), source })?;
-        let available_bytes = stat.blocks_available().saturating_mul(stat.fragment_size());
+        let available_bytes = available_bytes(&self.path)
+            .map_err(|source| SpaceError::Unknown { path: self.path.clone(), source })?;
         let free_bytes = available_bytes.saturating_sub(*promised).saturating_sub(FLOOR_BYTES);
         if needed_bytes > free_bytes {
             let (path, promised_bytes) = (self.path.clone(), *promised);
@@ -99,7 +98,11 @@ impl Space {
 
 /// Bytes that are free on the file system of `path`; 0 if it does not answer.
 pub(super) fn left_bytes(path: &Path) -> u64 {
-    statvfs(path).map_or(0, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()))
+    available_bytes(path).unwrap_or(0)
+}
+
+fn available_bytes(path: &Path) -> Result<u64, nix::Error> {
+    statvfs(path).map(|stat| stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 #[cfg(test)]
