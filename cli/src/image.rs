@@ -155,9 +155,7 @@ fn status_text(image: &Image) -> String {
 
 impl Show {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let found = names::image(&session.client, &self.image).await?;
-        // A list, in which names are looked up, leaves out at how many locations each image is.
-        let image: Image = session.client.get(&["images", &found.id.to_string()], &[]).await?;
+        let image = names::image(&session.client, &self.image).await?;
         session.out.facts(&image, facts(&image))?;
         Ok(Exit::Ok)
     }
