@@ -202,6 +202,10 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         allowed,
     };
     let wrong = |key, value: &dyn std::fmt::Display, allowed| Err(error(key, value, allowed));
+    let ranged = |key, value: u32, least: u32, most: u32| {
+        let fits = (least..=most).contains(&value);
+        if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
+    };
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -222,20 +226,12 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         return wrong("parallel_imports", &parallel_imports, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
     }
     let source_transfers = raw.source_transfers.unwrap_or(SOURCE_TRANSFERS_DEFAULT);
-    if !(1..=SOURCE_TRANSFERS_MAX).contains(&source_transfers) {
-        return wrong("source_transfers", &source_transfers, format!("must be 1 to {SOURCE_TRANSFERS_MAX}"));
-    }
+    ranged("source_transfers", source_transfers, 1, SOURCE_TRANSFERS_MAX)?;
     let hours = raw.agent_certificate_hours.unwrap_or(AGENT_CERTIFICATE_HOURS_DEFAULT);
-    if !(AGENT_CERTIFICATE_HOURS_MIN..=AGENT_CERTIFICATE_HOURS_MAX).contains(&hours) {
-        let allowed = format!("must be {AGENT_CERTIFICATE_HOURS_MIN} to {AGENT_CERTIFICATE_HOURS_MAX}");
-        return wrong("agent_certificate_hours", &hours, allowed);
-    }
+    ranged("agent_certificate_hours", hours, AGENT_CERTIFICATE_HOURS_MIN, AGENT_CERTIFICATE_HOURS_MAX)?;
     let image_bytes_max = raw.image_bytes_max.unwrap_or(IMAGE_BYTES_MAX_DEFAULT);
     let heartbeat_seconds = raw.heartbeat_seconds.unwrap_or(HEARTBEAT_SECONDS_DEFAULT);
-    if !(1..=HEARTBEAT_SECONDS_MAX).contains(&heartbeat_seconds) {
-        let allowed = format!("must be a number from 1 to {HEARTBEAT_SECONDS_MAX}");
-        return wrong("heartbeat_seconds", &heartbeat_seconds, allowed);
-    }
+    ranged("heartbeat_seconds", heartbeat_seconds, 1, HEARTBEAT_SECONDS_MAX)?;
     if !(1..=crate::logic::catalog::SIZE_BYTES_MAX).contains(&image_bytes_max) {
         return wrong("image_bytes_max", &image_bytes_max, "must be a number of bytes above 0".into());
     }
@@ -250,10 +246,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         },
     )?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
-    if let Err(reason) = tracing_subscriber::EnvFilter::try_new(&log_filter) {
-        let allowed = format!("must be like info or info,hearth_controller=debug ({reason})");
-        return wrong("log_filter", &log_filter, allowed);
-    }
+    must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
         path,
         listen_https: address("listen_https", raw.listen_https)?,
@@ -273,6 +266,12 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         log_filter,
         state_dir,
     })
+}
+
+/// What a filter of the log may be, if `text` is none.
+fn must_be_filter(text: &str) -> Result<(), String> {
+    let parsed = tracing_subscriber::EnvFilter::try_new(text);
+    parsed.map(drop).map_err(|reason| format!("must be like info or info,hearth_controller=debug ({reason})"))
 }
 
 /// Whether `name` is an IP address or a DNS name.
