@@ -12,7 +12,7 @@ use arguments::{Arguments, Command};
 use clap::Parser as _;
 use hearth_controller::config::{self, Config, LogFormat};
 use hearth_controller::serve::Controller;
-use hearth_controller::{admin, ingest, malloc, metrics};
+use hearth_controller::{admin, ingest, metrics, sys};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     if words.nth(1).is_some_and(|word| word == ingest::sandbox::SUBCOMMAND) {
         return ingest::sandbox::run_child(&words.collect::<Vec<_>>());
     }
-    malloc::few_arenas();
+    sys::few_arenas();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

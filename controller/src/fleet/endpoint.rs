@@ -18,6 +18,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::ca::Authority;
+use super::socket::QuietSocket;
 
 /// Handshakes that may wait to be looked at: protects memory.
 const INCOMING_MAX: usize = 4096;
@@ -100,7 +101,8 @@ pub fn open(
         tracing::warn!(%error, "large packets are not used");
     }
     let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(bind)
+    let socket = QuietSocket::new(socket).map_err(bind)?;
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).map_err(bind)
 }
 
 /// Settings by which a restarted controller recognises connections of the one before it: agents that send to it are told

@@ -50,6 +50,7 @@ mod registry;
 mod remake;
 mod reports;
 mod session;
+mod socket;
 pub mod tls;
 mod upkeep;
 

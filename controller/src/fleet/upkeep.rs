@@ -16,7 +16,7 @@ use super::ca::SERVER_LIFE;
 use super::registry::Session;
 use super::reports::{Report, seen};
 use crate::db::locations::Figures;
-use crate::{clock, malloc};
+use crate::{clock, sys};
 
 /// How often sessions are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         if now_ms >= tidy_ms && shared.registry.begun() >= tidied + TIDY_SESSIONS {
             (tidy_ms, tidied) = (now_ms + TIDY_EVERY_MS, shared.registry.begun());
-            drop(tokio::task::spawn_blocking(malloc::give_back));
+            drop(tokio::task::spawn_blocking(sys::give_back));
         }
         if now_ms >= renew_ms {
             renew_ms = match shared.identity.renew(clock::unix_us()) {
