@@ -7,6 +7,7 @@
 pub mod connect;
 pub mod credentials;
 pub mod enrol;
+mod holds;
 pub mod identity;
 pub mod plan;
 pub mod session;

@@ -44,6 +44,8 @@ pub struct PlanBook {
     location: LocationId,
     current: watch::Sender<Arc<Plan>>,
     collecting: Mutex<PlanParts>,
+    /// Held while holds are written: see [`super::holds`].
+    holding: Mutex<()>,
 }
 
 impl PlanBook {
@@ -59,7 +61,7 @@ impl PlanBook {
             }
         };
         let current = watch::Sender::new(Arc::new(plan.unwrap_or_default()));
-        Self { path, location, current, collecting: Mutex::default() }
+        Self { path, location, current, collecting: Mutex::default(), holding: Mutex::default() }
     }
 
     /// The plan that is followed now.
@@ -99,6 +101,11 @@ impl PlanBook {
             Ok(None) => Ok(Taken::Waiting),
             Err(fault) => Ok(Taken::Refused(fault)),
         }
+    }
+
+    /// Whoever writes holds waits for whoever writes them now. Not needed to take a plan.
+    pub(super) fn holding(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, PlanParts> {

@@ -29,11 +29,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{self, ConnectError};
 use super::credentials::Credentials;
+use super::holds;
 use super::plan::PlanBook;
 use super::talk::Talk;
 use crate::logic::backoff;
 use crate::logic::nic::{NIC_MBPS_DEFAULT, Origin};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::transfer::endpoint::Endpoint;
 use crate::transfer::frames::{self, WireError};
 use crate::transfer::link::{Quic, Source, Stream};
@@ -144,6 +145,9 @@ pub enum SessionError {
         /// In which way.
         why: &'static str,
     },
+    /// What the plan holds cannot be held; without an acknowledgement the plan comes again.
+    #[error("the holds of the plan cannot be written: {}", .0.chain())]
+    Holds(StoreError),
     /// We stop.
     #[error("stopped")]
     Stopped,
@@ -264,6 +268,8 @@ impl Home {
         let location = self.credentials.enrolment().location;
         let (mut send, mut recv) = connection.open_bi().await.map_err(|error| connect::lost(&error))?;
         let nic_mbps = self.nic_mbps(connection).await;
+        // The Hello names the plan as followed, and a crash may have come between writing it down and its holds.
+        holds::follow_blocking(&self.store, &self.book).await.map_err(SessionError::Holds)?;
         let greeting = self.greet(&mut send, &mut recv, boot, (location, nic_mbps));
         let welcome = tokio::time::timeout(GREET_TIMEOUT, greeting)
             .await

@@ -4,15 +4,17 @@
 //! **Why batches.** A fetch changes its entry many times a second; the controller writes every report to its database.
 //!
 //! **Invariants.** At most one batch of changes per [`BATCH`]; a write that takes longer than [`WRITE_TIMEOUT`] ends the
-//! session instead of stopping the loop.
+//! session instead of stopping the loop. A plan is acknowledged only when its holds are durable and all that left the cache
+//! before them has been said.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
 use hearth_protocol::message::control::{
-    BadChunkV1, GoodbyeV1, Hold, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
-    PlanV1, PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController, Wish,
+    BadChunkV1, GoodbyeV1, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1, PlanV1,
+    PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController,
 };
 use hearth_protocol::message::control::{ObservedState, RenewedV1};
 use hearth_protocol::words::GoneReason;
@@ -21,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::Credentials;
+use super::holds;
 use super::plan::{PlanBook, Taken};
 use super::session::SessionError;
 use crate::logic::backoff::around;
@@ -46,7 +49,7 @@ pub(super) struct Talk<'a> {
     send: SendStream,
     location: LocationId,
     store: &'a Store,
-    book: &'a PlanBook,
+    book: &'a Arc<PlanBook>,
     credentials: &'a Credentials,
     reported: Reported,
     leases: Vec<Lease>,
@@ -58,7 +61,7 @@ impl<'a> Talk<'a> {
         send: SendStream,
         location: LocationId,
         store: &'a Store,
-        book: &'a PlanBook,
+        book: &'a Arc<PlanBook>,
         credentials: &'a Credentials,
     ) -> Self {
         Self {
@@ -188,7 +191,10 @@ impl<'a> Talk<'a> {
         let refused = match taken {
             Taken::Waiting => return Ok(()),
             Taken::Followed => {
-                self.hold();
+                // A job counts on what is held from here on. What left just before is said first, not with the next
+                // batch: the controller would take a copy that is gone for one that is held.
+                holds::follow_blocking(self.store, self.book).await.map_err(SessionError::Holds)?;
+                self.changes().await?;
                 None
             }
             Taken::Refused(fault) => {
@@ -198,16 +204,6 @@ impl<'a> Talk<'a> {
         };
         // A stale plan is answered with what is followed, so that the controller can count on from there.
         self.say(PlanAckV1 { location: self.location, generation, refused }).await
-    }
-
-    /// Holds what the plan holds, before the controller hears that it is followed: a job counts on it.
-    fn hold(&self) {
-        let plan = self.book.current();
-        let kept = plan.entries.iter().filter(|entry| entry.wish == Wish::Keep);
-        let holds: Vec<(ContentId, Hold)> = kept.map(|entry| (entry.content, entry.hold)).collect();
-        if let Err(error) = self.store.set_holds(&holds) {
-            tracing::error!(error = error.chain(), "holds cannot be written; tried again");
-        }
     }
 
     async fn changes(&mut self) -> Result<(), SessionError> {

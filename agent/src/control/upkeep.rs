@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::holds;
 use super::plan::{Plan, PlanBook};
 use super::session::{Link, LinkState};
 use crate::logic::backoff;
@@ -151,7 +152,7 @@ impl Loop {
                 Action::SetHold { content, hold } => holds.push((content, hold)),
             }
         }
-        self.set_holds(holds).await;
+        self.set_holds(&plan, holds).await;
         metrics::gauge!(names::FETCHES_RUNNING).set(u32::try_from(self.tasks.len()).unwrap_or(u32::MAX));
     }
 
@@ -188,7 +189,7 @@ impl Loop {
         };
         let holds: Vec<(ContentId, Hold)> =
             plan.entries.iter().filter(absent).map(|entry| (entry.content, entry.hold)).collect();
-        self.set_holds(holds).await;
+        self.set_holds(plan, holds).await;
     }
 
     async fn begin(&mut self, entry: &PlanEntry) {
@@ -244,11 +245,13 @@ impl Loop {
         }
     }
 
-    async fn set_holds(&self, holds: Vec<(ContentId, Hold)>) {
+    async fn set_holds(&self, plan: &Arc<Plan>, holds: Vec<(ContentId, Hold)>) {
         if holds.is_empty() {
             return;
         }
-        if let Err(error) = self.blocking(move |store| store.set_holds(&holds)).await {
+        let (book, plan) = (Arc::clone(&self.parts.book), Arc::clone(plan));
+        let set = self.blocking(move |store| holds::mend(store, &book, &plan, &holds)).await;
+        if let Err(error) = set {
             tracing::error!(error = error.chain(), "holds cannot be written; tried again");
         }
     }
