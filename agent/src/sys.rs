@@ -1,6 +1,7 @@
 //! The few kernel calls that no safe wrapper offers.
 //!
-//! **What.** File leases, write-back of ranges, range clones, the probe for QEMU's lock bytes, and ignoring `SIGIO`.
+//! **What.** File leases, write-back of ranges, what of a file is in memory, whether direct reads are, range clones, the
+//! probe for QEMU's lock bytes, and ignoring `SIGIO`.
 //!
 //! **Why here.** This is the only module of the crate that may use `unsafe`; each block says why it is sound. Callers see
 //! `io::Result` and plain integers.
@@ -29,6 +30,28 @@ struct CloneRange {
     src_offset: u64,
     src_length: u64,
     dest_offset: u64,
+}
+
+/// Number of cachestat(2), which has no name in libc yet: the same on all architectures but Alpha.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// `struct cachestat_range` of `linux/mman.h`.
+#[repr(C)]
+#[derive(Debug)]
+struct CacheRange {
+    offset: u64,
+    bytes: u64,
+}
+
+/// `struct cachestat` of `linux/mman.h`, in pages.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct CacheStat {
+    n_cached: u64,
+    n_dirty: u64,
+    n_writeback: u64,
+    n_evicted: u64,
+    n_recently_evicted: u64,
 }
 
 nix::ioctl_write_ptr!(ficlonerange, 0x94, 13, CloneRange);
@@ -98,25 +121,84 @@ fn sync_range(file: &File, offset: u64, bytes: u64, flags: u32) -> io::Result<()
     check(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, flags) }).map(|_| ())
 }
 
-/// Whether the byte at `offset` can be read without asking the disk.
+/// Whether no byte of the range is in the page cache. Reads nothing, starts no read, and waits for no lock of the file.
 ///
 /// # Errors
-/// As preadv2(2); `EOPNOTSUPP` where the file system cannot tell.
-pub(crate) fn is_in_memory(file: &File, offset: u64) -> io::Result<bool> {
-    let mut byte = [0_u8];
-    let buffer = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
-    // SAFETY: the descriptor is open as long as `file` is borrowed; `buffer` names one byte that outlives the call.
-    let read =
-        unsafe { libc::preadv2(file.as_raw_fd(), &raw const buffer, 1, to_off(offset)?, libc::RWF_NOWAIT) };
-    match read {
-        1.. => Ok(true),
-        // Past the end of the file.
-        0 => Ok(false),
-        _ => match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            error => Err(error),
-        },
+/// As cachestat(2), `ENOSYS` also where the older way could be wrong: then nobody knows. The kernel answers only for files
+/// that the caller owns or may write.
+pub(crate) fn is_out_of_memory(file: &File, offset: u64, bytes: u64) -> io::Result<bool> {
+    match cached_pages(file, offset, bytes) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && mincore_sees_all(file)? => {
+            Ok(resident_pages(file, offset, bytes)? == 0)
+        }
+        pages => Ok(pages? == 0),
     }
+}
+
+/// Pages of the range that the page cache has in any state: Linux 6.5 and newer.
+fn cached_pages(file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
+    // A length of 0 would mean the rest of the file.
+    let range = CacheRange { offset, bytes: bytes.max(1) };
+    let mut stat = CacheStat::default();
+    let (fd, range, found) = (file.as_raw_fd(), &raw const range, &raw mut stat);
+    // SAFETY: the descriptor is open as long as `file` is borrowed; both structures outlive the call and have the kernel's
+    // layout, and of `found` the kernel writes no more than its five fields.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, fd, range, found, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(stat.n_cached) }
+}
+
+/// Whether mincore(2) shows every page that a read would be served from. It leaves out pages that are filled in part, which
+/// writers make only where a page is more than one block: on file systems with small blocks, and since Linux 6.6 with large
+/// folios. A newer kernel without cachestat(2) is one where a filter of system calls forbids it.
+fn mincore_sees_all(file: &File) -> io::Result<bool> {
+    let kernel = nix::sys::utsname::uname()?;
+    let mut numbers = kernel.release().to_str().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(u32::MAX);
+    let block_bytes = nix::sys::statvfs::fstatvfs(file)?.block_size();
+    Ok((number(), number()) < (6, 5) && block_bytes >= page_bytes()?)
+}
+
+/// Pages of the range that mincore(2) shows.
+fn resident_pages(file: &File, offset: u64, bytes: u64) -> io::Result<usize> {
+    let page = page_bytes()?;
+    let from = offset - offset % page;
+    let to_len = |value: u64| usize::try_from(value).map_err(io::Error::other);
+    let len = to_len((offset + bytes.max(1) - from).next_multiple_of(page))?;
+    let mut pages = vec![0_u8; len / to_len(page)?];
+    let (read, shared, fd) = (libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd());
+    // SAFETY: a mapping of its own at an address that the kernel chooses; nothing is ever read through it.
+    let map = unsafe { libc::mmap(std::ptr::null_mut(), len, read, shared, fd, to_off(from)?) };
+    if map == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `map` is `len` bytes long, and `pages` has one byte for each page of it.
+    let looked = check(unsafe { libc::mincore(map, len, pages.as_mut_ptr()) });
+    // SAFETY: exactly the mapping from above, and no pointer into it is left.
+    let unmapped = check(unsafe { libc::munmap(map, len) });
+    looked.and(unmapped)?;
+    Ok(pages.iter().filter(|page| **page & 1 == 1).count())
+}
+
+fn page_bytes() -> io::Result<u64> {
+    let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Whether reads of the file with `O_DIRECT`, aligned to `align` bytes in the file and in memory, really pass the page cache
+/// by. `false` also where the kernel (before 6.1) or the file system does not say: open(2) takes the flag from many that
+/// serve such reads from memory all the same.
+pub(crate) fn reads_directly(file: &File, align: u32) -> bool {
+    // SAFETY: plain integers, for which all zeros is a value.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let (fd, flags, mask) = (file.as_raw_fd(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN);
+    // SAFETY: the descriptor is open as long as `file` is borrowed; the path is an empty string that ends in a zero, and
+    // `found` outlives the call.
+    let result = unsafe { libc::statx(fd, c"".as_ptr(), flags, mask, &raw mut found) };
+    let fits = |needed: u32| needed > 0 && align.is_multiple_of(needed);
+    result == 0
+        && found.stx_mask & mask != 0
+        && fits(found.stx_dio_mem_align)
+        && fits(found.stx_dio_offset_align)
 }
 
 /// Shares `bytes` of `source` from `from` with `target` at `to`. Offsets and length must be multiples of the file
@@ -222,5 +304,49 @@ mod tests {
         let lock = libc::flock { l_type: 0, l_whence: 0, l_start: 100, l_len: 1, l_pid: 0 };
         fcntl(&other, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
         assert!(image_locks_held(&ours).unwrap());
+    }
+
+    #[test]
+    fn both_ways_to_ask_what_is_in_memory_see_every_page_and_bring_none_there() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("object");
+        std::fs::write(&path, vec![7; 20 * 4096]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        let drop = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        nix::fcntl::posix_fadvise(&file, 0, 0, drop).unwrap();
+        let is_known = match cached_pages(&file, 0, 20 * 4096) {
+            Ok(pages) => {
+                assert_eq!(pages, 0);
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::ENOSYS), "{error}");
+                false
+            }
+        };
+        for _ in 0..3 {
+            assert_eq!(resident_pages(&file, 0, 20 * 4096).unwrap(), 0);
+        }
+        // One page in the middle, without reading ahead.
+        let alone = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_RANDOM;
+        nix::fcntl::posix_fadvise(&file, 0, 0, alone).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0], 9 * 4096 + 5).unwrap();
+        for (offset, bytes, pages) in
+            [(0, 20 * 4096, 1), (0, 9 * 4096, 0), (10 * 4096, 1, 0), (9 * 4096 + 7, 1, 1)]
+        {
+            assert_eq!(resident_pages(&file, offset, bytes).unwrap(), pages, "{offset} {bytes}");
+            if is_known {
+                assert_eq!(cached_pages(&file, offset, bytes).unwrap(), pages as u64, "{offset} {bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_system_in_memory_has_no_direct_reads() {
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let path = dir.path().join("object");
+        std::fs::write(&path, b"bytes").unwrap();
+        assert!(!reads_directly(&File::open(&path).unwrap(), 4096));
     }
 }
