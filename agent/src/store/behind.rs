@@ -6,7 +6,8 @@
 //! **Why.** A disk reads back about as fast as a network brings; one after the other, the closing check took 40 % of the
 //! time of a fetch (measured), and on a slower line it costs nothing any more.
 //! **Why only a help.** The queue is short, and a batch that finds it full is left to the closing check: a slow disk delays
-//! no write. A chunk that fails here is simply not known; the closing check reads it again and says so.
+//! no write. A chunk that fails here is simply not known; the closing check reads it again and says so. Where pages never
+//! leave memory (a tmpfs), dropping them is work for nothing, and the threads end after a few batches.
 //! **Invariants.** A chunk is known only after it was written to the disk, its pages were seen to be gone from memory, and
 //! what was read then hashed right.
 
@@ -26,18 +27,21 @@ use super::locked;
 use super::manifest_file::ManifestFile;
 use super::reader::open_read_only;
 use super::staging::Staging;
-use super::sweep::{READ_BYTES, hash_run};
+use super::sweep::{READ_BYTES, contiguous, hash_run};
 
 /// Batches that wait. Each has about 8 MiB on disk and half a kilobyte in memory.
 const BATCHES_MAX: usize = 64;
 const THREADS: usize = 2;
+/// Batches of one thread in which no page was seen to leave memory before none is expected to: 16 MiB. Fewer could be those
+/// that a busy disk has not taken yet.
+const IN_VAIN_MAX: u32 = 2;
 
 /// What was hashed from the disk so far, and who does it.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
     known: Option<ChunkMask>,
     follower: Option<Follower>,
-    /// No thread could be had: all is hashed at the end.
+    /// No thread could be had, or they have nothing to see: what is left is hashed at the end.
     off: bool,
 }
 
@@ -45,6 +49,7 @@ pub(super) struct Behind {
 struct Follower {
     /// `None` once it was told that nothing more comes.
     batches: Option<SyncSender<Vec<u32>>>,
+    /// Ends the threads; one that has nothing to see sets it, too.
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<ChunkMask>>,
 }
@@ -71,9 +76,14 @@ impl Staging {
                 }
             }
         }
-        let Some(batches) = behind.follower.as_ref().and_then(|follower| follower.batches.as_ref()) else {
+        let Some(follower) = &mut behind.follower else { return };
+        if follower.stop.load(Ordering::Relaxed) {
+            // The other thread may still wait for a batch.
+            follower.batches = None;
+            behind.off = true;
             return;
-        };
+        }
+        let Some(batches) = &follower.batches else { return };
         if batches.try_send(chunks).is_err() {
             tracing::trace!("a batch is left to the closing check");
         }
@@ -107,6 +117,16 @@ impl Staging {
         }
         behind.known.clone()
     }
+
+    /// Waits until everything that was handed over is hashed. Nothing is handed over afterwards.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        let mut behind = locked(&self.behind);
+        behind.off = true;
+        if let Some(mut follower) = behind.follower.take() {
+            follower.join().iter().for_each(|seen| behind.add(seen));
+        }
+    }
 }
 
 impl Behind {
@@ -121,6 +141,10 @@ impl Behind {
 impl Follower {
     fn end(&mut self) -> Vec<ChunkMask> {
         self.stop.store(true, Ordering::Relaxed);
+        self.join()
+    }
+
+    fn join(&mut self) -> Vec<ChunkMask> {
         self.batches = None;
         let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         if ended.iter().any(Result::is_err) {
@@ -137,7 +161,8 @@ impl Drop for Follower {
     }
 }
 
-/// Hashes batches until there are no more or it is told to stop. Returns the chunks that are right on the disk.
+/// Hashes batches until there are no more, it is told to stop, or no page ever leaves memory. Returns the chunks that are
+/// right on the disk.
 fn hash(
     content: ContentId,
     file: &File,
@@ -148,26 +173,36 @@ fn hash(
     let disk = DiskFile::beside_writers(file);
     let mut seen = ChunkMask::empty(manifest.root().n_chunks());
     let mut buffer = DiskBuffer::new(READ_BYTES);
-    let mut good = Vec::new();
+    let (mut good, mut batches) = (Vec::new(), 0);
     loop {
         let next = locked(queue).recv();
         let Ok(mut batch) = next else { return seen };
         batch.sort_unstable();
         batch.dedup();
         for run in batch.chunk_by(|left, right| left + 1 == *right) {
-            if stop.load(Ordering::Relaxed) {
-                return seen;
-            }
-            let (first, after) = (run[0], run[run.len() - 1] + 1);
-            match manifest.records(first..after) {
-                Ok(records) => {
-                    hash_run(&disk, false, first, &records, &mut buffer, &mut good);
-                    good.drain(..).for_each(|chunk| seen.insert(chunk));
+            let (mut chunk, after) = (run[0], run[run.len() - 1] + 1);
+            let records = manifest.records(chunk..after).unwrap_or_else(|error| {
+                tracing::debug!(%content, error = error.chain(), "chunks are left to the closing check");
+                Vec::new()
+            });
+            let mut rest = &records[..];
+            while !rest.is_empty() {
+                // Before each read: whoever stops the transfer waits for this one at most.
+                if stop.load(Ordering::Relaxed) {
+                    return seen;
                 }
-                Err(error) => {
-                    tracing::debug!(%content, error = error.chain(), "chunks are left to the closing check");
-                }
+                let (now, later) = rest.split_at(contiguous(rest, READ_BYTES));
+                hash_run(&disk, false, chunk, now, &mut buffer, &mut good);
+                good.drain(..).for_each(|chunk| seen.insert(chunk));
+                chunk += u32::try_from(now.len()).expect("a batch has fewer chunks than a manifest");
+                rest = later;
             }
+        }
+        batches += 1;
+        if batches >= IN_VAIN_MAX && !disk.has_dropped() {
+            tracing::debug!(%content, "written pages do not leave memory here: all is hashed at the end");
+            stop.store(true, Ordering::Relaxed);
+            return seen;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the store, by theme. The invariants of the store's module are tested under their numbers.
 
+mod behind;
 mod compare;
 mod crash;
 mod damage;
@@ -30,7 +31,12 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// With its folder in `parent`.
+    fn below(parent: &std::path::Path) -> Self {
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let config = StoreConfig::new(dir.path().join("cache"), BUDGET);
         Self { _dir: dir, config }
     }
