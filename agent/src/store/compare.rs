@@ -9,7 +9,7 @@
 //! **Invariants.** No file is opened for writing, and none is deleted. What a transfer, a removal or a reader has in hand is
 //! left to it; a foreign file that a process has open keeps its name. Paths are handed out only after [`Store::doubt`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,7 +20,7 @@ use hearth_protocol::words::ContentKind;
 
 use super::config::CompareReport;
 use super::error::StoreError;
-use super::index::Row;
+use super::index::{Row, Stamp};
 use super::locked;
 use super::objects::{self, Look};
 use super::reader::open_read_only;
@@ -31,24 +31,29 @@ use crate::logic::entry::{Phase, Step};
 use crate::sys;
 
 impl Store {
-    /// Compares everything once. A file that cannot be looked at is left for the next time.
+    /// Compares everything once. What cannot be looked at, listed or moved is left for the next time, alone.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if `objects/` cannot be listed or nothing can be moved out of it, [`StoreError::Index`].
+    /// [`StoreError::Io`] if `objects/` itself cannot be listed, [`StoreError::Index`].
     pub fn compare(&self) -> Result<CompareReport, StoreError> {
         let mut report = CompareReport::default();
         let mut there = BTreeSet::new();
-        for (path, name) in objects::walk(&self.inner.layout)? {
+        let unlisted = |error: StoreError| {
+            tracing::warn!(error = error.chain(), "a folder cannot be compared now");
+            Ok(())
+        };
+        for (path, name) in objects::walk(&self.inner.layout, unlisted)? {
             match name.filter(|(content, kind)| self.expects(*content, *kind)) {
                 Some((content, kind)) => {
                     there.insert(content);
-                    self.compare_object(content, kind, &mut report)?;
+                    left_for_later(&path, self.compare_object(content, kind, &mut report));
                 }
-                None => self.put_stray_away(&path, None, &mut report)?,
+                None => left_for_later(&path, self.put_stray_away(&path, None, &mut report)),
             }
         }
         for (content, kind) in self.resting().into_iter().filter(|(content, _)| !there.contains(content)) {
-            self.compare_object(content, kind, &mut report)?;
+            let path = self.inner.layout.object(content, kind);
+            left_for_later(&path, self.compare_object(content, kind, &mut report));
         }
         self.mend_index(&mut report)?;
         if report != CompareReport::default() {
@@ -141,6 +146,11 @@ impl Store {
                 self.quarantine(content).map(|_| ())
             }
             (Verdict::Adopt, _, Look::File(spec, meta)) => {
+                // Looked at before the lock: a removal may have taken it meanwhile.
+                let stamp = fs::symlink_metadata(&path).map(|meta| Stamp::of(&meta));
+                if stamp.ok() != Some(Stamp::of(&meta)) {
+                    return Ok(());
+                }
                 self.adopt(&mut state, Entry::new(spec, Phase::Unverified), &meta);
                 drop(state);
                 report.adopted += 1;
@@ -213,9 +223,13 @@ impl Store {
                 return self.inner.index.rebuild(&all, &why);
             }
         };
+        let known: BTreeMap<ContentId, &Row> = rows.iter().map(|row| (row.spec.content, row)).collect();
         let (put, drop) = {
             let state = locked(&self.inner.state);
-            let has = |row: &Row| rows.iter().any(|has| (has.spec, has.stamp) == (row.spec, row.stamp));
+            let has = |row: &Row| {
+                let known = known.get(&row.spec.content);
+                known.is_some_and(|known| (known.spec, known.stamp) == (row.spec, row.stamp))
+            };
             let active = state.entries.values().filter(|entry| entry.phase.is_active());
             let put: Vec<Row> = active.filter_map(Entry::row).filter(|row| !has(row)).collect();
             let of_nothing = |row: &&Row| {
@@ -242,6 +256,13 @@ impl Store {
             rows.iter().filter(|row| !there(row)).map(|row| row.spec.content).collect()
         };
         left.into_iter().try_for_each(|content| self.index_remove(content))
+    }
+}
+
+/// Says what went wrong with one path; the others are compared all the same.
+fn left_for_later(path: &Path, result: Result<(), StoreError>) {
+    if let Err(error) = result {
+        tracing::warn!(path = %path.display(), error = error.chain(), "cannot be put right now; tried again");
     }
 }
 

@@ -237,18 +237,25 @@ impl Store {
         freed
     }
 
-    /// Deletes what lies in `quarantine/`, as far as it is older than `age`.
+    /// Deletes what lies in `quarantine/`, as far as it is older than `age`. What cannot be deleted counts as used.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the folder cannot be listed.
     pub(super) fn purge_quarantine(&self, age: Duration) -> Result<(), StoreError> {
         let dir = self.inner.layout.quarantine_dir();
         let now_s = clock::unix_ms() / 1000;
         let mut left = 0;
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
             let path = entry.map_err(StoreError::io("list", &dir))?.path();
-            let meta = fs::symlink_metadata(&path).map_err(StoreError::io("look at", &path))?;
+            // Gone already: another purge was quicker.
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
             let since_s = u64::try_from(meta.ctime()).unwrap_or(0);
-            if now_s.saturating_sub(since_s) >= age.as_secs() {
-                remove_tree(&path)?;
-            } else {
+            let is_due = now_s.saturating_sub(since_s) >= age.as_secs();
+            let deleted = if is_due { remove_tree(&path) } else { Ok(()) };
+            if let Err(error) = &deleted {
+                tracing::warn!(error = error.chain(), "not deleted from quarantine; tried again later");
+            }
+            if !is_due || deleted.is_err() {
                 left += meta.blocks() * 512;
             }
         }

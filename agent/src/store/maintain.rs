@@ -75,7 +75,9 @@ impl Store {
             tracing::warn!(error = error.chain(), "the cache cannot be compared with its files; tried again");
         }
         self.purge_trash(self.inner.config.grace);
-        self.purge_quarantine(self.inner.config.staging_max_age)?;
+        if let Err(error) = self.purge_quarantine(self.inner.config.staging_max_age) {
+            tracing::warn!(error = error.chain(), "quarantine cannot be emptied; tried again");
+        }
         self.probe_disk();
         let over = self.enforce()?;
         if over > 0 {

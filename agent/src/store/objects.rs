@@ -33,15 +33,26 @@ pub(super) enum Look {
     File(ContentSpec, Box<fs::Metadata>),
 }
 
-/// Every path below `objects/`, in order.
-pub(super) fn walk(layout: &Layout) -> Result<Vec<Named>, StoreError> {
+/// Every path below `objects/`, in order. `unlisted` hears of each folder in it that cannot be listed, and decides whether
+/// that ends the walk.
+pub(super) fn walk(
+    layout: &Layout,
+    mut unlisted: impl FnMut(StoreError) -> Result<(), StoreError>,
+) -> Result<Vec<Named>, StoreError> {
     let mut found = Vec::new();
     for dir in list(&layout.objects_dir())? {
         if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
             found.push((dir, None));
             continue;
         }
-        for path in list(&dir)? {
+        let paths = match list(&dir) {
+            Ok(paths) => paths,
+            Err(error) => {
+                unlisted(error)?;
+                continue;
+            }
+        };
+        for path in paths {
             let name = path.file_name().and_then(|name| name.to_str()).and_then(parse_object_name);
             let name = name.filter(|(content, kind)| layout.object(*content, *kind) == path);
             found.push((path, name));

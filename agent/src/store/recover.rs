@@ -153,7 +153,8 @@ impl Recovery<'_> {
 
     /// Everything in `objects/`, with the row that the index has for it.
     fn objects(&mut self, rows: &mut BTreeMap<ContentId, Row>) -> Result<(), StoreError> {
-        for (path, name) in objects::walk(self.layout)? {
+        // A folder that cannot be listed may hold copies that guests run on: better no start than a cache without them.
+        for (path, name) in objects::walk(self.layout, Err)? {
             match name {
                 Some((content, kind)) => self.object(&path, content, kind, rows)?,
                 None => self.quarantine(&path)?,
