@@ -103,7 +103,7 @@ async fn a_flipped_byte_in_a_cached_file_is_found_by_verify_and_fetched_again() 
     let good = cluster.hearth_agent(0, &["verify", "a"]).unwrap();
     assert!(good.status.success(), "{good:?}");
     // Somewhere in a planted file: the noise of one is never zero for long.
-    flip(&copy, first_data(&copy));
+    flip(&copy, late_data(&copy));
     let bad = cluster.hearth_agent(0, &["verify", "a"]).unwrap();
     let said = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert_eq!(bad.status.code(), Some(4), "{said}");
@@ -115,8 +115,9 @@ async fn a_flipped_byte_in_a_cached_file_is_found_by_verify_and_fetched_again() 
     cluster.wait_entry(image.id, 0, EntryStatus::Active).await.unwrap();
 }
 
-/// Offset of a byte in the first MiB-sized run of data behind the file system's tables.
-fn first_data(path: &Path) -> u64 {
+/// Offset of a byte in the last block without a zero byte, or else in the last one that is not all zeros: late in the file,
+/// behind the file system's tables.
+fn late_data(path: &Path) -> u64 {
     let bytes = std::fs::read(path).unwrap();
     let block = bytes.chunks(4096).rposition(|block| block.iter().all(|byte| *byte != 0));
     let block = block.unwrap_or_else(|| bytes.chunks(4096).rposition(|b| b.iter().any(|x| *x != 0)).unwrap());

@@ -48,12 +48,16 @@ fn message(refusal: &Refusal) -> String {
     refusal.body.as_ref().map(|body| body.message.clone()).unwrap_or_default()
 }
 
-/// Files in a folder of the state.
+/// Files in a folder of the state. Its folders may be removed meanwhile: that is what the callers wait for.
 fn files(cluster: &Cluster, folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![cluster.state_dir().join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.unwrap(),
+        };
+        for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() { folders.push(path) } else { found.push(path) }
         }

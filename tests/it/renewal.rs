@@ -1,6 +1,7 @@
 //! Certificates over time: renewed while work runs, come back after days, given up after a month.
 
 use std::process::Command;
+use std::time::Duration;
 
 use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::api::image::Image;
@@ -12,6 +13,8 @@ use hearth_tests::wall_clock::{DAY_S, HOUR_S};
 use hearth_tests::{disk, programs, wait};
 use reqwest::Method;
 
+/// What "at once" may take: the request itself ends the session, and the rest is waiting for a turn on two shared cores.
+const AT_ONCE: Duration = Duration::from_secs(20);
 /// What the agent's log says when it renews in its session, and when it goes to the enrolment door for it.
 const IN_SESSION: &str = "a new certificate is in use from the next connection on";
 const AT_THE_DOOR: &str = "asking for a new one with the enrolled key";
@@ -158,7 +161,7 @@ async fn a_revoked_agent_is_told_at_once_and_gets_no_certificate_later() {
     })
     .await
     .unwrap();
-    assert!(begun.elapsed().as_secs() < 5, "the live session ended after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < AT_ONCE, "the live session ended after {:?}", begun.elapsed());
     assert!(cluster.cached_file(&image, 0).unwrap().exists(), "running machines keep their base");
 
     // Not with a valid certificate, nor two days later with the enrolled key.
