@@ -40,13 +40,14 @@ type TimeLine = BTreeMap<String, f64>;
 
 /// What is read from the time line. `decode` and `write` are threads' time inside `wire` and `drain`; `behind` is the share
 /// that was hashed from disk while the rest still came.
-const TIMES: [&str; 10] = [
+const TIMES: [&str; 11] = [
     "manifest_ms",
     "prepare_ms",
     "wire_ms",
     "drain_ms",
     "decode_ms",
     "write_ms",
+    "repeat_ms",
     "sync_ms",
     "behind_percent",
     "verify_ms",

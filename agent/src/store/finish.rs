@@ -31,6 +31,8 @@ use crate::logic::entry::Step;
 /// Where the time of [`Staging::finish`] went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Finished {
+    /// Copying chunks that stand more than once.
+    pub repeat: Duration,
     /// Sync of the data.
     pub sync: Duration,
     /// Hashing what was not hashed from disk before.
@@ -54,9 +56,10 @@ impl Staging {
         progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
     ) -> Result<Finished, StoreError> {
         let manifest = self.manifest()?;
+        let began = clock::monotonic();
         self.fill_repeats(progress)?;
+        let mut times = Finished { repeat: began.elapsed(), ..Finished::default() };
         self.seal()?;
-        let mut times = Finished::default();
         let hashed = self.sync_and_verify(&manifest, progress, &mut times);
         let began = clock::monotonic();
         match hashed.and_then(|()| self.sealed(&manifest)) {

@@ -26,8 +26,9 @@ use crate::clock;
 /// A source that sends no byte for this long is stuck; the stream is reset and the request repeated.
 pub const STALL: Duration = Duration::from_secs(10);
 
-/// Slowest source, in bytes per second and stream, that is waited for; below it the stream is reset like a stuck one.
-/// What came whole is kept, so a link that really is that slow makes headway all the same.
+/// Slowest source, in bytes per second and stream, that is supported: 16 KiB/s for one that is asked on all its streams.
+/// Below it the stream is reset like a stuck one. What came whole is kept, but a large chunk may need more time than a stream
+/// gets then, and so never come: protecting the fetch from a source that drips on purpose is worth more than such a link.
 const RATE_FLOOR_BYTES_PER_S: u64 = 1024;
 /// The rate is looked at each time this many stall times were spent waiting.
 const RATE_STALLS: u32 = 3;

@@ -4,8 +4,8 @@
 //! what `make bench` prints.
 //! **Why threads' time beside wall time.** Unpacking and writing run beside the wire on two threads; only their own time
 //! says which of the three bounds a fetch.
-//! **Invariants.** `manifest + prepare + wire + drain + sync + verify + publish` is the whole fetch; `decode` and `write` are
-//! inside `wire` and `drain`.
+//! **Invariants.** `manifest + prepare + wire + drain + repeat + sync + verify + publish` is the whole fetch if the first
+//! closing check passed; closing checks that failed are in `total` alone. `decode` and `write` are inside `wire` and `drain`.
 
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,7 @@ impl TimeLine {
             drain_ms = ms(self.drain),
             decode_ms = ms(self.decode),
             write_ms = ms(self.write),
+            repeat_ms = ms(finished.repeat),
             sync_ms = ms(finished.sync),
             behind_percent = finished.behind_percent,
             verify_ms = ms(finished.verify),
