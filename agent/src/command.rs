@@ -6,7 +6,7 @@
 //! **Invariants.** Secrets are taken from the command line or from `HEARTH_JOIN_TOKEN` and never logged.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +18,7 @@ use crate::control::enrol::{self, EnrolError};
 use crate::control::identity::{AgentKey, Enrolment, IdentityError};
 use crate::daemon::{self, DaemonError};
 use crate::local::client::{self, LocalCommand};
+use crate::nic;
 use crate::transfer::endpoint::{Endpoint, EndpointError};
 
 /// Exit code for what only a person can mend: a wrong configuration, a host that is not enrolled. The number is that of
@@ -302,17 +303,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
         .map_err(|source| CommandError::System { what: "start the runtime", source })
 }
 
-/// The address from which this host reaches a controller. Nothing is sent for it.
+/// The address from which this host reaches the first controller that it can.
 fn own_address(controllers: &[String]) -> Option<IpAddr> {
-    let addresses = controllers.iter().filter_map(|name| name.to_socket_addrs().ok()).flatten();
-    let from = |to: SocketAddr| {
-        let any: IpAddr =
-            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, 0)).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    addresses.into_iter().find_map(from)
+    let mut addresses = controllers.iter().filter_map(|name| name.to_socket_addrs().ok()).flatten();
+    addresses.find_map(nic::towards)
 }
 
 /// Refuses root in a folder of another user.
@@ -394,72 +388,4 @@ impl Enrol {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_definition_of_the_command_line_holds() {
-        CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn facts_of_the_command_line_come_before_those_of_the_file() {
-        let token = JoinToken { secret: [7; 32], ca: hearth_protocol::digest::CaFingerprint::of(b"ca") };
-        let words =
-            ["hearth-agent", "enrol", "--controller", "c:1", "--zone", "z2", "--label", "a=b", "--token"];
-        let line =
-            CommandLine::try_parse_from(words.into_iter().map(str::to_owned).chain([token.to_string()]));
-        let Some(Command::Enrol(enrol)) = line.unwrap().command else { panic!("no enrol") };
-        let config = "[location]\nname = 'n'\nzone = 'z1'\nrack = 'r'\n[location.labels]\na = 'x'";
-        let facts = enrol.facts(&Config::parse(config).unwrap().0).unwrap();
-        assert_eq!((facts.name.as_str(), facts.zone.as_str(), facts.rack.as_str()), ("n", "z2", "r"));
-        assert_eq!(facts.labels, [("a".to_owned(), "b".to_owned())]);
-        assert_eq!(enrol.token, token);
-    }
-
-    #[test]
-    fn a_start_that_cannot_succeed_has_the_exit_code_that_units_do_not_start_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.toml");
-        let serve = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            let words = ["hearth-agent", "serve", "--config"].map(Into::into);
-            let line =
-                CommandLine::try_parse_from(words.iter().chain([&path.clone().into_os_string()])).unwrap();
-            line.run().unwrap_err().exit_code()
-        };
-        assert_eq!(
-            serve(&format!("data_dir = '{}'", dir.path().display())),
-            EXIT_CONFIGURATION,
-            "not enrolled"
-        );
-        assert_eq!(serve("budget = 'much'"), EXIT_CONFIGURATION, "wrong value");
-    }
-
-    #[test]
-    fn the_own_address_is_that_towards_the_first_controller_with_one() {
-        let towards =
-            |names: &[&str]| own_address(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(towards(&["no such name:1", "127.0.0.1:7443"]), Some(Ipv4Addr::LOCALHOST.into()));
-        assert_eq!(towards(&[]), None);
-    }
-
-    #[test]
-    fn check_config_finds_unknown_keys() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.toml");
-        std::fs::write(&path, "budget = '50%'\nbugdet = 1").unwrap();
-        let error = check(&path).unwrap_err().to_string();
-        assert!(error.contains("bugdet"), "{error}");
-        std::fs::write(&path, "log = 'info,=x=y'").unwrap();
-        assert!(check(&path).is_err());
-        std::fs::write(&path, "budget = '50%'").unwrap();
-        check(&path).unwrap();
-        assert!(matches!(
-            check(&dir.path().join("none")),
-            Err(CommandError::Config(ConfigError::Read { .. }))
-        ));
-    }
-}
+mod tests;

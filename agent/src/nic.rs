@@ -34,7 +34,7 @@ pub(crate) fn speed(configured: Option<u32>, advertised: &[String], controller: 
 }
 
 /// Our own address on the way to `peer`: connecting a UDP socket looks the route up and sends nothing.
-fn towards(peer: SocketAddr) -> Option<IpAddr> {
+pub(crate) fn towards(peer: SocketAddr) -> Option<IpAddr> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let any = match peer {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),

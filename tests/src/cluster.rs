@@ -1,6 +1,7 @@
 //! A controller and agents on loopback.
 //!
 //! **What.** Starts, kills and restarts real daemons; imports and prewarms through the API.
+//! **Why one file.** It is one list of short verbs on one site, read by whoever writes a test.
 //! **Invariants.** Ports and folders belong to one cluster; all of it is gone when it is dropped.
 
 use std::collections::BTreeMap;

@@ -19,13 +19,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::holds;
+use super::one_try::{FetchParts, TryError, one_try, wait_until};
 use super::plan::{Plan, PlanBook};
 use super::session::{Link, LinkState};
 use crate::logic::backoff;
 use crate::logic::reconcile::{Action, Copy, Failure, Running, Snapshot, Stage, reconcile};
-use crate::store::{BeginError, ContentSpec, EntryView, RemoveMode, Staging, Store, StoreError};
+use crate::store::{BeginError, ContentSpec, EntryView, RemoveMode, Store, StoreError};
 use crate::transfer::decode::Decoders;
-use crate::transfer::fetch::{self, Fetch, FetchError, Sources};
+use crate::transfer::fetch::{FetchError, Sources};
 use crate::transfer::rate::RateCap;
 use crate::{clock, metrics as names, task};
 
@@ -37,9 +38,6 @@ const TICK: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(3);
 /// Time that they then get to put down what they hold.
 const STOP: Duration = Duration::from_secs(20);
-/// Time for the last writer of a stopped fetch to let go.
-const LET_GO: Duration = Duration::from_secs(5);
-
 /// What the loop works with.
 #[derive(Debug)]
 pub struct Upkeep {
@@ -68,17 +66,6 @@ struct Task {
     stop: CancellationToken,
     stopping: bool,
     handle: JoinHandle<Result<(), TryError>>,
-}
-
-/// Why a try did not end with an active entry.
-#[derive(Debug, thiserror::Error)]
-enum TryError {
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error("a step of the fetch ended in a defect")]
-    Defect,
 }
 
 struct Loop {
@@ -356,42 +343,6 @@ impl Task {
             rate_bytes_per_s: self.rate_bytes_per_s,
             stopping: self.stopping,
         }
-    }
-}
-
-struct FetchParts {
-    sources: Sources,
-    decoders: Decoders,
-    cap: Arc<RateCap>,
-    bad_chunks: mpsc::Sender<BadChunkV1>,
-    stop: CancellationToken,
-}
-
-/// Makes room, fetches, and lets go of the staging file before it returns.
-async fn one_try(store: Store, spec: ContentSpec, parts: FetchParts) -> Result<(), TryError> {
-    let begun = tokio::task::spawn_blocking(move || store.begin(spec)).await;
-    let staging = Arc::new(begun.map_err(|_| TryError::Defect)??);
-    let FetchParts { sources, decoders, cap, bad_chunks, stop } = parts;
-    let fetch = Fetch { staging, sources, decoders, cap, bad_chunks, stop };
-    let result = fetch::run(&fetch).await;
-    let Fetch { staging, .. } = fetch;
-    let_go(staging).await;
-    Ok(result?)
-}
-
-/// Waits until the workers have let go of the file, so that the next try does not meet this one.
-async fn let_go(staging: Arc<Staging>) {
-    wait_until(LET_GO, || Arc::strong_count(&staging) == 1).await;
-    if tokio::task::spawn_blocking(move || drop(staging)).await.is_err() {
-        tracing::error!("closing a staging file ended in a defect");
-    }
-}
-
-/// Waits until `done`, at most `limit`.
-async fn wait_until(limit: Duration, done: impl Fn() -> bool) {
-    let until = clock::monotonic() + limit;
-    while !done() && clock::monotonic() < until {
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

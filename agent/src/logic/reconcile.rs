@@ -3,6 +3,8 @@
 //! **What.** Plan, copies, running fetches and past failures in; actions out. Called on every change and on a timer.
 //! **Why level-triggered.** The whole comparison is made each time, so a lost event costs a few seconds, not a copy.
 //!
+//! **Why one file.** It is one comparison with its words and its tests, half of the lines.
+//!
 //! **Invariants**, each with a test of the same name:
 //! 1. `only_admitted_wishes_begin_and_never_more_than_the_limit`.
 //! 2. `demand_comes_before_deadline_before_bulk_before_scrub`.

@@ -4,6 +4,8 @@
 //! once, and becomes an object by `finish`.
 //! **Why `&self`.** Two decode workers write at once; a write is one `pwrite`, and only the small progress record is locked.
 //! Early write-back (`sync_file_range` every 8 MiB) lets the disk work while bytes still arrive [measured: a third less].
+//! **Why one file.** All of it reads or changes the one progress record, and what is allowed depends on `life` in it; steps
+//! that stand for themselves (`begin`, `prepare`, `repeat`, `behind`, `finish`) have files of their own.
 //! **Invariants.** I4: nothing is written once sealing began. I5: a checkpoint is journaled after `fdatasync`. After any
 //! failed write or sync the inode is thrown away and never synced again.
 

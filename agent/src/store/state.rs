@@ -3,6 +3,7 @@
 //! **What.** [`Store`] is a handle to one open cache folder; `State` is its table of entries, leases and holds.
 //! **Why one lock.** Every operation under it is short and in memory; file work is done outside, guarded by the entry's
 //! phase. So there is no order of locks to get wrong.
+//! **Why one file.** Who takes the lock must see all that it guards; what works under it is elsewhere.
 //! **Invariants.** A phase changes only through [`Phase::next`]; each change moves the revision.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -2,6 +2,7 @@
 //!
 //! **What.** Each test names a way to be a bad source and says what the agent does about it.
 //! **Why a server of our own.** The controller never sends what these tests need: cut answers, wrong bytes, garbage.
+//! **Why one file.** Each test is a page by itself and all begin alike; the server that they share is in `server`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
