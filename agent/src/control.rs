@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod enrol;
 mod holds;
 pub mod identity;
+mod names;
 mod one_try;
 pub mod plan;
 pub mod session;

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::message::control::ImageName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -103,15 +102,11 @@ struct Known {
 
 impl local::Context for Known {
     fn contents_of(&self, name: &str) -> Vec<ContentId> {
-        let is = |image: &ImageName| image.name == name || image.image.to_string() == name;
-        let plan = self.book.current();
-        plan.entries.iter().filter(|entry| entry.images.iter().any(is)).map(|entry| entry.content).collect()
+        self.book.contents_of(name)
     }
 
     fn images_of(&self, content: ContentId) -> Vec<String> {
-        let plan = self.book.current();
-        let entry = plan.entries.iter().find(|entry| entry.content == content);
-        entry.map(|entry| entry.images.iter().map(|image| image.name.clone()).collect()).unwrap_or_default()
+        self.book.images_of(content)
     }
 
     fn controller(&self) -> String {

@@ -16,7 +16,7 @@ use hearth_protocol::message::control::{Hold, Wish};
 use super::plan::{Plan, PlanBook};
 use crate::store::{Store, StoreError};
 
-/// Sets every hold of the plan that is followed now. On return they are durable. Blocks for the disk.
+/// Sets every hold of the plan that is followed now, and notes its names. On return holds are durable. Blocks for the disk.
 ///
 /// # Errors
 /// [`StoreError::Io`] if they cannot be written; those from before stay.
@@ -25,7 +25,9 @@ pub(super) fn follow(store: &Store, book: &PlanBook) -> Result<(), StoreError> {
     let plan = book.current();
     let kept = plan.entries.iter().filter(|entry| entry.wish == Wish::Keep);
     let holds: Vec<(ContentId, Hold)> = kept.map(|entry| (entry.content, entry.hold)).collect();
-    store.set_holds(&holds)
+    store.set_holds(&holds)?;
+    book.note_names(|content| store.entry(content).is_some());
+    Ok(())
 }
 
 /// As [`follow`], on a thread that may block.

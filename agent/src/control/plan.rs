@@ -12,13 +12,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::frame::{FrameHeader, HEADER_BYTES, Message as _};
-use hearth_protocol::id::LocationId;
-use hearth_protocol::message::control::{PART_ENTRIES_MAX, PlanEntry, PlanV1, ToAgent};
+use hearth_protocol::id::{Generation, LocationId};
+use hearth_protocol::message::control::{ImageName, PART_ENTRIES_MAX, PlanEntry, PlanV1, ToAgent};
 use tokio::sync::watch;
 
 use super::identity::{IdentityError, write_private};
+use super::names::NameBook;
 pub use crate::logic::plan_parts::Plan;
 use crate::logic::plan_parts::PlanParts;
 
@@ -46,6 +48,8 @@ pub struct PlanBook {
     collecting: Mutex<PlanParts>,
     /// Held while holds are written: see [`super::holds`].
     holding: Mutex<()>,
+    /// Names of contents that the plan does not name any more.
+    names: NameBook,
 }
 
 impl PlanBook {
@@ -61,13 +65,44 @@ impl PlanBook {
             }
         };
         let current = watch::Sender::new(Arc::new(plan.unwrap_or_default()));
-        Self { path, location, current, collecting: Mutex::default(), holding: Mutex::default() }
+        let names = NameBook::load(data_dir);
+        Self { path, location, current, collecting: Mutex::default(), holding: Mutex::default(), names }
     }
 
     /// The plan that is followed now.
     #[must_use]
     pub fn current(&self) -> Arc<Plan> {
         Arc::clone(&self.current.borrow())
+    }
+
+    /// Contents that an image id or image name stands for: those of the plan, else those that it stood for last.
+    #[must_use]
+    pub fn contents_of(&self, name: &str) -> Vec<ContentId> {
+        let is = |image: &ImageName| image.name == name || image.image.to_string() == name;
+        let plan = self.current();
+        let named = plan.entries.iter().filter(|entry| entry.images.iter().any(is));
+        let found: Vec<ContentId> = named.map(|entry| entry.content).collect();
+        if found.is_empty() { self.names.contents_of(name) } else { found }
+    }
+
+    /// Names of images with these bytes: as the plan says, else as the last one did that had them.
+    #[must_use]
+    pub fn images_of(&self, content: ContentId) -> Vec<String> {
+        let plan = self.current();
+        match plan.entries.iter().find(|entry| entry.content == content) {
+            Some(entry) => entry.images.iter().map(|image| image.name.clone()).collect(),
+            None => self.names.images_of(content),
+        }
+    }
+
+    /// Remembers the names of the plan that is followed, for as long as its contents are here. Blocks for the disk.
+    pub(super) fn note_names(&self, is_here: impl Fn(ContentId) -> bool) {
+        let plan = self.current();
+        if plan.generation != Generation(0)
+            && let Err(error) = self.names.note(&plan, is_here)
+        {
+            tracing::warn!(%error, "names of images are not known after a restart");
+        }
     }
 
     /// Follows changes of the plan.
@@ -174,8 +209,6 @@ fn read(path: &Path, location: LocationId) -> Result<Option<Plan>, &'static str>
 
 #[cfg(test)]
 mod tests {
-    use hearth_protocol::digest::ContentId;
-    use hearth_protocol::id::Generation;
     use hearth_protocol::message::control::{Hold, Wish};
     use hearth_protocol::words::{ContentKind, Priority};
 
