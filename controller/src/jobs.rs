@@ -15,8 +15,9 @@
 //! **Why one file for an import.** Claim, run, record and mend share the lock, the flags and the order of both; read apart they
 //! hide who holds what.
 //!
-//! **Invariants.** A passing fault of the database strands no job. An image is `active` only after its content is durable. Files go after the row that named them. What
-//! no row names is left alone at start (an older database may have been restored): `fsck` shows and removes it.
+//! **Invariants.** A passing fault of the database strands no job. An image is `active` only after its content is durable.
+//! Files go after the row that named them. What no row names is left alone at start (an older database may have been
+//! restored): `fsck` shows and removes it.
 
 mod sweep;
 #[cfg(test)]

@@ -10,6 +10,8 @@
 //!     ▲          └▶ Refused: slow retry                             └▶ plan parts, verify, renewed, data streams
 //!     └──────────── full jitter, 0‥5 s, then 0‥10 s ◀── lost ◀───────┘
 //! ```
+//! **Why one file.** Connecting, greeting and the end of a session share its state; what is said inside one is in [`super::talk`].
+//!
 //! **Invariants.** A source is published only while its session is up. After `Denied` nothing is fetched, the cache goes
 //! on serving the host, and the controller is asked again every five minutes.
 

@@ -1,3 +1,7 @@
+//! Sweep and imports on a real database and folder.
+//!
+//! **What.** Files of deleted images go, those in use stay; the sweep waits for nobody; a job is handed back, never lost.
+
 use std::collections::BTreeMap;
 
 use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind, Visibility};
