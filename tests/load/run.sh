@@ -44,6 +44,7 @@ start
 token=$("$bin/hearth" --quiet -o json location token create --uses "$agents" --ttl 1h | grep -oE 'hj1_[0-9a-f]{64}_[0-9a-f]{64}' | head -n 1)
 empty=$(rss)
 seconds=$((minutes * 60 + 300))
+: >"$work/load.json"
 "$bin/hearth-load" "127.0.0.1:$port" "$(find "$work/state" -name ca.crt)" "$token" "$agents" "$seconds" >"$work/load.json" 2>"$work/load.err" &
 load=$!
 for _ in $(seq 1200); do grep -q all_up "$work/load.json" && break; kill -0 $load || { cat "$work/load.err"; exit 1; }; sleep 0.1; done
