@@ -63,7 +63,8 @@ agent() { "$bin/hearth-agent" "$@" --config "$work/agent.toml"; }
 for _ in $(seq 200); do hearth system >/dev/null 2>&1 && break; sleep 0.1; done
 token=$(hearth -o json location token create | grep -oE 'hj1_[0-9a-f]{64}_[0-9a-f]{64}' | head -n 1)
 agent enrol --controller "127.0.0.1:$port" --token "$token" >"$work/enrol.log" 2>&1 || fail "enrolment"
-agent serve >"$work/agent.log" 2>&1 & pids+=($!)
+# Not by the function: its shell would be stopped in place of the agent.
+"$bin/hearth-agent" serve --config "$work/agent.toml" >"$work/agent.log" 2>&1 & pids+=($!)
 
 say "import and prewarm"
 hearth image import "$images/v1.qcow2" --name debian --wait
