@@ -1,7 +1,12 @@
 //! The inspectors of uploaded images. The input is laid over the skeleton of a format, with its checksums made right, so
 //! that the tables behind them are reached.
 #![no_main]
-#![allow(dead_code, unreachable_pub, reason = "the controller's files are built here without the controller")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the controller's files are built here without the controller"
+)]
 
 // By path, because with the whole controller a build of the targets would take as long as the controller's.
 #[path = "../../../controller/src/ingest/inspect/mod.rs"]
