@@ -8,6 +8,8 @@
 //! that way doubled the time of a fetch (measured). And not every file system has direct reads.
 //! **Why the file system is asked.** open(2) takes `O_DIRECT` from many that serve it from memory (ext4 with
 //! `data=journal`, btrfs with compression). Where it does not say that direct reads are direct, pages are dropped.
+//! **Why the answer is tried.** overlayfs says that nothing is in memory, whatever is: the pages belong to the file below. So
+//! one byte is read first, and who does not see its page is believed nothing.
 //! **Invariants.** A read touches only the bytes it was asked for and their blocks. Buffers are bounded by their creator.
 
 use std::fs::File;
@@ -15,6 +17,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -36,6 +39,8 @@ pub(super) struct DiskFile<'a> {
     is_strict: bool,
     /// Set when pages were first seen to be gone.
     has_dropped: AtomicBool,
+    /// Whether a page that was just read is seen in memory.
+    sees_pages: OnceLock<bool>,
 }
 
 /// Memory for reads of at most so many bytes, aligned as the disk wants it.
@@ -59,7 +64,8 @@ impl<'a> DiskFile<'a> {
     /// writer is at it, is not read: `WouldBlock`.
     pub(super) const fn beside_writers(file: &'a File) -> Self {
         let (is_direct, has_dropped) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { cached: file, direct: None, is_direct, is_strict: true, has_dropped }
+        let sees_pages = OnceLock::new();
+        Self { cached: file, direct: None, is_direct, is_strict: true, has_dropped, sees_pages }
     }
 
     /// Opens `path` a second time for direct reads; `cached` is the same file. Whatever hinders that, the file can be read;
@@ -70,7 +76,8 @@ impl<'a> DiskFile<'a> {
         let direct = direct.ok().filter(|direct| same_inode(direct, cached));
         let direct = direct.filter(|direct| sys::reads_directly(direct, ALIGN_U32));
         let is_direct = AtomicBool::new(direct.is_some());
-        Self { cached, direct, is_direct, is_strict: false, has_dropped: AtomicBool::new(false) }
+        let (has_dropped, sees_pages) = (AtomicBool::new(false), OnceLock::new());
+        Self { cached, direct, is_direct, is_strict: false, has_dropped, sees_pages }
     }
 
     /// Whether pages were ever seen to leave memory. On some file systems none ever does.
@@ -128,6 +135,9 @@ impl<'a> DiskFile<'a> {
         let dropped = || -> io::Result<bool> {
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
             let off = |value: u64| i64::try_from(value).map_err(io::Error::other);
+            if !*self.sees_pages.get_or_init(|| sees_pages(self.cached, offset)) {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
             sys::finish_writeback(self.cached, offset, len)?;
             // Only whole pages are dropped.
             let page = ALIGN as u64;
@@ -142,6 +152,12 @@ impl<'a> DiskFile<'a> {
         self.has_dropped.fetch_or(dropped, Ordering::Relaxed);
         dropped
     }
+}
+
+/// Whether the file system says of a page that was just read that it is in memory.
+fn sees_pages(file: &File, offset: u64) -> bool {
+    file.read_exact_at(&mut [0], offset).is_ok()
+        && matches!(sys::is_out_of_memory(file, offset, 1), Ok(false))
 }
 
 /// Reads all blocks that the range touches; the last block of a file may be cut short. Returns where the range begins.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock;
+use crate::store::disk::{DiskBuffer, DiskFile};
 
 /// More than two batches of write-back.
 const KEYS: std::ops::Range<u64> = 1_000..1_800;
@@ -89,9 +90,8 @@ fn a_transfer_dropped_in_the_middle_leaves_no_thread() {
 #[test]
 fn where_no_page_ever_leaves_memory_the_threads_end() {
     let shm = Path::new("/dev/shm");
-    if !nix::sys::statfs::statfs(shm).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC) {
-        return;
-    }
+    let kind = nix::sys::statfs::statfs(shm).expect("Linux has /dev/shm").filesystem_type();
+    assert_eq!(kind, nix::sys::statfs::TMPFS_MAGIC);
     let host = Host::below(shm);
     let (store, _) = host.open();
     let content = Content::disk(1_000..2_400);
@@ -102,4 +102,34 @@ fn where_no_page_ever_leaves_memory_the_threads_end() {
     write(&staging, &content, &need[1_000..]).unwrap();
     wait_for_threads(0);
     assert_eq!(staging.finish(&no_progress).unwrap().behind_percent, 0);
+}
+
+#[test]
+fn a_file_system_that_hides_its_pages_is_not_believed() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    });
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let overlay = Some("overlay");
+    if let Err(error) = mount(overlay, &merged, overlay, MsFlags::empty(), Some(options.as_str())) {
+        assert_eq!(error, nix::Error::EPERM);
+        return once_more_where_mounts_work(
+            "store::tests::behind::a_file_system_that_hides_its_pages_is_not_believed",
+        );
+    }
+    {
+        let path = merged.join("object");
+        std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let disk = DiskFile::beside_writers(&file);
+        let read = disk.read(4096, 4096, &mut DiskBuffer::new(4096)).map(<[u8]>::len);
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        assert!(!disk.has_dropped());
+    }
+    umount2(&merged, MntFlags::MNT_DETACH).unwrap();
 }

@@ -261,21 +261,6 @@ fn a_full_disk_fails_the_transfer_and_gives_its_bytes_back() {
     fetch(&store, &content).unwrap();
 }
 
-/// Mounting needs rights that a developer may lack: a namespace of its own has them.
-fn once_more_where_mounts_work(test: &str) {
-    const AGAIN: &str = "HEARTH_TEST_IN_NAMESPACE";
-    assert!(std::env::var_os(AGAIN).is_none(), "cannot mount: run as root, or allow user namespaces");
-    let done = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test])
-        .env(AGAIN, "1")
-        .output()
-        .expect("unshare is installed (util-linux)");
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && said.contains("1 passed"), "{test} in a namespace: {done:?}");
-}
-
 #[test]
 fn a_really_full_file_system_does_no_harm() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
