@@ -26,7 +26,7 @@ pub(super) fn follow(store: &Store, book: &PlanBook) -> Result<(), StoreError> {
     let kept = plan.entries.iter().filter(|entry| entry.wish == Wish::Keep);
     let holds: Vec<(ContentId, Hold)> = kept.map(|entry| (entry.content, entry.hold)).collect();
     store.set_holds(&holds)?;
-    book.note_names(|content| store.entry(content).is_some());
+    book.note_names(&plan, |content| store.entry(content).is_some());
     Ok(())
 }
 
@@ -61,11 +61,11 @@ pub(super) fn mend(
 #[cfg(test)]
 mod tests {
     use hearth_protocol::id::{Generation, LocationId};
-    use hearth_protocol::message::control::{PlanEntry, PlanV1};
-    use hearth_protocol::words::{ContentKind, Priority};
+    use hearth_protocol::message::control::PlanV1;
 
     use super::*;
     use crate::control::plan::Taken;
+    use crate::control::plan::tests::entry;
     use crate::store::StoreConfig;
 
     const HERE: LocationId = LocationId::from_bytes([1; 16]);
@@ -75,22 +75,15 @@ mod tests {
     }
 
     fn take(book: &PlanBook, generation: u64, hold: Hold) -> Arc<Plan> {
-        let entry = PlanEntry {
-            content: content(),
-            kind: ContentKind::Disk,
-            raw_bytes: 1,
-            data_bytes: 1,
-            images: Vec::new(),
-            wish: Wish::Keep,
-            priority: Priority::Bulk,
-            deadline_unix_ms: None,
-            hold,
-            admitted: false,
-            rate_bytes_per_s: None,
-        };
         let generation = Generation(generation);
-        let part =
-            PlanV1 { location: HERE, generation, part: 0, parts: 1, stopped: false, entries: vec![entry] };
+        let part = PlanV1 {
+            location: HERE,
+            generation,
+            part: 0,
+            parts: 1,
+            stopped: false,
+            entries: vec![entry(content(), hold)],
+        };
         assert_eq!(book.take(part).unwrap(), Taken::Followed);
         book.current()
     }

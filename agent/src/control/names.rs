@@ -112,10 +112,10 @@ fn read(path: &Path) -> Result<BTreeMap<ContentId, Images>, &'static str> {
 #[cfg(test)]
 mod tests {
     use hearth_protocol::id::Generation;
-    use hearth_protocol::message::control::{Hold, PlanEntry, Wish};
-    use hearth_protocol::words::{ContentKind, Priority};
+    use hearth_protocol::message::control::{Hold, PlanEntry};
 
     use super::*;
+    use crate::control::plan::tests::entry;
 
     fn id(content: &str) -> ContentId {
         ContentId::of(content.as_bytes())
@@ -123,18 +123,10 @@ mod tests {
 
     /// A plan with these contents, each with the image of this number and name.
     fn plan(contents: &[(&str, u8, &str)]) -> Plan {
-        let entry = |(content, image, name): &(&str, u8, &str)| PlanEntry {
-            content: id(content),
-            kind: ContentKind::Disk,
-            raw_bytes: 1,
-            data_bytes: 1,
-            images: vec![ImageName { image: ImageId::from_bytes([*image; 16]), name: (*name).to_owned() }],
-            wish: Wish::Keep,
-            priority: Priority::Bulk,
-            deadline_unix_ms: None,
-            hold: Hold::Pinned,
-            admitted: true,
-            rate_bytes_per_s: None,
+        let entry = |(content, image, name): &(&str, u8, &str)| {
+            let images =
+                vec![ImageName { image: ImageId::from_bytes([*image; 16]), name: (*name).to_owned() }];
+            PlanEntry { images, ..entry(id(content), Hold::Pinned) }
         };
         Plan { generation: Generation(1), stopped: false, entries: contents.iter().map(entry).collect() }
     }

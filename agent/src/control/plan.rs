@@ -95,11 +95,10 @@ impl PlanBook {
         }
     }
 
-    /// Remembers the names of the plan that is followed, for as long as its contents are here. Blocks for the disk.
-    pub(super) fn note_names(&self, is_here: impl Fn(ContentId) -> bool) {
-        let plan = self.current();
+    /// Remembers the names of a plan that is followed, for as long as its contents are here. Blocks for the disk.
+    pub(super) fn note_names(&self, plan: &Plan, is_here: impl Fn(ContentId) -> bool) {
         if plan.generation != Generation(0)
-            && let Err(error) = self.names.note(&plan, is_here)
+            && let Err(error) = self.names.note(plan, is_here)
         {
             tracing::warn!(%error, "names of images are not known after a restart");
         }
@@ -208,7 +207,7 @@ fn read(path: &Path, location: LocationId) -> Result<Option<Plan>, &'static str>
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use hearth_protocol::message::control::{Hold, Wish};
     use hearth_protocol::words::{ContentKind, Priority};
 
@@ -216,9 +215,10 @@ mod tests {
 
     const HERE: LocationId = LocationId::from_bytes([1; 16]);
 
-    fn part(generation: u64, part: u16, parts: u16, n_entries: usize) -> PlanV1 {
-        let entry = |n: usize| PlanEntry {
-            content: ContentId::of(format!("{n} {part}").as_bytes()),
+    /// A wish to keep `content` that may begin.
+    pub(in crate::control) fn entry(content: ContentId, hold: Hold) -> PlanEntry {
+        PlanEntry {
+            content,
             kind: ContentKind::Disk,
             raw_bytes: 1,
             data_bytes: 1,
@@ -226,10 +226,14 @@ mod tests {
             wish: Wish::Keep,
             priority: Priority::Bulk,
             deadline_unix_ms: None,
-            hold: Hold::Until(5),
+            hold,
             admitted: true,
             rate_bytes_per_s: None,
-        };
+        }
+    }
+
+    fn part(generation: u64, part: u16, parts: u16, n_entries: usize) -> PlanV1 {
+        let entry = |n: usize| entry(ContentId::of(format!("{n} {part}").as_bytes()), Hold::Until(5));
         PlanV1 {
             location: HERE,
             generation: Generation(generation),
