@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::backup::{BackupError, CA_FILES, DATABASE, FORMAT, MANIFEST, Manifest, copy, failed, saved_file};
 use super::{fsck, holdings};
@@ -47,8 +47,9 @@ pub async fn restore(
     if manifest.with_contents {
         holdings::must_be_free(&config.state_dir)?;
     }
-    if let Err(error) = put_in_place(config, &manifest, from, file.as_deref()).await {
-        take_back(config, &manifest, file.as_deref());
+    let mut placed = Vec::new();
+    if let Err(error) = put_in_place(config, &manifest, from, file.as_deref(), &mut placed).await {
+        take_back(config, &manifest, &placed);
         return Err(error);
     }
     drop(state);
@@ -78,34 +79,38 @@ pub async fn restore(
     Ok(problems.len())
 }
 
-/// Contents, database and CA, in this order.
+/// Contents, database and CA, in this order. What stands in its place is added to `placed`, except contents.
 async fn put_in_place(
     config: &Config,
     manifest: &Manifest,
     from: &Path,
     file: Option<&Path>,
+    placed: &mut Vec<PathBuf>,
 ) -> Result<(), BackupError> {
     if manifest.with_contents {
         holdings::put_back(manifest, from, &config.state_dir).await?;
     }
     if let Some(file) = file {
         crate::db::backup::restore(&from.join(DATABASE), file).await?;
+        placed.push(file.to_owned());
     }
     let ca = ca_folder(&config.state_dir);
     let mut builder = fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.recursive(true).create(&ca).map_err(failed("make", &ca))?;
     // The certificate last: its presence says that all is there.
-    CA_FILES.iter().rev().try_for_each(|name| copy(&from.join(name), &ca.join(name)))
+    CA_FILES.iter().rev().try_for_each(|name| {
+        copy(&from.join(name), &ca.join(name))?;
+        placed.push(ca.join(name));
+        Ok(())
+    })
 }
 
-/// Removes what [`put_in_place`] wrote: there was nothing before.
-fn take_back(config: &Config, manifest: &Manifest, file: Option<&Path>) {
-    let ca = ca_folder(&config.state_dir);
-    // The certificate first, as it was written last.
-    let files = CA_FILES.iter().map(|name| ca.join(name)).chain(file.map(Path::to_owned));
-    for file in files.filter(|file| file.exists()) {
-        if let Err(error) = fs::remove_file(&file) {
+/// Removes what [`put_in_place`] put there, and nothing that somebody else did meanwhile.
+fn take_back(config: &Config, manifest: &Manifest, placed: &[PathBuf]) {
+    // The newest first: the certificate is never there without the rest.
+    for file in placed.iter().rev() {
+        if let Err(error) = fs::remove_file(file) {
             tracing::warn!(path = %file.display(), %error, "half of a restore stays: remove it by hand");
         }
     }
