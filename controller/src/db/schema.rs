@@ -55,7 +55,10 @@ async fn migrate_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
         put_meta(tx, "instance_id", &instance.to_string()).await?;
         put_meta(tx, "data_version", DATA_VERSION).await?;
     }
-    put_meta(tx, SCHEMA_KEY, &fingerprint(newest())).await
+    if found < newest() {
+        put_meta(tx, SCHEMA_KEY, &fingerprint(newest())).await?;
+    }
+    Ok(())
 }
 
 async fn version_in(tx: &mut Tx<'_>) -> Result<i64, DbError> {
