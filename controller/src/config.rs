@@ -39,8 +39,8 @@ pub const AGENT_CERTIFICATE_HOURS_DEFAULT: u32 = 24;
 pub const AGENT_CERTIFICATE_HOURS_MIN: u32 = 1;
 /// Longest life, hours (a month): the enrolled key may renew for 30 days more.
 pub const AGENT_CERTIFICATE_HOURS_MAX: u32 = 720;
-/// Seconds between two reports of an agent. Two thousand agents cost about 1.5 % of a core at 15 s, and notice within 18 s
-/// that the controller was started again.
+/// Seconds between two reports of an agent. Two thousand agents cost 1.9 % of a core at 15 s (measured), and notice within
+/// 18 s that the controller was started again.
 pub const HEARTBEAT_SECONDS_DEFAULT: u32 = 15;
 /// Most seconds between two reports: an agent that is not heard for a minute counts as lost.
 pub const HEARTBEAT_SECONDS_MAX: u32 = 45;
