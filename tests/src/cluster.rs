@@ -44,6 +44,8 @@ pub struct Extra {
     pub controller_disk_bytes: Option<u64>,
     /// The cache folder of every agent is a tmpfs of this size.
     pub agent_disk_bytes: Option<u64>,
+    /// Seconds between two pulses; 4 unless said, so that a test does not wait long for an agent to miss its controller.
+    pub heartbeat_seconds: Option<u32>,
 }
 
 /// Running daemons and their folders.
@@ -85,9 +87,10 @@ impl Cluster {
         let text = format!(
             "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
              public_names = [\"127.0.0.1\"]\nsandbox = \"{}\"\nlog_filter = \"info\"\n\
-             heartbeat_seconds = 4\n{}",
+             heartbeat_seconds = {}\n{}",
             state,
             sandbox_mode().as_str(),
+            extra.heartbeat_seconds.unwrap_or(4),
             extra.controller
         );
         std::fs::write(dir.path().join("controller.toml"), text)?;
