@@ -28,7 +28,7 @@ use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::digest::{ChunkDigest, ContentId};
 use hearth_protocol::id::{ImageId, LocationId, PrewarmId};
 use hearth_protocol::message::enrol::JoinToken;
-use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind, PrewarmState, Priority, Visibility};
+use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind, PrewarmState, Priority};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -314,19 +314,7 @@ fn raw(n: u32) -> Vec<u8> {
 async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId {
     let (domain, project) = db.default_tenants().await.unwrap();
     let (id, job, op) = (new_id(), new_id(), Draft::system("image.import"));
-    let facts = ImageFacts {
-        name: "image".to_owned(),
-        visibility: Visibility::Private,
-        architecture: String::new(),
-        os_type: String::new(),
-        distribution: String::new(),
-        version: String::new(),
-        description: String::new(),
-        min_disk_bytes: 0,
-        min_memory_bytes: 0,
-        protected: false,
-        properties: BTreeMap::new(),
-    };
+    let facts = ImageFacts::named("image");
     let new = NewImage {
         id,
         kind: ImageKind::Disk,

@@ -48,6 +48,26 @@ pub struct ImageFacts {
     pub properties: BTreeMap<String, String>,
 }
 
+impl ImageFacts {
+    /// A private image of which nothing but the name is known.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            visibility: Visibility::Private,
+            architecture: String::new(),
+            os_type: String::new(),
+            distribution: String::new(),
+            version: String::new(),
+            description: String::new(),
+            min_disk_bytes: 0,
+            min_memory_bytes: 0,
+            protected: false,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
 /// An image that does not exist yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewImage {

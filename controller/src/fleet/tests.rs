@@ -17,7 +17,7 @@ use hearth_protocol::message::control::{
 };
 use hearth_protocol::message::enrol::{EnrolReply, EnrolRequest, EnrolV1, LocationFacts};
 use hearth_protocol::version::{ALPN, ALPN_ENROL};
-use hearth_protocol::words::{ContentKind, DiskFormat, EntryStatus, ImageKind, Visibility};
+use hearth_protocol::words::{ContentKind, DiskFormat, EntryStatus, ImageKind};
 use quinn::{Connection, Endpoint, SendStream, TransportConfig, VarInt};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -149,19 +149,7 @@ fn raw(n: u32) -> Vec<u8> {
 async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId {
     let (domain, project) = db.default_tenants().await.unwrap();
     let (id, job, op) = (new_id(), new_id(), Draft::system("image.import"));
-    let facts = ImageFacts {
-        name: format!("image {id}"),
-        visibility: Visibility::Private,
-        architecture: String::new(),
-        os_type: String::new(),
-        distribution: String::new(),
-        version: String::new(),
-        description: String::new(),
-        min_disk_bytes: 0,
-        min_memory_bytes: 0,
-        protected: false,
-        properties: BTreeMap::new(),
-    };
+    let facts = ImageFacts::named(format!("image {id}"));
     let new = NewImage {
         id,
         kind: ImageKind::Disk,
@@ -344,22 +332,26 @@ impl Live {
     }
 
     async fn report(&mut self, content: ContentId, state: ObservedState) {
-        let entry = ObservedEntry {
-            content,
-            state,
-            done_bytes: 1,
-            data_bytes: 1,
-            moved_bytes: 0,
-            reused_bytes: 0,
-            allocated_bytes: 0,
-            leases: 0,
-            last_used_unix_ms: 0,
-        };
-        self.observe(None, vec![entry]).await;
+        self.observe(None, vec![observed(content, state)]).await;
     }
 
     async fn report_active(&mut self, content: ContentId) {
         self.report(content, ObservedState::Present(EntryStatus::Active)).await;
+    }
+}
+
+/// What an agent says of a copy of one byte.
+fn observed(content: ContentId, state: ObservedState) -> ObservedEntry {
+    ObservedEntry {
+        content,
+        state,
+        done_bytes: 1,
+        data_bytes: 1,
+        moved_bytes: 0,
+        reused_bytes: 0,
+        allocated_bytes: 0,
+        leases: 0,
+        last_used_unix_ms: 0,
     }
 }
 

@@ -1,10 +1,6 @@
-//! Sweep and imports on a real database and folder.
-//!
-//! **What.** Files of deleted images go, those in use stay; the sweep waits for nobody; a job is handed back, never lost.
+//! The sweep on a real database and folder: it waits for no import and keeps none waiting.
 
-use std::collections::BTreeMap;
-
-use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind, Visibility};
+use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind};
 
 use super::*;
 use crate::db::images::{ImageFacts, NewImage};
@@ -15,19 +11,7 @@ use crate::ingest::sandbox::SandboxMode;
 async fn unused_content(db: &Db) {
     let (domain, project) = db.default_tenants().await.unwrap();
     let (id, job, op) = (new_id(), new_id(), || Draft::system("test"));
-    let facts = ImageFacts {
-        name: "gone".to_owned(),
-        visibility: Visibility::Private,
-        architecture: String::new(),
-        os_type: String::new(),
-        distribution: String::new(),
-        version: String::new(),
-        description: String::new(),
-        min_disk_bytes: 0,
-        min_memory_bytes: 0,
-        protected: false,
-        properties: BTreeMap::new(),
-    };
+    let facts = ImageFacts::named("gone");
     let new = NewImage {
         id,
         kind: ImageKind::Disk,

@@ -16,7 +16,7 @@ use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::id::{BootId, ImageId, LocationId};
 use hearth_protocol::message::control::{ObservedEntry, ObservedState};
 use hearth_protocol::message::enrol::LocationFacts;
-use hearth_protocol::words::{ContentKind, DiskFormat, EntryStatus, ImageKind, Visibility};
+use hearth_protocol::words::{ContentKind, DiskFormat, EntryStatus, ImageKind};
 
 pub(crate) const MINUTE_US: i64 = 60_000_000;
 
@@ -26,17 +26,10 @@ pub(crate) fn op(action: &str) -> Draft {
 
 pub(crate) fn facts(name: &str) -> ImageFacts {
     ImageFacts {
-        name: name.to_owned(),
-        visibility: Visibility::Private,
         architecture: "x86_64".to_owned(),
-        os_type: String::new(),
-        distribution: String::new(),
-        version: String::new(),
         description: "0".to_owned(),
-        min_disk_bytes: 0,
-        min_memory_bytes: 0,
-        protected: false,
         properties: BTreeMap::from([("hw_disk_bus".to_owned(), "virtio".to_owned())]),
+        ..ImageFacts::named(name)
     }
 }
 

@@ -130,16 +130,9 @@ async fn an_inventory_without_an_end_ends_its_session() {
     let place = Place::new().await;
     let agent = place.agent("cn-1").await;
     let mut live = agent.greet(&place, agent.hello(), None).await.unwrap();
-    let entry = |n: usize| ObservedEntry {
-        content: ContentId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes()),
-        state: ObservedState::Present(EntryStatus::Caching),
-        done_bytes: 1,
-        data_bytes: 1,
-        moved_bytes: 0,
-        reused_bytes: 0,
-        allocated_bytes: 0,
-        leases: 0,
-        last_used_unix_ms: 0,
+    let entry = |n: usize| {
+        let content = ContentId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+        observed(content, ObservedState::Present(EntryStatus::Caching))
     };
     live.observe(Some(false), vec![]).await;
     // Changes in between, with no part ever after them.
