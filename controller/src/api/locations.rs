@@ -106,7 +106,10 @@ pub async fn targets(app: &App, targets: &Targets) -> Result<Vec<Location>, Faul
             Ok(id) => by_id.get(&id),
             Err(_) => by_name.get(&wanted.to_lowercase()),
         };
-        let location = location.ok_or_else(|| Fault::not_found("location", wanted).field("targets.to"))?;
+        let location = location.ok_or_else(|| {
+            let fault = Fault::not_found("location", wanted).field("targets.to");
+            fault.hint("hearth location list shows what there is")
+        })?;
         found.insert(location.name.clone(), (*location).clone());
     }
     Ok(found.into_values().collect())
