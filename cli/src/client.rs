@@ -23,6 +23,8 @@ use crate::tls;
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// An answer without a file in it comes at once; longer means that something is stuck.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A file of a million rows is made in minutes.
+const FILE_WAIT_MAX: Duration = Duration::from_secs(900);
 /// Largest answer without a file in it: protects this process's memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -155,6 +157,13 @@ impl Client {
             return Ok(answer);
         }
         checked(answer).await
+    }
+
+    /// `GET` of a file that the controller makes. The head of the answer may take as long as the making.
+    pub(crate) async fn get_file(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<Response> {
+        let request = self.request(Method::GET, path, query);
+        let sent = tokio::time::timeout(FILE_WAIT_MAX, request.send());
+        checked(sent.await.map_err(|_| self.silent())?.map_err(|e| self.explain(&e))?).await
     }
 
     fn request(&self, method: Method, path: &[&str], query: Query<'_>) -> reqwest::RequestBuilder {

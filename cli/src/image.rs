@@ -11,6 +11,7 @@ use crate::output::{Cell, Grid};
 
 mod download;
 mod import;
+mod link;
 
 pub(crate) use import::{format_of, upload, wait_active};
 
@@ -28,6 +29,11 @@ pub(crate) enum ImageCommand {
     Delete(Delete),
     /// Download the file as it was imported
     Download(download::Download),
+    /// Save the list as CSV or Excel
+    Export(Box<ExportList>),
+    /// Addresses from which an image can be downloaded without a token
+    #[command(subcommand, visible_alias = "links")]
+    Link(link::LinkCommand),
 }
 
 /// List images.
@@ -37,6 +43,16 @@ pub(crate) enum ImageCommand {
   hearth image list --status killed
   hearth image list --search debian -o csv")]
 pub(crate) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+/// Which images.
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
     /// Only images whose name holds this
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
@@ -46,9 +62,37 @@ pub(crate) struct List {
     /// Only this kind: disk or iso
     #[arg(long)]
     kind: Option<ImageKind>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+}
+
+impl Filter {
+    fn query(self) -> Vec<(&'static str, Option<String>)> {
+        vec![
+            ("q", self.search),
+            ("status", self.status.map(|status| status.to_string())),
+            ("kind", self.kind.map(|kind| kind.to_string())),
+        ]
+    }
+}
+
+/// Save the list.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth image export images.xlsx
+  hearth image export images.csv --columns name,status,virtual_bytes,created_at --status active
+  hearth image export - --format csv --search debian
+
+In CSV, a cell that a spreadsheet would run as a formula (= + - @ tab, line end) begins with '.")]
+pub(crate) struct ExportList {
+    #[command(flatten)]
+    export: crate::export::Export,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+impl ExportList {
+    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        self.export.run(session, &["images", "export"], &self.filter.query()).await
+    }
 }
 
 /// Show one image.
@@ -87,18 +131,15 @@ impl ImageCommand {
             Self::Show(command) => command.run(session).await,
             Self::Delete(command) => command.run(session).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
+            Self::Export(command) => command.run(session).await,
+            Self::Link(command) => command.run(session).await,
         }
     }
 }
 
 impl List {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let query = [
-            ("q", self.search),
-            ("status", self.status.map(|status| status.to_string())),
-            ("kind", self.kind.map(|kind| kind.to_string())),
-        ];
-        let images: Vec<Image> = session.client.list(&["images"], &query, self.limit).await?;
+        let images: Vec<Image> = session.client.list(&["images"], &self.filter.query(), self.limit).await?;
         session.out.list(&images, &grid(&images))?;
         Ok(Exit::Ok)
     }

@@ -13,6 +13,7 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod export;
 mod failure;
 mod image;
 mod location;

@@ -19,6 +19,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+pub mod purge;
 mod sweep;
 #[cfg(test)]
 mod tests;

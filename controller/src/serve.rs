@@ -131,6 +131,7 @@ impl Controller {
         let mut tasks = jobs.start(config.parallel_imports).await?;
         let sealing = db.clone();
         tasks.push(task::spawn("sealer", async move { sealing.run_sealer().await }));
+        tasks.push(task::spawn("purge", crate::jobs::purge::run(db.clone())));
         let address = config.listen_https;
         let parts = Parts {
             config,

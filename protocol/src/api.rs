@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod error;
 pub mod image;
+pub mod link;
 pub mod location;
 pub mod operation;
 pub mod prewarm;

@@ -93,6 +93,8 @@ id_types! {
     TokenId;
     /// A join token's record (not its secret).
     JoinTokenId;
+    /// A download link's record (not its secret).
+    LinkId;
     /// A project, the lower tenant level.
     ProjectId;
     /// A domain, the upper tenant level.

@@ -63,6 +63,62 @@ async fn the_main_job_by_hand() {
     check(&cluster, &["image", "show", "noble"], 3);
 }
 
+/// LG-1, LS-2, DW-1: the log, files of lists, and download links.
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_files_and_links_by_hand() {
+    let cluster = Cluster::start(0).await.unwrap();
+    let raw = cluster.dir().join("=noble.raw");
+    disk::ext4(&raw, 16, 1, 81).unwrap();
+    check(&cluster, &["image", "import", raw.to_str().unwrap(), "--name", "=noble"], 0);
+
+    let rows = json(&check(&cluster, &["log", "list", "--target", "image", "=noble", "-o", "json"], 0));
+    let rows = rows["items"].as_array().unwrap();
+    assert_eq!(rows.last().unwrap()["action"], "image.create");
+    let id = rows.last().unwrap()["id"].as_str().unwrap();
+    let shown = text(&check(&cluster, &["log", "show", id], 0));
+    assert!(shown.contains("image.create") && shown.contains("\"kind\": \"disk\""), "{shown}");
+    check(&cluster, &["log", "list", "--target", "image", "nothing"], 3);
+    check(&cluster, &["log", "list", "--result", "good"], 2);
+    let verified = json(&check(&cluster, &["log", "verify", "-o", "json"], 0));
+    check(&cluster, &["log", "verify", "--head", verified["head"].as_str().unwrap()], 0);
+    check(&cluster, &["log", "verify", "--head", &"0".repeat(64)], 1);
+
+    let file = cluster.dir().join("log.csv");
+    let path = file.to_str().unwrap();
+    check(
+        &cluster,
+        &["log", "export", path, "--target", "image", "=noble", "--columns", "action,target_name"],
+        0,
+    );
+    let csv = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        csv.starts_with("\"action\",\"target_name\"\r\n") && csv.contains("\"image.create\",\"'=noble\""),
+        "{csv}"
+    );
+    check(&cluster, &["log", "export", path], 2);
+    let wrong = check(&cluster, &["image", "export", path, "--overwrite", "--columns", "size"], 2);
+    assert!(text(&wrong).contains("virtual_bytes") && file.exists(), "{}", text(&wrong));
+    let sheet = cluster.dir().join("images.xlsx");
+    check(&cluster, &["image", "export", sheet.to_str().unwrap()], 0);
+    assert!(std::fs::read(&sheet).unwrap().starts_with(b"PK"));
+    let piped = check(&cluster, &["image", "export", "-", "--format", "csv", "--columns", "name"], 0);
+    assert_eq!(String::from_utf8_lossy(&piped.stdout), "\"name\"\r\n\"'=noble\"\r\n");
+
+    let made = check(&cluster, &["image", "link", "create", "=noble", "--ttl", "1h"], 0);
+    let url = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    assert!(url.starts_with("https://") && url.ends_with("/%3Dnoble.raw"), "{url}");
+    let got = cluster.dir().join("got.raw");
+    let curl = Command::new("curl").args(["-sSfk", "-o"]).arg(&got).arg(&url).status();
+    assert!(curl.expect("curl is installed (apt install curl)").success());
+    assert_eq!(std::fs::read(&got).unwrap(), std::fs::read(&raw).unwrap());
+    let listed = json(&check(&cluster, &["image", "link", "list", "=noble", "-o", "json"], 0));
+    assert!(listed["items"][0]["first_used_at"].is_string(), "{listed}");
+    check(&cluster, &["image", "link", "create", "=noble", "--ttl", "25h"], 2);
+    check(&cluster, &["image", "link", "revoke", "=noble", "--all"], 0);
+    let gone = Command::new("curl").args(["-sk", "-w", "%{http_code}", "-o", "/dev/null"]).arg(&url).output();
+    assert_eq!(String::from_utf8_lossy(&gone.unwrap().stdout), "410");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_tell_what_went_wrong() {
     let cluster = Cluster::start(0).await.unwrap();

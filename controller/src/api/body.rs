@@ -10,9 +10,10 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 
@@ -44,18 +45,26 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         if kind != "application/json" {
             return Err(Fault::media_type("the body must be JSON: send `Content-Type: application/json`"));
         }
-        let body = Limited::new(request.into_body(), JSON_BYTES_MAX).collect();
-        let read = tokio::time::timeout(BODY_TIME_MAX, body).await;
-        let read =
-            read.map_err(|_| Fault::too_slow(format!("the body took over {} s", BODY_TIME_MAX.as_secs())))?;
-        let bytes = read.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return Fault::too_large(format!("the body is larger than {JSON_BYTES_MAX} bytes"));
-            }
-            Fault::bad_request("the body ended early")
-        })?;
-        parse(&bytes.to_bytes()).map(Self)
+        parse(&whole(request.into_body()).await?).map(Self)
     }
+}
+
+/// All bytes of a small body.
+///
+/// # Errors
+/// 400 for one that ends early, 408, 413.
+pub async fn whole(body: Body) -> Result<Bytes, Fault> {
+    let body = Limited::new(body, JSON_BYTES_MAX).collect();
+    let read = tokio::time::timeout(BODY_TIME_MAX, body).await;
+    let read =
+        read.map_err(|_| Fault::too_slow(format!("the body took over {} s", BODY_TIME_MAX.as_secs())))?;
+    let bytes = read.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Fault::too_large(format!("the body is larger than {JSON_BYTES_MAX} bytes"));
+        }
+        Fault::bad_request("the body ended early")
+    })?;
+    Ok(bytes.to_bytes())
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
@@ -90,20 +99,26 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
-        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri).map_err(|error| {
-            let text = error.body_text();
-            let text = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, text)| text).to_owned();
-            let fault = Fault::bad_request(format!("the query cannot be used: {text}"));
-            // serde_path_to_error prefixes the parameter: `limit: invalid digit …`.
-            match named(&text).or_else(|| text.split_once(": ").map(|(field, _)| field)) {
-                Some(field) if field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
-                    fault.field(field)
-                }
-                _ => fault,
-            }
-        })?;
-        Ok(Self(query.0))
+        parse_query(&parts.uri).map(Self)
     }
+}
+
+/// The query parameters of an address.
+///
+/// # Errors
+/// 400 with the name of the parameter.
+pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Fault> {
+    let query = axum::extract::Query::<T>::try_from_uri(uri).map_err(|error| {
+        let text = error.body_text();
+        let text = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, text)| text).to_owned();
+        let fault = Fault::bad_request(format!("the query cannot be used: {text}"));
+        // serde_path_to_error prefixes the parameter: `limit: invalid digit …`.
+        match named(&text).or_else(|| text.split_once(": ").map(|(field, _)| field)) {
+            Some(field) if field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => fault.field(field),
+            _ => fault,
+        }
+    })?;
+    Ok(query.0)
 }
 
 /// Parameters of the path. One that is no id names nothing: 404.

@@ -7,6 +7,8 @@
 //!
 //! **Invariants.** The whole file or the asked range, or an error: never other bytes.
 
+use std::path::PathBuf;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -35,7 +37,7 @@ pub async fn download(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<ImageId>,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, Fault> {
     let image = find(&app, &caller, id).await?;
     let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
@@ -43,6 +45,32 @@ pub async fn download(
         let why = if image.content.is_some() { "its original was not kept" } else { "it has no bytes yet" };
         return Err(Fault::conflict(format!("image {} cannot be downloaded: {why}", image.facts.name)));
     };
+    let name = image.facts.name;
+    let file = FileToServe { path: app.ingest.originals.path(id), sha256, file_name: name.clone() };
+    let answer = serve_file(&app, file, request).await?;
+    if begins(&answer) {
+        note(&app, &caller, id, &name).await;
+    }
+    Ok(answer)
+}
+
+/// A file that never changes.
+#[derive(Clone, Debug)]
+pub struct FileToServe {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes, hex: the entity tag.
+    pub sha256: String,
+    /// The name under which the receiver saves it.
+    pub file_name: String,
+}
+
+/// The file, or what the headers of `request` want of it. Takes one of the places for downloads.
+///
+/// # Errors
+/// 500 if the file is missing; 503 if all places are taken.
+pub async fn serve_file(app: &App, file: FileToServe, mut request: Request) -> Result<Response, Fault> {
+    let FileToServe { path, sha256, file_name } = file;
     let place = app.downloads.clone().try_acquire_owned();
     let place =
         place.map_err(|_| Fault::unavailable("too many downloads run; try again when one has ended"))?;
@@ -61,21 +89,17 @@ pub async fn download(
     for name in [header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
         headers.remove(name);
     }
-    let continued = request.headers().contains_key(header::RANGE);
-    note(&app, &caller, id, &image.facts.name, continued).await;
-    let path = app.ingest.originals.path(id);
     let answer = ServeFile::new(&path).try_call(request).await.map_err(|error| Fault::internal(&error))?;
     if answer.status() == StatusCode::NOT_FOUND {
         return Err(Fault::internal_text(format!("the original {} is missing: run fsck", path.display())));
     }
     let mut answer = answer.map(|body| Body::new(HoldingPlace { body, _place: place })).into_response();
-    let name = file_name(&image.facts.name);
     let headers = answer.headers_mut();
     headers.remove(header::LAST_MODIFIED);
     for (key, value) in [
         (header::ETAG, tag),
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename*=UTF-8''{name}")),
+        (header::CONTENT_DISPOSITION, disposition(&file_name)),
         (header::HeaderName::from_static("x-checksum-sha256"), sha256),
     ] {
         headers.insert(key, HeaderValue::from_str(&value).map_err(|error| Fault::internal(&error))?);
@@ -83,19 +107,32 @@ pub async fn download(
     Ok(answer)
 }
 
-/// Who took image bytes out stands in the log; a continued download is one and the same.
-async fn note(app: &App, caller: &Caller, id: ImageId, name: &str, continued: bool) {
-    if continued {
-        return;
-    }
+/// Whether this answer sends the begin of the file: a download that is continued is one and the same.
+fn begins(answer: &Response) -> bool {
+    let from_0 = |range: &HeaderValue| range.as_bytes().starts_with(b"bytes 0-");
+    answer.status() == StatusCode::OK
+        || (answer.status() == StatusCode::PARTIAL_CONTENT
+            && answer.headers().get(header::CONTENT_RANGE).is_some_and(from_0))
+}
+
+/// Who took image bytes out stands in the log.
+async fn note(app: &App, caller: &Caller, id: ImageId, name: &str) {
     let op: Draft = caller.draft().on("image", id, name);
     if let Err(error) = app.db.record(&op).await {
         tracing::error!(error = super::fault::chain(&error), "cannot note a download");
     }
 }
 
-/// A name as RFC 5987 wants it.
-fn file_name(name: &str) -> String {
+/// The header that names the file: once in plain ASCII for simple programs, once as RFC 6266 wants it.
+fn disposition(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let ascii: String = name.chars().take(FILE_NAME_CHARS_MAX).map(plain).collect();
+    format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{}", encoded(name))
+}
+
+/// A name as RFC 5987 wants it; it can stand in a path too.
+#[must_use]
+pub fn encoded(name: &str) -> String {
     let mut text = String::new();
     for byte in name.chars().take(FILE_NAME_CHARS_MAX).collect::<String>().bytes() {
         match byte {
@@ -138,7 +175,22 @@ mod tests {
 
     #[test]
     fn a_name_cannot_leave_its_header() {
-        assert_eq!(file_name("a b\"\r\nX: 1"), "a%20b%22%0D%0AX%3A%201");
-        assert_eq!(file_name("系"), "%E7%B3%BB");
+        assert_eq!(encoded("a b\"\r\nX: 1"), "a%20b%22%0D%0AX%3A%201");
+        assert_eq!(encoded("系"), "%E7%B3%BB");
+        for name in [
+            "a\"; filename=b",
+            "<script>alert(1)</script>",
+            "x\r\nset-cookie: a=b",
+            "\u{0}\u{7f}\u{202e}",
+            "../../etc/passwd",
+            "系统",
+        ] {
+            let header = disposition(name);
+            let (ascii, rest) =
+                header.strip_prefix("attachment; filename=\"").unwrap().split_once('"').unwrap();
+            assert!(ascii.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{header}");
+            let utf8 = rest.strip_prefix("; filename*=UTF-8''").unwrap();
+            assert!(utf8.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.%".contains(&b)), "{header}");
+        }
     }
 }

@@ -38,7 +38,9 @@ pub async fn finish(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(RequestId(id.clone()));
     let pattern = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str).to_owned();
     let (method, version) = (request.method().clone(), request.version());
-    let span = tracing::info_span!("request", id, %method, path = request.uri().path());
+    // The path of a download link holds its secret.
+    let path = if super::fetch::is_link(request.uri().path()) { &pattern } else { request.uri().path() };
+    let span = tracing::info_span!("request", id, %method, path);
     let begun = clock::monotonic();
     let (request, rest) = Rest::of(request);
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;

@@ -22,6 +22,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterE
 use super::app::App;
 use super::caller::authenticate;
 use super::finish::finish;
+use super::once::{self, Kept};
 use crate::logic::authz::Action;
 
 /// Begin of every path of the API.
@@ -71,8 +72,30 @@ impl Routes {
 
     /// Adds a handler that does `action`.
     #[must_use]
-    pub fn guarded(mut self, action: Action, pace: Pace, routes: UtoipaMethodRouter<App>) -> Self {
+    pub fn guarded(self, action: Action, pace: Pace, routes: UtoipaMethodRouter<App>) -> Self {
+        self.with_guard(action, pace, None, routes)
+    }
+
+    /// Adds a quick handler that makes something: it does so once for an idempotency key, see [`once`].
+    #[must_use]
+    pub fn creating(self, action: Action, kept: Kept, routes: UtoipaMethodRouter<App>) -> Self {
+        self.with_guard(action, Pace::Quick, Some(kept), routes)
+    }
+
+    fn with_guard(
+        mut self,
+        action: Action,
+        pace: Pace,
+        kept: Option<Kept>,
+        mut routes: UtoipaMethodRouter<App>,
+    ) -> Self {
         let guard = from_fn_with_state((self.app.clone(), action), authenticate);
+        if kept.is_some() {
+            for item in routes.1.paths.values_mut() {
+                operations(item).for_each(|(_, operation)| once::describe(operation));
+            }
+        }
+        let repeats = kept.map(|kept| from_fn_with_state((self.app.clone(), kept), once::once));
         let routes = self.noted(Some(action), routes).map(|router| {
             let router = match pace {
                 Pace::Quick => router.route_layer(TimeoutLayer::with_status_code(
@@ -80,6 +103,11 @@ impl Routes {
                     ANSWER_TIME_MAX,
                 )),
                 Pace::Stream => router,
+            };
+            // Outside the time limit: a call that ran out of time still used its key.
+            let router = match repeats {
+                Some(repeats) => router.route_layer(repeats),
+                None => router,
             };
             router.route_layer(guard)
         });

@@ -25,10 +25,11 @@ use utoipa_axum::routes;
 
 use super::app::App;
 use super::linger::Linger;
+use super::once::Kept;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    tokens, upload,
+    cache, download, events, fetch, health, image_export, images, join_tokens, links, locations, openapi,
+    operations, prewarms, system, tokens, upload,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -61,11 +62,12 @@ pub fn build(app: App) -> Routes {
         .open(routes!(health::healthz))
         .open(routes!(health::readyz))
         .open(routes!(openapi::show))
+        .open(routes!(fetch::fetch))
         .guarded(A::WhoAmI, quick, routes!(tokens::whoami))
-        .guarded(A::TokenCreate, quick, routes!(tokens::create))
+        .creating(A::TokenCreate, Kept::Nothing, routes!(tokens::create))
         .guarded(A::TokenList, quick, routes!(tokens::list))
         .guarded(A::TokenRevoke, quick, routes!(tokens::revoke))
-        .guarded(A::ImageCreate, quick, routes!(images::create))
+        .creating(A::ImageCreate, Kept::Answer, routes!(images::create))
         .guarded(A::ImageList, quick, routes!(images::list))
         .guarded(A::ImageShow, quick, routes!(images::show))
         .guarded(A::ImageDelete, quick, routes!(images::delete))
@@ -73,8 +75,13 @@ pub fn build(app: App) -> Routes {
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))
         .guarded(A::ImageDownload, Pace::Stream, routes!(download::download))
+        .guarded(A::ImageList, Pace::Stream, routes!(image_export::export))
+        .guarded(A::ImageLog, Pace::Stream, routes!(operations::of_image))
+        .creating(A::ImageLink, Kept::Nothing, routes!(links::create))
+        .guarded(A::ImageLinkList, quick, routes!(links::list))
+        .guarded(A::ImageLinkRevoke, quick, routes!(links::revoke))
         .guarded(A::CacheList, quick, routes!(cache::list))
-        .guarded(A::CacheCreate, quick, routes!(cache::create))
+        .creating(A::CacheCreate, Kept::Answer, routes!(cache::create))
         .guarded(A::CacheRemove, quick, routes!(cache::remove))
         .guarded(A::CachePin, quick, routes!(cache::pin))
         .guarded(A::CachePin, quick, routes!(cache::unpin))
@@ -85,18 +92,20 @@ pub fn build(app: App) -> Routes {
         .guarded(A::LocationUpdate, quick, routes!(locations::drain))
         .guarded(A::LocationUpdate, quick, routes!(locations::undrain))
         .guarded(A::LocationRemove, quick, routes!(locations::remove))
-        .guarded(A::JoinTokenCreate, quick, routes!(join_tokens::create))
+        .creating(A::JoinTokenCreate, Kept::Nothing, routes!(join_tokens::create))
         .guarded(A::JoinTokenList, quick, routes!(join_tokens::list))
         .guarded(A::JoinTokenRevoke, quick, routes!(join_tokens::revoke));
     let routes = routes
-        .guarded(A::PrewarmCreate, quick, routes!(prewarms::create))
+        .creating(A::PrewarmCreate, Kept::Answer, routes!(prewarms::create))
         .guarded(A::PrewarmList, quick, routes!(prewarms::list))
         .guarded(A::PrewarmList, quick, routes!(prewarms::show))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::pause))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::resume))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::cancel))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::retry))
-        .guarded(A::OperationList, quick, routes!(operations::list))
+        .guarded(A::OperationList, Pace::Stream, routes!(operations::list))
+        .guarded(A::OperationList, Pace::Stream, routes!(operations::of_location))
+        .guarded(A::OperationShow, quick, routes!(operations::show))
         .guarded(A::OperationVerify, Pace::Stream, routes!(operations::verify))
         .guarded(A::SystemShow, quick, routes!(system::show))
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
@@ -189,7 +198,7 @@ async fn serve(
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("16 KiB fit"))
         .keep_alive_interval(HEAD_TIME_MAX)
         .keep_alive_timeout(HEAD_TIME_MAX);
-    server.serve(router.into_make_service()).await
+    server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 /// Gives each connection a place, or closes it at once when all are taken.

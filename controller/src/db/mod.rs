@@ -14,6 +14,7 @@
 //! 3. What an operator did and the operation row that says so are one transaction.
 //! 4. SQL never looks into JSON and never makes an id.
 
+pub mod archive;
 pub mod backup;
 pub mod cache_list;
 pub mod changes;
@@ -28,7 +29,9 @@ pub mod images;
 pub mod intents;
 pub mod jobs;
 pub mod join_tokens;
+pub mod kept_answers;
 pub mod leases;
+pub mod links;
 pub mod locations;
 pub mod operations;
 mod page;
@@ -40,6 +43,7 @@ mod sql;
 mod store;
 pub mod tenants;
 pub mod tokens;
+pub mod verify;
 
 pub use changes::Change;
 pub use error::DbError;

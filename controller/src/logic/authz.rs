@@ -116,6 +116,14 @@ actions! {
     ImageRetry = "image.retry", Member, Owner;
     /// The end of an image.
     ImageDelete = "image.delete", Member, Owner;
+    /// What was done to an image; its owner's matter, also of a public one.
+    ImageLog = "image.log", Reader, Owner;
+    /// A new download link, which needs no token.
+    ImageLink = "image.link", Member, Owner;
+    /// Records of an image's download links.
+    ImageLinkList = "image.link_list", Member, Owner;
+    /// The end of a download link.
+    ImageLinkRevoke = "image.link_revoke", Member, Owner;
     /// Where an image is cached.
     CacheList = "cache.list", Reader, System;
     /// Copies made by hand.
@@ -144,6 +152,8 @@ actions! {
     PrewarmSteer = "prewarm.steer", Admin, System;
     /// The operation log.
     OperationList = "operation.list", Reader, System;
+    /// One operation: any for the system, else those on one's own images.
+    OperationShow = "operation.show", Reader, Own;
     /// The check of its chain.
     OperationVerify = "operation.verify", Reader, System;
     /// Facts of the controller.
@@ -218,6 +228,10 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
         }
         (Over::Owner, Resource::Image { domain, project, visibility, shared_with_caller }) => {
             let owned = principal.scope.covers(Scope::Project(*domain, *project));
+            if !owned && action == Action::ImageLog {
+                // Who works on a public image is nobody else's business, not even whether somebody does.
+                return Decision::Hide;
+            }
             let shown = *visibility == Visibility::Public
                 || (*visibility == Visibility::Shared && *shared_with_caller);
             if !owned && !shown {

@@ -8,8 +8,10 @@
 pub mod admission;
 pub mod authz;
 pub mod catalog;
+pub mod chain;
 pub mod forecast;
 pub mod glob;
+pub mod guesses;
 pub mod hold;
 pub mod join;
 pub mod liveness;

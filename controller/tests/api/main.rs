@@ -6,9 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod archive;
 mod catalog;
 mod crash;
+mod export;
 mod garbage;
 mod harness;
+mod links;
+mod once;
+mod oplog;
 mod rights;
 mod upload;

@@ -4,11 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test binary; a failed unwrap is a failed test")]
 
+mod archive;
 mod catalog;
 mod chain;
 mod engines;
 mod fixture;
 mod fleet;
+mod forgetting;
 mod jobs;
 mod safety;
 mod search;

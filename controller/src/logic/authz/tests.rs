@@ -46,7 +46,7 @@ fn what_the_table_does_not_allow_is_denied() {
                     .contains(&name)
                     || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
-                "token.whoami" | "image.list" => true,
+                "token.whoami" | "image.list" | "operation.show" => true,
                 "token.list" => principal.role == Role::Admin,
                 _ if reads_system => system,
                 "image.publish" | "transfers.steer" => system && principal.role == Role::Admin,
@@ -68,6 +68,17 @@ fn what_the_table_does_not_allow_is_denied() {
         }
     }
     assert_eq!(asked, 18 * Action::ALL.len());
+}
+
+#[test]
+fn the_log_of_somebody_elses_image_is_hidden_however_public_the_image_is() {
+    for principal in principals() {
+        for visibility in [Visibility::Private, Visibility::Shared, Visibility::Public] {
+            let decision = authorize(principal, Action::ImageLog, &image(visibility, true));
+            let expected = if at_home(principal) { Decision::Allow } else { Decision::Hide };
+            assert_eq!(decision, expected, "{principal:?} {visibility}");
+        }
+    }
 }
 
 #[test]
