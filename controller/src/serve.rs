@@ -30,7 +30,7 @@ use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
 use crate::jobs::Jobs;
 use crate::logic::admission::Caps;
-use crate::state::{StateError, StateFolder};
+use crate::state::{StateError, StateFolder, upgrade_folder};
 use crate::{clock, task};
 
 /// Where qemu-img is when the search path does not say.
@@ -110,6 +110,10 @@ impl Controller {
         let state = StateFolder::take(&config.state_dir)?;
         state.must_be_set_up()?;
         let authority = Arc::new(Authority::load(&state.ca())?);
+        if let Some(upgraded) = Db::upgrade(&config.database_url, &upgrade_folder(&config.state_dir)).await? {
+            let backup = upgraded.backup.display();
+            tracing::info!(from = upgraded.from, to = upgraded.to, %backup, "the database was brought further");
+        }
         let db = Db::open(&config.database_url).await?;
         let ingest = open_files(&config, executable)?;
         let closing = CancellationToken::new();

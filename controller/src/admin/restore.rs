@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use super::backup::{BackupError, CA_FILES, DATABASE, FORMAT, MANIFEST, Manifest, copy, failed, saved_file};
 use super::{fsck, holdings};
 use crate::config::Config;
-use crate::state::{StateFolder, ca_folder, refuse_foreign_root, sqlite_file};
+use crate::db::Db;
+use crate::state::{StateFolder, ca_folder, refuse_foreign_root, sqlite_file, upgrade_folder};
 
 /// Restores the backup in `from` into the state folder of `config`, checks what is there then, and says on `out` what is
 /// wrong and what to do next. Returns how many problems it found.
@@ -71,6 +72,8 @@ pub async fn restore(
         ))?;
         return Ok(0);
     }
+    // The backup may be of an older program.
+    Db::upgrade(&config.database_url, &upgrade_folder(&config.state_dir)).await?;
     let problems = fsck::look(config, true).await.map_err(|error| BackupError::Check(Box::new(error)))?;
     for problem in &problems {
         print(writeln!(out, "{problem}"))?;

@@ -94,6 +94,16 @@ pub enum DbError {
         /// Tries.
         attempts: u32,
     },
+    /// The data is of an older program.
+    #[error(
+        "the database has version {found}, this program needs {known}: start `hearth-controller serve`, which makes a backup and brings it further"
+    )]
+    OlderVersion {
+        /// Version in the database.
+        found: i64,
+        /// Version of this program.
+        known: i64,
+    },
     /// The data is of a newer program.
     #[error(
         "the database has version {found}, this program knows versions up to {known}: start the newer program, or restore a backup"

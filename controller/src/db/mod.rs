@@ -45,4 +45,5 @@ pub use changes::Change;
 pub use error::DbError;
 pub use ids::{NewId, new_id};
 pub use page::PageRequest;
+pub use schema::Upgraded;
 pub use store::{Db, Engine, Tx};

@@ -68,25 +68,30 @@ struct Inner {
 }
 
 impl Db {
-    /// Opens the database at `place` and brings its schema to this program's version.
+    /// Opens the database at `place`; an empty one gets this program's schema.
     ///
     /// `place` is a file path (or `sqlite:PATH`; made if missing, its folder must exist) or `postgres://…`.
     ///
     /// # Errors
-    /// [`DbError::Address`], [`DbError::Open`], [`DbError::NewerVersion`], or a failed migration, after which the
-    /// database is as before.
+    /// [`DbError::Address`], [`DbError::Open`], [`DbError::OlderVersion`] (see [`Db::upgrade`]), [`DbError::NewerVersion`], or
+    /// a failed statement, after which the database is as before.
     pub async fn open(place: &str) -> Result<Self, DbError> {
+        let db = Self::connect_writer(place).await?;
+        schema::settle(&db).await?;
+        let inner = Arc::into_inner(db.inner).expect("nobody else has seen this store");
+        let reader = connect(inner.engine, &inner.url, READERS_MAX, true).await?;
+        Ok(Self { inner: Arc::new(Inner { reader, ..inner }) })
+    }
+
+    /// A store whose readers use the writer's connections, and whose schema nobody looked at yet.
+    pub(super) async fn connect_writer(place: &str) -> Result<Self, DbError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         let (engine, url) = address(place)?;
         let (changes, _) = broadcast::channel(BEHIND_MAX);
         let writers = if engine == Engine::Sqlite { 1 } else { PG_WRITERS_MAX };
         let writer = connect(engine, &url, writers, false).await?;
-        let db = Self { inner: Arc::new(Inner { engine, reader: writer.clone(), url, writer, changes }) };
-        schema::migrate(&db).await?;
-        let inner = Arc::into_inner(db.inner).expect("nobody else has seen this store");
-        let reader = connect(engine, &inner.url, READERS_MAX, true).await?;
-        Ok(Self { inner: Arc::new(Inner { reader, ..inner }) })
+        Ok(Self { inner: Arc::new(Inner { engine, reader: writer.clone(), url, writer, changes }) })
     }
 
     /// The engine that holds the data.

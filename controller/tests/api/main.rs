@@ -11,4 +11,5 @@ mod crash;
 mod garbage;
 mod harness;
 mod rights;
+mod upgrade;
 mod upload;
