@@ -40,6 +40,7 @@ async fn an_updated_image_reuses_what_is_there() {
     assert!(entries[0].reused_bytes > entries[1].reused_bytes, "{entries:#?}");
 }
 
+/// Proves CA-3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_copy_is_gone_from_disk_and_list() {
     let cluster = Cluster::start(2).await.unwrap();
@@ -86,6 +87,7 @@ async fn a_second_agent_on_one_cache_folder_is_refused_and_the_first_goes_on() {
     disk::same(&cluster.cached_file(&image, 0).unwrap(), &file).unwrap();
 }
 
+/// Proves CA-1, CA-3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pin_outlasts_a_hold_and_unpin_ends_it() {
     let cluster = Cluster::start(1).await.unwrap();
@@ -110,6 +112,7 @@ async fn a_pin_outlasts_a_hold_and_unpin_ends_it() {
     assert!(!unpinned.pinned, "{unpinned:#?}");
 }
 
+/// Proves CA-2, CA-10.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selector_chooses_hosts_and_a_dry_run_only_tells() {
     let cluster = Cluster::start(3).await.unwrap();

@@ -92,6 +92,7 @@ async fn a_protected_image_and_a_stale_revision_are_refused() {
     place.stop().await;
 }
 
+/// Proves IN-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_checksum_is_named_and_nothing_is_kept() {
     let place = Place::new().await;
@@ -108,6 +109,7 @@ async fn a_wrong_checksum_is_named_and_nothing_is_kept() {
     place.stop().await;
 }
 
+/// Proves IMG-1, IMG-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mislabelled_file_is_killed_with_the_reason() {
     let place = Place::new().await;

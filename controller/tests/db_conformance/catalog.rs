@@ -25,6 +25,7 @@ on_both_engines! {
     revoked_and_ended_tokens_are_not_found
 }
 
+/// Proves IMG-3.
 async fn an_image_goes_through_its_states(place: Place) {
     let db = place.open().await;
     let image = active_image(&db, "spine").await;
@@ -116,6 +117,7 @@ async fn a_stale_revision_is_refused(place: Place) {
     assert_eq!(db.image(id).await.unwrap().unwrap().facts.description, "a");
 }
 
+/// Proves SH-7.
 async fn a_scope_sees_only_its_images(place: Place) {
     let db = place.open().await;
     let (domain, project) = db.default_tenants().await.unwrap();
