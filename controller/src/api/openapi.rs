@@ -16,7 +16,9 @@ static TEXT: OnceLock<String> = OnceLock::new();
 #[openapi(
     info(
         title = "Hearth controller",
-        description = "Images of virtual machines, and the caches that hold them.",
+        description = "Images of virtual machines, and the caches that hold them. Every refusal is an `ErrorBody`, and so is an \
+            answer with 500 (the controller failed; its log has the request id), 503 (not now; see the header \
+            `retry-after`), 504 (the call took too long) or 507 (no room), which no call promises.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(ErrorBody)),

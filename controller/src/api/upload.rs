@@ -65,8 +65,7 @@ const ROOM_STEP_BYTES: u64 = 64 << 20;
     responses((status = 202, description = "All bytes are on disk; the import runs", body = ImageBody),
         (status = 408, description = "The sender stalled", body = ErrorBody),
         (status = 409, description = "The image has bytes already, or the checksum is wrong", body = ErrorBody),
-        (status = 413, description = "Larger than allowed", body = ErrorBody),
-        (status = 507, description = "No room", body = ErrorBody)))]
+        (status = 413, description = "Larger than allowed", body = ErrorBody)))]
 pub async fn upload(
     State(app): State<App>,
     caller: Caller,

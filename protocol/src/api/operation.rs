@@ -24,7 +24,7 @@ pub struct Operation {
     /// `ok` or `failed`.
     pub result: String,
     /// More, as JSON.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub details: serde_json::Value,
 }
 
