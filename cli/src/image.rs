@@ -11,6 +11,7 @@ use crate::output::{Cell, Grid};
 
 mod download;
 mod import;
+mod launch;
 
 pub(crate) use import::{format_of, upload, wait_active};
 
@@ -28,6 +29,8 @@ pub(crate) enum ImageCommand {
     Delete(Delete),
     /// Download the file as it was imported
     Download(download::Download),
+    /// Cache an image where a machine of it will run
+    Launch(launch::Launch),
 }
 
 /// List images.
@@ -87,6 +90,7 @@ impl ImageCommand {
             Self::Show(command) => command.run(session).await,
             Self::Delete(command) => command.run(session).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
+            Self::Launch(command) => Box::pin(command.run(session)).await,
         }
     }
 }

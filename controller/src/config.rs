@@ -93,6 +93,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which images an agent may have placed on its host by asking for them, when a consumer there wants one.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum HostsMayAsk {
+    /// None: only operators and launches place images.
+    None,
+    /// Public ones, which everybody may use anyway.
+    #[default]
+    Public,
+    /// All. Whoever is root on any host can then have any image.
+    All,
+}
+
 /// What the file may say; see the commented example configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -109,6 +122,7 @@ struct Raw {
     source_transfers: Option<u32>,
     agent_certificate_hours: Option<u32>,
     heartbeat_seconds: Option<u32>,
+    hosts_may_ask: HostsMayAsk,
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
@@ -143,6 +157,8 @@ pub struct Config {
     pub agent_certificate_life: Duration,
     /// Time between two reports of an agent, 1 to 45 seconds.
     pub heartbeat: Duration,
+    /// Which images hosts may ask for.
+    pub hosts_may_ask: HostsMayAsk,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
     /// Whether `/metrics` answers without a token.
@@ -260,6 +276,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         source_transfers,
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         heartbeat: Duration::from_secs(heartbeat_seconds.into()),
+        hosts_may_ask: raw.hosts_may_ask,
         upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,

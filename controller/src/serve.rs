@@ -257,6 +257,7 @@ fn fleet_config(config: &Config) -> FleetConfig {
         caps,
         agent_life: config.agent_certificate_life,
         heartbeat: config.heartbeat,
+        hosts_may_ask: config.hosts_may_ask,
         ..FleetConfig::new(config.listen_quic)
     }
 }

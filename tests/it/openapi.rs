@@ -55,12 +55,7 @@ async fn what_the_openapi_text_says_is_what_the_server_does() {
     command.arg(format!("https://127.0.0.1:{}/api/v1/openapi.json", cluster.port()));
     command.arg("--tls-verify").arg(cluster.state_dir().join("ca/ca.crt"));
     command.arg("--header").arg(format!("Authorization: Bearer {}", cluster.api.token()));
-    command.args([
-        "--phases",
-        "examples,coverage,fuzzing",
-        "--max-examples",
-        &EXAMPLES.to_string(),
-    ]);
+    command.args(["--phases", "examples,coverage,fuzzing", "--max-examples", &EXAMPLES.to_string()]);
     command.args(["--exclude-checks", "positive_data_acceptance", "--exclude-path-regex", LEFT_OUT]);
     command.args(["--generation-deterministic", "--continue-on-failure", "--request-timeout", "60"]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();

@@ -23,6 +23,7 @@ pub mod finish;
 pub mod health;
 pub mod images;
 pub mod join_tokens;
+pub mod launch;
 pub mod linger;
 pub mod locations;
 pub mod openapi;

@@ -27,8 +27,8 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    tokens, upload,
+    cache, download, events, health, images, join_tokens, launch, locations, openapi, operations, prewarms,
+    system, tokens, upload,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -69,6 +69,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::ImageList, quick, routes!(images::list))
         .guarded(A::ImageShow, quick, routes!(images::show))
         .guarded(A::ImageDelete, quick, routes!(images::delete))
+        .guarded(A::ImageLaunch, quick, routes!(launch::launch))
         .guarded(A::ImageRetry, quick, routes!(images::retry))
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))

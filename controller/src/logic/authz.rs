@@ -112,6 +112,8 @@ actions! {
     ImageUpload = "image.upload", Member, Owner;
     /// The original's bytes.
     ImageDownload = "image.download", Member, Owner;
+    /// A machine of it at a location, which caches it there.
+    ImageLaunch = "image.launch", Member, Owner;
     /// Another try of an import.
     ImageRetry = "image.retry", Member, Owner;
     /// The end of an image.
@@ -257,7 +259,7 @@ const fn includes(mine: Role, needed: Role) -> bool {
 
 /// Actions on an image that leave it as it is.
 const fn reads(action: Action) -> bool {
-    matches!(action, Action::ImageShow | Action::ImageDownload)
+    matches!(action, Action::ImageShow | Action::ImageDownload | Action::ImageLaunch)
 }
 
 #[cfg(test)]

@@ -116,6 +116,33 @@ impl Default for Keep {
     }
 }
 
+/// A machine of an image is about to be created somewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Id or name of the location.
+    pub location: String,
+}
+
+/// How far the copy for a launch is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LaunchState {
+    /// The image.
+    pub image: ImageId,
+    /// Its bytes.
+    pub content: ContentId,
+    /// Where.
+    pub location: LocationId,
+    /// Name of the location.
+    pub location_name: String,
+    /// `active`: the machine can be created.
+    pub status: EntryStatus,
+    /// Progress, 0 to 100; 100 only when `active`.
+    pub percent: u8,
+    /// Why it failed; empty otherwise.
+    pub reason: String,
+}
+
 /// Makes entries by hand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
