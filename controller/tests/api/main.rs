@@ -10,5 +10,7 @@ mod catalog;
 mod crash;
 mod garbage;
 mod harness;
+mod host_images;
+mod host_rights;
 mod rights;
 mod upload;

@@ -93,7 +93,7 @@ async fn opening_twice_changes_nothing(place: Place) {
     let db = place.open().await;
     assert_eq!(db.setting("instance_id").await.unwrap().unwrap(), instance);
     assert_eq!(db.setting("data_version").await.unwrap().unwrap(), "1");
-    assert_eq!(db.schema_version().await.unwrap(), 1);
+    assert_eq!(db.schema_version().await.unwrap(), 6);
     assert_eq!(db.image(id).await.unwrap().unwrap().facts.name, "stays");
 }
 
