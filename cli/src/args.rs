@@ -13,7 +13,9 @@ use crate::client::Client;
 use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
-use crate::{cache, completion, dev, doctor, image, location, log, login, prewarm, system, token};
+use crate::{
+    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, system, token,
+};
 
 /// The way from nothing to warm hosts.
 const EXAMPLES: &str = "Examples:
@@ -65,6 +67,9 @@ enum Command {
     /// Import, list, download and delete images
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageCommand),
+    /// Disk images merged into what a whole machine starts from
+    #[command(subcommand, visible_alias = "host-images")]
+    HostImage(host_image::HostImageCommand),
     /// Hosts and regions that hold a cache, and the tokens with which they join
     #[command(subcommand, visible_alias = "locations")]
     Location(location::LocationCommand),
@@ -159,6 +164,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Doctor(command) => command.run(&global).await,
         Command::Whoami(command) => command.run(&global.session()?).await,
         Command::Image(command) => command.run(&global.session()?).await,
+        Command::HostImage(command) => command.run(&global.session()?).await,
         Command::Location(command) => command.run(&global.session()?).await,
         Command::Cache(command) => command.run(&global.session()?).await,
         Command::Prewarm(command) => command.run(&global.session()?).await,

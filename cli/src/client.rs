@@ -103,6 +103,17 @@ impl Client {
         body(answer).await
     }
 
+    /// `PATCH` of a record that has this revision, answered by the record.
+    pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+        revision: u64,
+    ) -> anyhow::Result<T> {
+        let request = self.request(Method::PATCH, path, &[]).header(header::IF_MATCH, revision);
+        body(self.send(request.json(sent)).await?).await
+    }
+
     /// `POST` without a body, whatever the answer holds.
     pub(crate) async fn act(&self, path: &[&str]) -> anyhow::Result<()> {
         self.send(self.request(Method::POST, path, &[])).await.map(drop)

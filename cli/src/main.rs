@@ -14,6 +14,7 @@ mod config;
 mod dev;
 mod doctor;
 mod failure;
+mod host_image;
 mod image;
 mod location;
 mod log;

@@ -8,10 +8,11 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use hearth_protocol::api::host_image::HostImage;
 use hearth_protocol::api::image::Image;
 use hearth_protocol::api::location::Location;
 use hearth_protocol::api::prewarm::Prewarm;
-use hearth_protocol::id::{ImageId, PrewarmId};
+use hearth_protocol::id::{HostImageId, ImageId, PrewarmGroupId, PrewarmId};
 use hearth_protocol::words::PrewarmState;
 
 use crate::client::Client;
@@ -79,6 +80,34 @@ pub(crate) async fn image(client: &Client, wanted: &str) -> anyhow::Result<Image
     Ok(pick("image", wanted, &rows, |image| &image.name, describe)?.clone())
 }
 
+/// The host image with this id or name.
+pub(crate) async fn host_image(client: &Client, wanted: &str) -> anyhow::Result<HostImage> {
+    if wanted.parse::<HostImageId>().is_ok() {
+        return client.get(&["host-images", wanted], &[]).await;
+    }
+    let query = [("name", Some(wanted.to_owned()))];
+    let rows: Vec<HostImage> = client.list(&["host-images"], &query, None).await?;
+    let describe = |found: &HostImage| {
+        format!("{}  {}  project {}, made {}", found.id, found.name, found.project, found.created_at)
+    };
+    Ok(pick("host-image", wanted, &rows, |found| &found.name, describe)?.clone())
+}
+
+/// The image or the host image that a command is about; clap has seen to it that there is exactly one.
+pub(crate) async fn subject(
+    client: &Client,
+    image_name: Option<&str>,
+    host_image_name: Option<&str>,
+) -> anyhow::Result<(Option<ImageId>, Option<HostImageId>)> {
+    if let Some(wanted) = host_image_name {
+        return Ok((None, Some(host_image(client, wanted).await?.id)));
+    }
+    match image_name {
+        Some(wanted) => Ok((Some(image(client, wanted).await?.id), None)),
+        None => Ok((None, None)),
+    }
+}
+
 /// The location with this id or name.
 pub(crate) async fn location(client: &Client, wanted: &str) -> anyhow::Result<Location> {
     if wanted.parse::<hearth_protocol::id::LocationId>().is_ok() {
@@ -89,33 +118,90 @@ pub(crate) async fn location(client: &Client, wanted: &str) -> anyhow::Result<Lo
     Ok(pick("location", wanted, &rows, |location| &location.name, describe)?.clone())
 }
 
-/// The job with this id, this end of an id, or the only (else the only unfinished) one of the image with this name.
-pub(crate) async fn prewarm(client: &Client, wanted: &str) -> anyhow::Result<PrewarmId> {
-    if let Ok(id) = wanted.parse() {
-        return Ok(id);
+/// A prewarm job, or the group of a host image's jobs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum PrewarmRef {
+    /// Of an image.
+    Job(PrewarmId),
+    /// Of a host image.
+    Group(PrewarmGroupId),
+}
+
+impl PrewarmRef {
+    /// Where the API has it.
+    pub(crate) fn path(self) -> [String; 2] {
+        match self {
+            Self::Job(id) => ["prewarms".to_owned(), id.to_string()],
+            Self::Group(id) => ["prewarm-groups".to_owned(), id.to_string()],
+        }
+    }
+}
+
+/// The job or group with this id, this end of an id, or the only (else the only unfinished) one of the image or host image
+/// with this name.
+pub(crate) async fn prewarm(client: &Client, wanted: &str) -> anyhow::Result<PrewarmRef> {
+    if let Ok(id) = wanted.parse::<PrewarmGroupId>() {
+        let jobs: Vec<Prewarm> =
+            client.list(&["prewarms"], &[("group", Some(id.to_string()))], Some(1)).await?;
+        let job = PrewarmRef::Job(PrewarmId::from_bytes(*id.as_bytes()));
+        return Ok(if jobs.is_empty() { job } else { PrewarmRef::Group(id) });
     }
     let rows: Vec<Prewarm> = client.list(&["prewarms"], &[], None).await?;
     Ok(pick_prewarm(wanted, &rows)?)
 }
 
-fn pick_prewarm(wanted: &str, rows: &[Prewarm]) -> Result<PrewarmId, Failure> {
-    let ends = |row: &&Prewarm| wanted.len() >= ID_END_CHARS_MIN && row.id.to_string().ends_with(wanted);
-    let by_end: Vec<&Prewarm> = rows.iter().filter(ends).collect();
-    let by_image: Vec<&Prewarm> = rows.iter().filter(|row| row.image_name == wanted).collect();
-    let found = if by_end.is_empty() { by_image } else { by_end };
-    let open = |row: &&Prewarm| {
-        matches!(row.state, PrewarmState::Scheduled | PrewarmState::Running | PrewarmState::Paused)
-    };
-    let unfinished: Vec<&Prewarm> = found.iter().copied().filter(open).collect();
+/// A job or a group that may be meant.
+struct Candidate {
+    target: PrewarmRef,
+    open: bool,
+    text: String,
+}
+
+fn pick_prewarm(wanted: &str, rows: &[Prewarm]) -> Result<PrewarmRef, Failure> {
+    let ends = |id: String| wanted.len() >= ID_END_CHARS_MIN && id.ends_with(wanted);
+    let mut found = candidates(rows, |row| ends(row.id.to_string()), |group, _| ends(group.to_string()));
+    if found.is_empty() {
+        found = candidates(rows, |row| row.image_name == wanted, |_, name| name == wanted);
+    }
+    let unfinished: Vec<&Candidate> = found.iter().filter(|candidate| candidate.open).collect();
     match (found.as_slice(), unfinished.as_slice()) {
-        ([one], _) | (_, [one]) => Ok(one.id),
+        ([one], _) => Ok(one.target),
+        (_, [one]) => Ok(one.target),
         ([], _) => Err(not_found("prewarm", wanted)),
-        (several, _) => Err(ambiguous("prewarm", wanted, several.iter().map(|row| describe_prewarm(row)))),
+        (several, _) => Err(ambiguous("prewarm", wanted, several.iter().map(|one| one.text.clone()))),
     }
 }
 
-fn describe_prewarm(row: &Prewarm) -> String {
-    format!("{}  {}  {}, made {}", row.id, row.image_name, row.state, row.created_at)
+fn candidates(
+    rows: &[Prewarm],
+    job: impl Fn(&Prewarm) -> bool,
+    group: impl Fn(PrewarmGroupId, &str) -> bool,
+) -> Vec<Candidate> {
+    let open = |row: &Prewarm| {
+        matches!(row.state, PrewarmState::Scheduled | PrewarmState::Running | PrewarmState::Paused)
+    };
+    let mut found: Vec<Candidate> = Vec::new();
+    for row in rows {
+        let text = |id: String, name: &str| format!("{id}  {name}  {}, made {}", row.state, row.created_at);
+        if job(row) {
+            let target = PrewarmRef::Job(row.id);
+            found.push(Candidate {
+                target,
+                open: open(row),
+                text: text(row.id.to_string(), &row.image_name),
+            });
+        }
+        let (Some(id), Some(name)) = (row.group, &row.host_image_name) else { continue };
+        let target = PrewarmRef::Group(id);
+        match found.iter_mut().find(|candidate| candidate.target == target) {
+            Some(known) => known.open |= open(row),
+            None if group(id, name) => {
+                found.push(Candidate { target, open: open(row), text: text(id.to_string(), name) });
+            }
+            None => {}
+        }
+    }
+    found
 }
 
 /// The token or join token with this id or name.

@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod error;
+pub mod host_image;
 pub mod image;
 pub mod location;
 pub mod operation;

@@ -79,12 +79,16 @@ macro_rules! id_types {
 id_types! {
     /// An image: one catalog record.
     ImageId;
+    /// A host image: disk images in an order, a system disk and data disks.
+    HostImageId;
     /// A location: a host or a public-cloud region that holds a cache.
     LocationId;
     /// An intent: the wish that an entry exist.
     IntentId;
     /// A prewarm job.
     PrewarmId;
+    /// The prewarm jobs of one host image that were made together.
+    PrewarmGroupId;
     /// A lease on a cache entry. Made by the agent.
     LeaseId;
     /// A background job of the controller, for example an import.

@@ -240,6 +240,53 @@ words! {
         /// Another part of Hearth (a delta that reads its base).
         Internal = "internal",
     }
+    /// State of a host image: the worst of its disks' states. From best to worst.
+    HostImageStatus, "host image status" {
+        /// Every disk can be cached and launched.
+        Active = "active",
+        /// A disk is closed to users.
+        Deactivated = "deactivated",
+        /// A disk's import job works.
+        Importing = "importing",
+        /// A disk is being uploaded.
+        Saving = "saving",
+        /// A disk has no bytes yet.
+        Queued = "queued",
+        /// A disk is in the recycle bin.
+        PendingDelete = "pending_delete",
+        /// A disk's import failed.
+        Killed = "killed",
+        /// A disk is gone.
+        Missing = "missing",
+    }
+    /// What a disk is in a machine.
+    DiskRole, "disk role" {
+        /// The disk that it starts from: the first of a host image.
+        System = "system",
+        /// Any other.
+        Data = "data",
+    }
+    /// State of a host image at one location: the worst of its disks' entries there. From best to worst.
+    HostEntryStatus, "host image cache status" {
+        /// Every disk is verified on disk.
+        Active = "active",
+        /// Disks are being hashed, and no other is further behind.
+        Verifying = "verifying",
+        /// Bytes of a disk are moving.
+        Caching = "caching",
+        /// A disk is wanted and not begun.
+        Queued = "queued",
+        /// A disk is neither there nor wanted, though others are.
+        Partial = "partial",
+        /// A disk is being removed.
+        Deleting = "deleting",
+        /// The location is silent.
+        Stale = "stale",
+        /// A disk could not be removed.
+        DeleteFailed = "delete_failed",
+        /// The last try of a disk failed.
+        CacheFail = "cache_fail",
+    }
 }
 
 #[cfg(test)]

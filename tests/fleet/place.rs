@@ -149,6 +149,7 @@ impl Place {
             image: self.image,
             content: self.content,
             image_name: "image".into(),
+            group: None,
             state: PrewarmState::Running,
             targets: Targets::default(),
             priority: Priority::Bulk,

@@ -99,7 +99,8 @@ async fn a_pin_outlasts_a_hold_and_unpin_ends_it() {
     disk::ext4(&file, 64, 8, 31).unwrap();
     let image = cluster.import(&file, "a").await.unwrap();
     let body = CacheCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { to: vec![agent_name(0)], ..Targets::default() },
         keep: Keep::Seconds(3600),
         priority: None,
@@ -126,7 +127,8 @@ async fn a_selector_chooses_hosts_and_a_dry_run_only_tells() {
     // Hosts 1 and 3 are in z1, host 2 in z2.
     let in_z2 = Targets { select: Some("zone=z2,name=host-*".into()), ..Targets::default() };
     let body = PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: in_z2.clone(),
         priority: None,
         deadline: None,

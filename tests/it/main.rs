@@ -13,6 +13,7 @@ mod command_line;
 mod damage;
 mod formats;
 mod full_disk;
+mod host_image;
 mod identity;
 mod kill;
 mod memory;

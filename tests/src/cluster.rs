@@ -345,7 +345,8 @@ impl Cluster {
     /// What the API says.
     pub async fn prewarm(&self, image: ImageId, targets: Targets, keep: Keep) -> anyhow::Result<Prewarm> {
         let body = PrewarmCreate {
-            image,
+            image: Some(image),
+            host_image: None,
             targets,
             priority: None,
             deadline: None,

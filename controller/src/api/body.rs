@@ -139,7 +139,7 @@ mod tests {
         check("", None);
         check("{", None);
         check("[]", None);
-        check("{}", Some("image"));
+        check("{}", Some("targets"));
         check(r#"{"image":"x"}"#, Some("image"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":true}},"nonsense":1}}"#), Some("nonsense"));
         check(&format!(r#"{{"image":"{image}","targets":{{"zone":"z1"}}}}"#), Some("targets.zone"));

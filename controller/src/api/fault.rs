@@ -100,6 +100,18 @@ impl Fault {
         Self::new(StatusCode::CONFLICT, "in_use", message)
     }
 
+    /// 428: an edit that does not say what it is based on.
+    #[must_use]
+    pub fn revision_required() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "revision_required",
+            "an edit needs the header `If-Match` with the record's `revision`",
+        )
+        .field("if-match")
+        .hint("read the record first: two editors must not overwrite each other")
+    }
+
     /// 413: more bytes than allowed.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)

@@ -112,7 +112,11 @@ fn facts(create: ImageCreate) -> ImageFacts {
 }
 
 /// Where a new image goes: the named project, else the caller's, else the default one.
-async fn owner(app: &App, caller: &Caller, named: Option<ProjectId>) -> Result<(DomainId, ProjectId), Fault> {
+pub(super) async fn owner(
+    app: &App,
+    caller: &Caller,
+    named: Option<ProjectId>,
+) -> Result<(DomainId, ProjectId), Fault> {
     match (named, caller.scope()) {
         (Some(project), _) => {
             let found = app.db.project(project).await?;
@@ -174,7 +178,7 @@ pub async fn show(
 /// stay as unheld cache.
 #[utoipa::path(delete, path = "/api/v1/images/{id}", tag = "images", params(("id" = ImageId, Path), DeleteQuery),
     responses((status = 204, description = "Deleted"),
-        (status = 409, description = "Protected, leased or being prewarmed", body = ErrorBody),
+        (status = 409, description = "Protected, a disk of a host image, leased or being prewarmed", body = ErrorBody),
         (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
 pub async fn delete(
     State(app): State<App>,
@@ -185,21 +189,37 @@ pub async fn delete(
 ) -> Result<StatusCode, Fault> {
     let image = find(&app, &caller, id).await?;
     let if_match = if_match(&headers)?;
-    if image.facts.protected {
-        return Err(Fault::conflict(format!("image {} is protected", image.facts.name)));
-    }
-    refuse_leased(&app, &caller, &image).await?;
-    if query.force {
-        cancel_prewarms(&app, &caller, id).await?;
-    }
-    let op = caller.draft().on("image", id, image.facts.name.clone());
-    let gone = app.db.delete_image(id, if_match, &op).await?;
-    app.jobs.clean_up(&gone).await;
+    remove(&app, &caller, &image, if_match, query.force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Deletes an image that the caller may delete, under the rules that hold for every way to delete one.
+///
+/// # Errors
+/// 409 if it is protected, a disk of a host image, leased or being prewarmed; 412.
+pub(super) async fn remove(
+    app: &App,
+    caller: &Caller,
+    image: &Image,
+    if_match: Option<u64>,
+    force: bool,
+) -> Result<(), Fault> {
+    if image.facts.protected {
+        return Err(Fault::conflict(format!("image {} is protected", image.facts.name)));
+    }
+    super::host_images::refuse_member(app, caller, image).await?;
+    refuse_leased(app, caller, image).await?;
+    if force {
+        cancel_prewarms(app, caller, image.id).await?;
+    }
+    let op = caller.draft().on("image", image.id, image.facts.name.clone());
+    let gone = app.db.delete_image(image.id, if_match, &op).await?;
+    app.jobs.clean_up(&gone).await;
+    Ok(())
+}
+
 /// The revision of `If-Match`, as a bare number or in the quotes of an entity tag.
-fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, Fault> {
+pub(super) fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, Fault> {
     let Some(value) = headers.get(axum::http::header::IF_MATCH) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
     number.map(Some).ok_or_else(|| Fault::invalid("if-match", "If-Match must be the record's `revision`"))
@@ -226,7 +246,7 @@ async fn refuse_leased(app: &App, caller: &Caller, image: &Image) -> Result<(), 
 
 async fn cancel_prewarms(app: &App, caller: &Caller, image: ImageId) -> Result<(), Fault> {
     for state in [PrewarmState::Scheduled, PrewarmState::Running, PrewarmState::Paused] {
-        let filter = PrewarmFilter { state: Some(state), image: Some(image) };
+        let filter = PrewarmFilter { state: Some(state), image: Some(image), ..PrewarmFilter::default() };
         let page = app.db.prewarms(&filter, &PageRequest::first(hearth_protocol::api::PAGE_ROWS_MAX)).await?;
         for job in page.items {
             let op = Draft { action: "prewarm.cancel".to_owned(), ..caller.draft() };

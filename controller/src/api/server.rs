@@ -27,8 +27,8 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, launch, locations, openapi, operations, prewarms,
-    system, tokens, upload,
+    cache, download, events, health, host_image_batch, host_image_cache, host_images, images, join_tokens,
+    launch, locations, openapi, operations, prewarm_groups, prewarms, system, tokens, upload,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -103,11 +103,35 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
+    let routes = with_host_images(routes);
     if public_metrics {
         routes.open(routes!(health::figures))
     } else {
         routes.guarded(A::MetricsRead, quick, routes!(health::figures))
     }
+}
+
+/// Host images, and the prewarm jobs of all their disks.
+fn with_host_images(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::HostImageCreate, quick, routes!(host_images::create))
+        .guarded(A::HostImageList, quick, routes!(host_images::list))
+        .guarded(A::HostImageShow, quick, routes!(host_images::show))
+        .guarded(A::HostImageUpdate, quick, routes!(host_images::update))
+        .guarded(A::HostImageProtect, quick, routes!(host_images::protect))
+        .guarded(A::HostImageProtect, quick, routes!(host_images::unprotect))
+        .guarded(A::HostImageDelete, quick, routes!(host_images::delete))
+        .guarded(A::HostImageProtect, quick, routes!(host_image_batch::protect))
+        .guarded(A::HostImageProtect, quick, routes!(host_image_batch::unprotect))
+        .guarded(A::HostImageDelete, quick, routes!(host_image_batch::delete))
+        .guarded(A::CacheList, quick, routes!(host_image_cache::list))
+        .guarded(A::PrewarmList, quick, routes!(prewarm_groups::show))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::pause))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::resume))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::cancel))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::retry))
 }
 
 /// The listener that runs.

@@ -95,7 +95,7 @@ const JOINS: &str = ") AS wanted_or_seen GROUP BY image_id, location_id) AS pair
      WHERE im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
 
 /// All rows that match, with the filters pushed to where indexes serve them. `images`: of these alone.
-fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i64) -> Stmt {
+pub(super) fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i64) -> Stmt {
     let only = |stmt: Stmt, text| match images {
         Some(images) => stmt.text(text).list(images.iter().copied()),
         None => stmt,

@@ -76,7 +76,7 @@ pub(super) fn where_name_holds(mut stmt: Stmt, text: &str) -> Stmt {
 }
 
 /// At most [`GRAMS_MAX`] of them, from all over the list.
-fn spread(grams: Vec<String>) -> Vec<String> {
+pub(super) fn spread(grams: Vec<String>) -> Vec<String> {
     let step = grams.len().div_ceil(GRAMS_MAX).max(1);
     grams.into_iter().step_by(step).collect()
 }

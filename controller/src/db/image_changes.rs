@@ -18,6 +18,7 @@ use super::changes::Change;
 use super::contents::Content;
 use super::error::DbError;
 use super::grams::fold;
+use super::host_image_changes::refuse_member;
 use super::images::{Image, ImageFacts, NewImage};
 use super::jobs::{JobKind, JobState};
 use super::operations::Draft;
@@ -373,6 +374,7 @@ async fn delete_in(
     if image.facts.protected {
         return refused("protected", "remove the protection first");
     }
+    refuse_member(tx, &image).await?;
     let busy =
         "SELECT id FROM prewarm WHERE image_id = $1 AND state IN ('scheduled', 'running', 'paused') LIMIT 1";
     if tx.row(sql("prewarm", busy).bind(id)).await?.is_some() {

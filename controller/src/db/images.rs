@@ -158,7 +158,7 @@ pub struct ImageFilter {
 const COLUMNS: &str = "SELECT image.*, content.stored_bytes FROM image \
      LEFT JOIN content ON content.content_id = image.content_id";
 
-fn image(row: &Row) -> Result<Image, DbError> {
+pub(super) fn image(row: &Row) -> Result<Image, DbError> {
     let facts = ImageFacts {
         name: row.text("name")?,
         visibility: row.parse("visibility")?,
@@ -206,7 +206,7 @@ fn image(row: &Row) -> Result<Image, DbError> {
 }
 
 /// Images that `scope` may see: its own, public ones, and those whose share it accepted.
-fn seen_by(scope: Scope) -> Stmt {
+pub(super) fn seen_by(scope: Scope) -> Stmt {
     let stmt = sql("image", COLUMNS);
     let (stmt, kind, target) = match scope {
         Scope::System => return stmt.text(" WHERE 1 = 1"),

@@ -14,8 +14,8 @@ use std::str::FromStr;
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
-    BootId, DomainId, Generation, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId, OperationId,
-    PrewarmId, ProjectId, TokenId,
+    BootId, DomainId, Generation, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId,
+    OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId,
 };
 use hearth_protocol::words::{
     ConsumerKind, ContentKind, DiskFormat, EntryStatus, ImageKind, ImageStatus, ImportStage, LocationKind,
@@ -64,7 +64,7 @@ macro_rules! int_args {
 }
 
 text_args! {
-    &str &String AgentId ContentId BootId DomainId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
+    &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility
 }

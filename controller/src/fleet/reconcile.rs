@@ -64,7 +64,7 @@ impl Dirty {
             Change::Intents => self.intents = true,
             Change::Prewarm(_) => self.jobs = true,
             Change::Settings => self.settings = true,
-            Change::Entries(_) | Change::Jobs | Change::Operations => {}
+            Change::Entries(_) | Change::HostImage(_) | Change::Jobs | Change::Operations => {}
         }
     }
 }

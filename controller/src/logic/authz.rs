@@ -118,6 +118,20 @@ actions! {
     ImageRetry = "image.retry", Member, Owner;
     /// The end of an image.
     ImageDelete = "image.delete", Member, Owner;
+    /// Host images that one may see.
+    HostImageList = "host_image.list", Reader, Own;
+    /// The record of one host image.
+    HostImageShow = "host_image.show", Reader, Owner;
+    /// A new host image.
+    HostImageCreate = "host_image.create", Member, Owner;
+    /// A public host image, or one that no longer is.
+    HostImagePublish = "host_image.publish", Admin, System;
+    /// Name and facts of a host image.
+    HostImageUpdate = "host_image.update", Member, Owner;
+    /// Protection from deletion.
+    HostImageProtect = "host_image.protect", Member, Owner;
+    /// The end of a host image.
+    HostImageDelete = "host_image.delete", Member, Owner;
     /// Where an image is cached.
     CacheList = "cache.list", Reader, System;
     /// Copies made by hand.
@@ -163,7 +177,7 @@ actions! {
 pub enum Resource {
     /// Nothing that belongs to a tenant: system-wide matters, or a list that is cut to what the caller may see.
     Whole,
-    /// An image.
+    /// An image, or a host image.
     Image {
         /// Owner.
         domain: DomainId,
@@ -259,7 +273,7 @@ const fn includes(mine: Role, needed: Role) -> bool {
 
 /// Actions on an image that leave it as it is.
 const fn reads(action: Action) -> bool {
-    matches!(action, Action::ImageShow | Action::ImageDownload | Action::ImageLaunch)
+    matches!(action, Action::ImageShow | Action::ImageDownload | Action::ImageLaunch | Action::HostImageShow)
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
-fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), FieldError> {
+pub(super) fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), FieldError> {
     let Some(text) = text else { return Ok(()) };
     let chars = text.chars().count();
     if chars > chars_max {
@@ -122,7 +122,7 @@ fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), F
 }
 
 /// A description may have lines.
-fn check_description(text: Option<&str>) -> Result<(), FieldError> {
+pub(super) fn check_description(text: Option<&str>) -> Result<(), FieldError> {
     let Some(text) = text else { return Ok(()) };
     let chars = text.chars().count();
     if chars > DESCRIPTION_CHARS_MAX {
@@ -134,7 +134,7 @@ fn check_description(text: Option<&str>) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn check_word(field: &str, word: Option<&str>, allowed: &[&str]) -> Result<(), FieldError> {
+pub(super) fn check_word(field: &str, word: Option<&str>, allowed: &[&str]) -> Result<(), FieldError> {
     match word {
         Some(word) if !allowed.contains(&word) => wrong(field, format!("is none of {}", allowed.join(", "))),
         _ => Ok(()),

@@ -11,6 +11,8 @@ pub mod catalog;
 pub mod forecast;
 pub mod glob;
 pub mod hold;
+pub mod host_image;
+pub mod host_state;
 pub mod join;
 pub mod liveness;
 pub mod plan;

@@ -10,6 +10,8 @@ mod catalog;
 mod crash;
 mod garbage;
 mod harness;
+mod host_images;
+mod host_rights;
 mod rights;
 mod upgrade;
 mod upload;

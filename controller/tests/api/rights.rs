@@ -13,9 +13,9 @@ fn may(role: Role, scope: &str, action: Action) -> bool {
     match (noun, verb) {
         ("token", "whoami") => true,
         ("token", _) => role == Role::Admin,
-        ("image", "list" | "show") => true,
-        ("image", "publish") => scope == "system" && role == Role::Admin,
-        ("image", _) => role != Role::Reader,
+        ("image" | "host_image", "list" | "show") => true,
+        ("image" | "host_image", "publish") => scope == "system" && role == Role::Admin,
+        ("image" | "host_image", _) => role != Role::Reader,
         (_, "list" | "show" | "verify" | "read") => scope == "system",
         _ => scope == "system" && role == Role::Admin,
     }

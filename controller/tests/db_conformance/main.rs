@@ -9,6 +9,7 @@ mod chain;
 mod engines;
 mod fixture;
 mod fleet;
+mod host_images;
 mod jobs;
 mod safety;
 mod search;

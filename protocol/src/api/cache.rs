@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::location::Location;
 use crate::digest::ContentId;
-use crate::id::{ImageId, LocationId};
+use crate::id::{HostImageId, ImageId, LocationId};
 use crate::words::{ConsumerKind, EntryStatus, LocationKind, Origin, Priority};
 
 /// One image at one location.
@@ -143,12 +143,16 @@ pub struct LaunchState {
     pub reason: String,
 }
 
-/// Makes entries by hand.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+/// Makes entries by hand; exactly one of `image` and `host_image`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheCreate {
     /// Id of the image.
-    pub image: ImageId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
+    /// Id of the host image: all its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_image: Option<HostImageId>,
     /// Where.
     pub targets: Targets,
     /// How long they are kept.

@@ -46,10 +46,12 @@ fn what_the_table_does_not_allow_is_denied() {
                     .contains(&name)
                     || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
-                "token.whoami" | "image.list" => true,
+                "token.whoami" | "image.list" | "host_image.list" => true,
                 "token.list" => principal.role == Role::Admin,
                 _ if reads_system => system,
-                "image.publish" | "transfers.steer" => system && principal.role == Role::Admin,
+                "image.publish" | "host_image.publish" | "transfers.steer" => {
+                    system && principal.role == Role::Admin
+                }
                 _ if ["cache.", "location.", "join_token.", "prewarm."]
                     .iter()
                     .any(|noun| name.starts_with(noun)) =>
@@ -78,6 +80,10 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::ImageUpload,
         Action::ImageRetry,
         Action::ImageDelete,
+        Action::HostImageShow,
+        Action::HostImageUpdate,
+        Action::HostImageProtect,
+        Action::HostImageDelete,
     ];
     for principal in principals() {
         for action in actions {
@@ -87,7 +93,7 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
                         || *visibility == Visibility::Public
                         || (*visibility == Visibility::Shared && shared);
                     let may = match action {
-                        Action::ImageShow => true,
+                        Action::ImageShow | Action::HostImageShow => true,
                         Action::ImageDownload => principal.role != Role::Reader,
                         _ => principal.role != Role::Reader && at_home(principal),
                     };
@@ -114,6 +120,7 @@ fn images_are_made_by_members_of_the_project_alone() {
             (true, _) => Decision::Allow,
         };
         assert_eq!(authorize(principal, Action::ImageCreate, &place), expected, "{principal:?}");
+        assert_eq!(authorize(principal, Action::HostImageCreate, &place), expected, "{principal:?}");
     }
 }
 
