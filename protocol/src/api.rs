@@ -6,8 +6,11 @@
 //! **Invariants.** Every failed call answers an [`error::ErrorBody`].
 
 pub mod cache;
+pub mod distribution;
 pub mod error;
 pub mod image;
+pub mod image_batch;
+pub mod image_update;
 pub mod location;
 pub mod operation;
 pub mod prewarm;

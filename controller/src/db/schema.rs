@@ -13,7 +13,13 @@ use super::store::{Db, Tx};
 use hearth_protocol::id::DomainId;
 
 /// Every version, oldest first.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("migrations/0001_spine.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("migrations/0001_spine.sql")),
+    (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
+];
+
+/// The version that searches descriptions too: images of an older one are folded anew.
+const ATTRIBUTES: i64 = 3;
 
 /// Format of the folder beside the database (content objects, originals); a newer program may raise it.
 const DATA_VERSION: &str = "1";
@@ -44,6 +50,9 @@ async fn migrate_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
     for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
         for statement in statements(text) {
             tx.run(statement).await?;
+        }
+        if *version == ATTRIBUTES {
+            tx.fold_all().await?;
         }
         let insert =
             sql("schema_version", "INSERT INTO schema_version (version, applied_us) VALUES ($1, $2)");

@@ -48,6 +48,7 @@ fn what_the_table_does_not_allow_is_denied() {
             let expected = match name {
                 "token.whoami" | "image.list" => true,
                 "token.list" => principal.role == Role::Admin,
+                "image.batch" => principal.role != Role::Reader,
                 _ if reads_system => system,
                 "image.publish" | "transfers.steer" => system && principal.role == Role::Admin,
                 _ if ["cache.", "location.", "join_token.", "prewarm."]
@@ -78,6 +79,14 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::ImageUpload,
         Action::ImageRetry,
         Action::ImageDelete,
+        Action::ImageDestroy,
+        Action::ImageRestore,
+        Action::ImageCancel,
+        Action::ImageUpdate,
+        Action::ImageProtect,
+        Action::ImageUnprotect,
+        Action::ImageDeactivate,
+        Action::ImageReactivate,
     ];
     for principal in principals() {
         for action in actions {
@@ -89,6 +98,9 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
                     let may = match action {
                         Action::ImageShow => true,
                         Action::ImageDownload => principal.role != Role::Reader,
+                        Action::ImageDeactivate | Action::ImageReactivate => {
+                            principal.role == Role::Admin && at_home(principal)
+                        }
                         _ => principal.role != Role::Reader && at_home(principal),
                     };
                     let expected = match (seen, may) {
