@@ -113,6 +113,26 @@ impl Client {
         body(self.send(self.request(Method::POST, path, &[])).await?).await
     }
 
+    /// `POST` without a body but with parameters, answered by a body.
+    pub(crate) async fn act_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Query<'_>,
+    ) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::POST, path, query)).await?).await
+    }
+
+    /// `PATCH` of the record with this revision, answered by the changed one.
+    pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+        revision: u64,
+    ) -> anyhow::Result<T> {
+        let request = self.request(Method::PATCH, path, &[]).json(sent);
+        body(self.send(request.header(header::IF_MATCH, format!("\"{revision}\""))).await?).await
+    }
+
     /// `DELETE`.
     pub(crate) async fn delete(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<()> {
         self.send(self.request(Method::DELETE, path, query)).await.map(drop)

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::StatusCode;
 use hearth_protocol::api::image_batch::{BATCH_IMAGES_MAX, BatchResult, BatchResults, ImageBatch};
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::BatchAction;
@@ -48,8 +49,9 @@ pub async fn batch(
             }
             fault.body(&request.0)
         });
+        let status = done.as_ref().err().map_or(StatusCode::OK, |fault| fault.parts().status).as_u16();
         let name = done.ok().map(|image| image.facts.name).or(name);
-        results.push(BatchResult { id: *id, name, ok: error.is_none(), error });
+        results.push(BatchResult { id: *id, name, ok: error.is_none(), status, error });
     }
     Ok(axum::Json(BatchResults { results }))
 }

@@ -40,6 +40,8 @@ pub struct BatchResult {
     pub name: Option<String>,
     /// Whether it was done.
     pub ok: bool,
+    /// Status that the single call would have answered with: 200, or that of `error`.
+    pub status: u16,
     /// Why it was not: what the single call would have answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,

@@ -31,6 +31,7 @@ impl Place {
             kind,
             staging: &self.folder.path().join(format!("staging{threads}")),
             threads,
+            grown_bytes: None,
         };
         let mut last = 0;
         let staged = stage(&chunking, &AtomicBool::new(false), &mut |at| last = at).unwrap();
