@@ -80,8 +80,9 @@ impl Batch {
     }
 
     fn told(&self, session: &Session, results: &[BatchResult]) -> anyhow::Result<Exit> {
-        let failure =
-            |result: &BatchResult| result.error.clone().map(|body| Failure::from_answer(result.status, Some(body)));
+        let failure = |result: &BatchResult| {
+            result.error.clone().map(|body| Failure::from_answer(result.status, Some(body)))
+        };
         if let [one] = results
             && let Some(failure) = failure(one)
         {

@@ -179,7 +179,11 @@ pub async fn retag(
         let image = find(app, caller, id).await?;
         let after = with_tags(&image.facts.tags, tags, add);
         check_tags("tags", &after).map_err(|error| {
-            Fault::from(error).hint(format!("{} has {} tags, of at most {TAGS_MAX}", image.facts.name, image.facts.tags.len()))
+            Fault::from(error).hint(format!(
+                "{} has {} tags, of at most {TAGS_MAX}",
+                image.facts.name,
+                image.facts.tags.len()
+            ))
         })?;
         let edit = |facts: &mut ImageFacts| facts.tags.clone_from(&after);
         match app.db.update_image(id, Some(image.revision), edit, &draft(caller, &image)).await {

@@ -150,12 +150,7 @@ pub async fn restore(
 ///
 /// # Errors
 /// 400, 403, 404, 409.
-pub async fn bring_back(
-    app: &App,
-    caller: &Caller,
-    id: ImageId,
-    name: Option<&str>,
-) -> Result<Image, Fault> {
+pub async fn bring_back(app: &App, caller: &Caller, id: ImageId, name: Option<&str>) -> Result<Image, Fault> {
     let image = find(app, caller, id).await?;
     name.map_or(Ok(()), |name| check_name("name", name))?;
     match app.db.restore_image(id, name, &draft(caller, &image)).await {
@@ -166,7 +161,8 @@ pub async fn bring_back(
         Err(DbError::Exists { key, .. }) => {
             let offer = free_name(app, caller, &image, &key).await?;
             let message = format!("image {key} cannot come back under its name: another image has it by now");
-            let hint = format!("restore it under another one, for example {offer} (hearth image restore --name)");
+            let hint =
+                format!("restore it under another one, for example {offer} (hearth image restore --name)");
             Err(Fault::conflict(message).field("name").hint(hint))
         }
         Err(error) => Err(error.into()),
@@ -204,8 +200,11 @@ async fn refuse_used(app: &App, caller: &Caller, image: &Image) -> Result<(), Fa
         users.push_str(&format!(" and {} more", leases.len() - MACHINES_NAMED_MAX));
     }
     // Who uses copies is the operators' business; a tenant learns only that somebody does.
-    let message =
-        if caller.sees_caches() { format!("used by vm {users}") } else { "copies of it are in use".to_owned() };
+    let message = if caller.sees_caches() {
+        format!("used by vm {users}")
+    } else {
+        "copies of it are in use".to_owned()
+    };
     Err(Fault::in_use(format!("image {}: {message}", image.facts.name))
         .hint("delete its machines first, or force it: they run on, and their copies stay until they end"))
 }

@@ -107,9 +107,8 @@ impl ListQuery {
             return Err(Fault::invalid("tag", allowed));
         }
         self.tag.iter().try_for_each(|tag| check_search("tag", tag))?;
-        let time = |field, text: &Option<String>| {
-            text.as_deref().map(|text| when::parse(field, text)).transpose()
-        };
+        let time =
+            |field, text: &Option<String>| text.as_deref().map(|text| when::parse(field, text)).transpose();
         Ok(ImageFilter {
             name: self.name.clone(),
             name_contains: self.name_contains.clone(),

@@ -148,11 +148,7 @@ async fn owner(app: &App, caller: &Caller, named: Option<ProjectId>) -> Result<(
 /// One image.
 #[utoipa::path(get, path = "/api/v1/images/{id}", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 200, body = ImageBody, headers(("etag", description = "Its revision")))))]
-pub async fn show(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<ImageId>,
-) -> Result<Tagged, Fault> {
+pub async fn show(State(app): State<App>, caller: Caller, Path(id): Path<ImageId>) -> Result<Tagged, Fault> {
     let image = find(&app, &caller, id).await?;
     tagged(&app, &caller, &image).await
 }

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::words::{ImageSort, SortOrder};
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi as _};
@@ -19,7 +20,8 @@ static TEXT: OnceLock<String> = OnceLock::new();
         description = "Images of virtual machines, and the caches that hold them.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    components(schemas(ErrorBody)),
+    // Words of query parameters stand in no body.
+    components(schemas(ErrorBody, ImageSort, SortOrder)),
     modifiers(&Bearer)
 )]
 struct Head;

@@ -85,12 +85,7 @@ impl Db {
     /// # Errors
     /// [`DbError::NotFound`]; [`DbError::State`] if it is not in the bin; [`DbError::Exists`] if the name is taken; or a
     /// failed statement.
-    pub async fn restore_image(
-        &self,
-        id: ImageId,
-        name: Option<&str>,
-        op: &Draft,
-    ) -> Result<Image, DbError> {
+    pub async fn restore_image(&self, id: ImageId, name: Option<&str>, op: &Draft) -> Result<Image, DbError> {
         let update = "UPDATE image SET status = $1, binned_from = NULL, binned_us = NULL, name = $2, name_folded = $3, \
              name_key = $4, updated_us = $5, revision = revision + 1 WHERE id = $6";
         self.write_tx(move |tx| {
@@ -188,7 +183,8 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn binned_before(&self, before_us: i64) -> Result<Vec<(ImageId, String)>, DbError> {
-        let stmt = sql("image", "SELECT id, name FROM image WHERE status = 'pending_delete' AND binned_us <= ");
+        let stmt =
+            sql("image", "SELECT id, name FROM image WHERE status = 'pending_delete' AND binned_us <= ");
         let stmt = stmt.arg(before_us).text(" ORDER BY binned_us NULLS FIRST, id LIMIT ").arg(PURGED_MAX);
         self.rows(stmt).await?.iter().map(|row| Ok((row.parse("id")?, row.text("name")?))).collect()
     }

@@ -71,8 +71,11 @@ fn logged(facts: &ImageFacts) -> Map<String, Value> {
 /// The fields that differ: as they were, and as they are.
 fn changes(before: &ImageFacts, after: &ImageFacts) -> (Map<String, Value>, Map<String, Value>) {
     let (mut before, mut after) = (logged(before), logged(after));
-    let same: Vec<String> =
-        before.iter().filter(|(field, value)| after.get(*field) == Some(value)).map(|(f, _)| f.clone()).collect();
+    let same: Vec<String> = before
+        .iter()
+        .filter(|(field, value)| after.get(*field) == Some(value))
+        .map(|(f, _)| f.clone())
+        .collect();
     for field in same {
         before.remove(&field);
         after.remove(&field);

@@ -110,10 +110,9 @@ impl ImageOrder {
         use ImageSort::{Created, Name, Size, Status, Updated};
         use SortOrder::{Asc, Desc};
         match (self.by, self.order) {
-            (Name, Asc) => (
-                " AND (image.name_folded, image.id) > (",
-                " ORDER BY image.name_folded, image.id LIMIT ",
-            ),
+            (Name, Asc) => {
+                (" AND (image.name_folded, image.id) > (", " ORDER BY image.name_folded, image.id LIMIT ")
+            }
             (Name, Desc) => (
                 " AND (image.name_folded, image.id) < (",
                 " ORDER BY image.name_folded DESC, image.id DESC LIMIT ",
@@ -126,25 +125,21 @@ impl ImageOrder {
                 " AND (COALESCE(image.virtual_bytes, 0), image.id) < (",
                 " ORDER BY COALESCE(image.virtual_bytes, 0) DESC, image.id DESC LIMIT ",
             ),
-            (Created, Asc) => (
-                " AND (image.created_us, image.id) > (",
-                " ORDER BY image.created_us, image.id LIMIT ",
-            ),
+            (Created, Asc) => {
+                (" AND (image.created_us, image.id) > (", " ORDER BY image.created_us, image.id LIMIT ")
+            }
             (Created, Desc) => (
                 " AND (image.created_us, image.id) < (",
                 " ORDER BY image.created_us DESC, image.id DESC LIMIT ",
             ),
-            (Updated, Asc) => (
-                " AND (image.updated_us, image.id) > (",
-                " ORDER BY image.updated_us, image.id LIMIT ",
-            ),
+            (Updated, Asc) => {
+                (" AND (image.updated_us, image.id) > (", " ORDER BY image.updated_us, image.id LIMIT ")
+            }
             (Updated, Desc) => (
                 " AND (image.updated_us, image.id) < (",
                 " ORDER BY image.updated_us DESC, image.id DESC LIMIT ",
             ),
-            (Status, Asc) => {
-                (" AND (image.status, image.id) > (", " ORDER BY image.status, image.id LIMIT ")
-            }
+            (Status, Asc) => (" AND (image.status, image.id) > (", " ORDER BY image.status, image.id LIMIT "),
             (Status, Desc) => {
                 (" AND (image.status, image.id) < (", " ORDER BY image.status DESC, image.id DESC LIMIT ")
             }

@@ -26,13 +26,18 @@ impl Jobs {
             let before_us = purge_before_us(clock::steady_unix_us(), bin_days);
             match self.purge(before_us).await {
                 // There may be more than one look takes.
-                Ok(n) if n > 0 => tracing::info!(n, "destroyed images whose days in the recycle bin were over"),
+                Ok(n) if n > 0 => {
+                    tracing::info!(n, "destroyed images whose days in the recycle bin were over")
+                }
                 Ok(_) => tokio::select! {
                     () = self.closing.cancelled() => {}
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                 },
                 Err(error) => {
-                    tracing::error!(error = crate::api::fault::chain(&error), "cannot look after the recycle bin");
+                    tracing::error!(
+                        error = crate::api::fault::chain(&error),
+                        "cannot look after the recycle bin"
+                    );
                     tokio::time::sleep(super::NOTE_EVERY).await;
                 }
             }

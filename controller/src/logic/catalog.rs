@@ -158,7 +158,8 @@ pub fn check_search(field: &str, text: &str) -> Result<(), FieldError> {
 
 /// Control characters, and the marks that turn the direction of writing: a name must look like what it is.
 fn is_unprintable(c: char) -> bool {
-    let turns = matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let turns =
+        matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 

@@ -25,8 +25,8 @@ const BUILT_IN: &[(&str, OsType, Architecture, &[&str])] = {
             Linux,
             X8664,
             &[
-                "6.5", "6.6", "6.7", "6.8", "6.9", "6.10", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7",
-                "7.8", "7.9", "8.0", "8.1", "8.2", "9",
+                "6.5", "6.6", "6.7", "6.8", "6.9", "6.10", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6",
+                "7.7", "7.8", "7.9", "8.0", "8.1", "8.2", "9",
             ],
         ),
         ("CentOS", Linux, Aarch64, &["7.6", "7.7", "7.8", "7.9", "9"]),
@@ -52,12 +52,13 @@ const BUILT_IN: &[(&str, OsType, Architecture, &[&str])] = {
 /// The built-in table.
 #[must_use]
 pub fn built_in() -> Vec<Distribution> {
-    let row = |(name, os_type, architecture, versions): &(&str, OsType, Architecture, &[&str])| Distribution {
-        name: (*name).to_owned(),
-        os_type: *os_type,
-        architecture: *architecture,
-        versions: versions.iter().map(|version| (*version).to_owned()).collect(),
-    };
+    let row =
+        |(name, os_type, architecture, versions): &(&str, OsType, Architecture, &[&str])| Distribution {
+            name: (*name).to_owned(),
+            os_type: *os_type,
+            architecture: *architecture,
+            versions: versions.iter().map(|version| (*version).to_owned()).collect(),
+        };
     BUILT_IN.iter().map(row).collect()
 }
 
@@ -94,7 +95,11 @@ pub fn check_listed(
 ) -> Result<(), FieldError> {
     let here = |row: &&Distribution| architecture.is_none_or(|wanted| wanted == row.architecture);
     if distribution.is_empty() {
-        return if version.is_empty() { Ok(()) } else { wrong("version", "of which distribution? Name it too") };
+        return if version.is_empty() {
+            Ok(())
+        } else {
+            wrong("version", "of which distribution? Name it too")
+        };
     }
     let named: Vec<&Distribution> = table
         .iter()

@@ -6,9 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod attributes;
+mod batch;
 mod catalog;
 mod crash;
 mod garbage;
 mod harness;
+mod lists;
+mod places;
+mod recycle;
 mod rights;
 mod upload;

@@ -9,7 +9,9 @@ mod chain;
 mod engines;
 mod fixture;
 mod fleet;
+mod image_lists;
 mod jobs;
+mod recycle;
 mod safety;
 mod search;
 
