@@ -110,7 +110,8 @@ impl Client {
         sent: &B,
         revision: u64,
     ) -> anyhow::Result<T> {
-        let request = self.request(Method::PATCH, path, &[]).header(header::IF_MATCH, revision);
+        let request =
+            self.request(Method::PATCH, path, &[]).header(header::IF_MATCH, format!("\"{revision}\""));
         body(self.send(request.json(sent)).await?).await
     }
 
@@ -122,6 +123,15 @@ impl Client {
     /// `POST` without a body, answered by a body.
     pub(crate) async fn act_for<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
         body(self.send(self.request(Method::POST, path, &[])).await?).await
+    }
+
+    /// `POST` without a body but with parameters, answered by a body.
+    pub(crate) async fn act_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Query<'_>,
+    ) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::POST, path, query)).await?).await
     }
 
     /// `DELETE`.

@@ -13,7 +13,7 @@ use hearth_protocol::api::image::Image;
 use hearth_protocol::api::location::Location;
 use hearth_protocol::api::prewarm::Prewarm;
 use hearth_protocol::id::{HostImageId, ImageId, PrewarmGroupId, PrewarmId};
-use hearth_protocol::words::PrewarmState;
+use hearth_protocol::words::{ImageStatus, PrewarmState};
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -65,12 +65,23 @@ fn ambiguous(what: &str, wanted: &str, candidates: impl ExactSizeIterator<Item =
     Failure::new(Exit::Usage, message).hint("name it by its id")
 }
 
-/// The image with this id or name.
+/// The image with this id or name. One in the recycle bin is found by its id alone.
 pub(crate) async fn image(client: &Client, wanted: &str) -> anyhow::Result<Image> {
+    image_of(client, wanted, None).await
+}
+
+/// The image in the recycle bin with this id or name.
+pub(crate) async fn binned_image(client: &Client, wanted: &str) -> anyhow::Result<Image> {
+    image_of(client, wanted, Some(ImageStatus::PendingDelete)).await
+}
+
+async fn image_of(client: &Client, wanted: &str, status: Option<ImageStatus>) -> anyhow::Result<Image> {
     if wanted.parse::<ImageId>().is_ok() {
         return client.get(&["images", wanted], &[]).await;
     }
-    let rows: Vec<Image> = client.list(&["images"], &[("name", Some(wanted.to_owned()))], None).await?;
+    let status = status.map(|status| status.to_string());
+    let query = [("name", Some(wanted.to_owned())), ("status", status)];
+    let rows: Vec<Image> = client.list(&["images"], &query, None).await?;
     let describe = |image: &Image| {
         format!(
             "{}  {}  {}, project {}, made {}",

@@ -12,9 +12,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_protocol::api::distribution::Distribution;
 use serde::Deserialize;
 
 use crate::ingest::sandbox::SandboxMode;
+use crate::logic::deletion::BIN_DAYS_MAX;
+use crate::logic::distributions;
 
 /// Where the configuration is when nobody says.
 pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
@@ -46,6 +49,8 @@ pub const HEARTBEAT_SECONDS_DEFAULT: u32 = 15;
 pub const HEARTBEAT_SECONDS_MAX: u32 = 45;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Days in the recycle bin: a long weekend to notice what was deleted by mistake.
+pub const BIN_DAYS_DEFAULT: u32 = 3;
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -126,6 +131,9 @@ struct Raw {
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
+    bin_days: Option<u32>,
+    distributions: Option<Vec<Distribution>>,
+    distributions_strict: bool,
 }
 
 /// The checked configuration.
@@ -167,6 +175,12 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged, in the words of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
+    /// Days that a deleted image stays in the recycle bin, 0 to 3,650; 0: there is no bin.
+    pub bin_days: u32,
+    /// Distributions that images are offered for.
+    pub distributions: Vec<Distribution>,
+    /// Whether an image of another distribution is refused.
+    pub distributions_strict: bool,
 }
 
 /// A configuration, and the keys of the file that mean nothing.
@@ -263,6 +277,11 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     )?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
+    let bin_days = raw.bin_days.unwrap_or(BIN_DAYS_DEFAULT);
+    ranged("bin_days", bin_days, 0, BIN_DAYS_MAX)?;
+    let listed = raw.distributions.unwrap_or_else(distributions::built_in);
+    distributions::check_table(&listed)
+        .map_err(|wrong| error("distributions", &wrong.field, wrong.problem))?;
     Ok(Config {
         path,
         listen_https: address("listen_https", raw.listen_https)?,
@@ -281,6 +300,9 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
+        bin_days,
+        distributions: listed,
+        distributions_strict: raw.distributions_strict,
         state_dir,
     })
 }
@@ -343,6 +365,12 @@ mod tests {
             ("public_names = [\"https://x\"]", "host names"),
             ("sandbox = \"off\"", "best-effort"),
             ("log_filter = \"hearth=loud\"", "log_filter = hearth=loud"),
+            ("bin_days = 4000", "0 to 3650"),
+            ("[[distributions]]\nname = \"x\"", "os_type"),
+            (
+                "[[distributions]]\nname = \" \"\nos_type = \"linux\"\narchitecture = \"x86_64\"\nversions = []",
+                "distributions.name",
+            ),
             ("keep_originals = \"yes\"", "line 1"),
             ("state_dir = ", "line 1"),
         ] {

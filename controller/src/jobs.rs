@@ -19,6 +19,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+mod purge;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,8 @@ pub struct Jobs {
     ingest: Arc<Ingest>,
     keep_originals: bool,
     closing: CancellationToken,
+    /// Uploads that run, with what ends each.
+    uploads: Mutex<HashMap<ImageId, CancellationToken>>,
     /// Imports that run, with the flag that stops each.
     running: Mutex<HashMap<ImageId, Arc<AtomicBool>>>,
     /// Held together by imports, alone by the sweep.
@@ -71,7 +74,21 @@ impl Jobs {
     #[must_use]
     pub fn new(db: Db, ingest: Arc<Ingest>, keep_originals: bool, closing: CancellationToken) -> Arc<Self> {
         let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
-        Arc::new(Self { db, ingest, keep_originals, closing, running, files, swept })
+        let uploads = Mutex::default();
+        Arc::new(Self { db, ingest, keep_originals, closing, uploads, running, files, swept })
+    }
+
+    /// What ends the upload that begins now, when its image is cancelled or deleted.
+    #[must_use]
+    pub fn upload_begins(&self, image: ImageId) -> CancellationToken {
+        let stop = CancellationToken::new();
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(image, stop.clone());
+        stop
+    }
+
+    /// Forgets an upload that ended.
+    pub fn upload_ended(&self, image: ImageId) {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&image);
     }
 
     /// Takes up what an earlier process left, then starts `workers` import workers and the sweeper.
@@ -97,8 +114,11 @@ impl Jobs {
         Ok(tasks)
     }
 
-    /// Stops the import of an image that was deleted.
+    /// Stops the upload or import of an image that was deleted.
     pub fn stop(&self, image: ImageId) {
+        if let Some(stop) = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
+            stop.cancel();
+        }
         if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
             cancel.store(true, Ordering::Relaxed);
         }
@@ -236,6 +256,7 @@ impl Jobs {
                     .then_some(hearth_protocol::words::DiskFormat::Iso)
             }),
             expected: image.expected.clone(),
+            disk_bytes: image.fixed.disk_bytes,
             sums: known_sums(image),
         };
         let (ingest, stop) = (Arc::clone(&self.ingest), Arc::clone(cancel));
@@ -373,7 +394,8 @@ impl Jobs {
             let Some(format) = image.format.filter(|_| image.original_kept) else { continue };
             let ingest = Arc::clone(&self.ingest);
             let made = tokio::task::spawn_blocking(move || {
-                ingest.heal_from_original(image.id, format, content, &AtomicBool::new(false))
+                let (id, disk_bytes) = (image.id, image.fixed.disk_bytes);
+                ingest.heal_from_original(id, format, disk_bytes, content, &AtomicBool::new(false))
             });
             match made.await {
                 Ok(Ok(_)) => {

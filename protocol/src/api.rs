@@ -6,9 +6,12 @@
 //! **Invariants.** Every failed call answers an [`error::ErrorBody`].
 
 pub mod cache;
+pub mod distribution;
 pub mod error;
 pub mod host_image;
 pub mod image;
+pub mod image_batch;
+pub mod image_update;
 pub mod location;
 pub mod operation;
 pub mod prewarm;

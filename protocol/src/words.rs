@@ -287,6 +287,106 @@ words! {
         /// The last try of a disk failed.
         CacheFail = "cache_fail",
     }
+    /// CPU architecture of an image.
+    Architecture, "architecture" {
+        /// Intel and AMD, 64 bits.
+        X8664 = "x86_64",
+        /// ARM, 64 bits.
+        Aarch64 = "aarch64",
+    }
+    /// Operating system of an image.
+    OsType, "OS type" {
+        /// Any Linux.
+        Linux = "linux",
+        /// Any Windows.
+        Windows = "windows",
+        /// Any macOS.
+        Macos = "macos",
+        /// VMware ESXi and its kin.
+        Vmware = "vmware",
+        /// Anything else.
+        Other = "other",
+    }
+    /// What an image was built to run on.
+    Virtualisation, "virtualisation" {
+        /// KVM and QEMU.
+        Kvm = "kvm",
+        /// VMware.
+        Vmware = "vmware",
+        /// Microsoft Hyper-V.
+        Hyperv = "hyperv",
+        /// Xen.
+        Xen = "xen",
+        /// Anything else.
+        Other = "other",
+    }
+    /// How a machine of an image sees its disks.
+    DiskDriver, "disk driver" {
+        /// The platform chooses.
+        Auto = "auto",
+        /// virtio-blk.
+        Virtio = "virtio",
+        /// virtio-scsi or an emulated SCSI controller.
+        Scsi = "scsi",
+        /// VMware's paravirtual SCSI.
+        Pvscsi = "pvscsi",
+        /// IDE.
+        Ide = "ide",
+        /// SATA.
+        Sata = "sata",
+    }
+    /// How a machine of an image sees its network.
+    NetworkDriver, "network driver" {
+        /// The platform chooses.
+        Auto = "auto",
+        /// virtio-net.
+        Virtio = "virtio",
+        /// Intel's e1000.
+        E1000 = "e1000",
+        /// VMware's paravirtual interface.
+        Vmxnet3 = "vmxnet3",
+    }
+    /// By what a list of images is sorted.
+    ImageSort, "sort key" {
+        /// Name without regard to case.
+        Name = "name",
+        /// Size as a guest sees it.
+        Size = "size",
+        /// When it was made.
+        Created = "created",
+        /// When it last changed.
+        Updated = "updated",
+        /// The status word.
+        Status = "status",
+    }
+    /// Which end of a sorted list comes first.
+    SortOrder, "order" {
+        /// The smallest.
+        Asc = "asc",
+        /// The largest.
+        Desc = "desc",
+    }
+    /// What one call does to many images.
+    BatchAction, "batch action" {
+        /// Into the recycle bin.
+        Delete = "delete",
+        /// Out of the recycle bin.
+        Restore = "restore",
+        /// Gone at once.
+        Destroy = "destroy",
+        /// Refuses deletion from now on.
+        Protect = "protect",
+        /// Can be deleted again.
+        Unprotect = "unprotect",
+        /// Closed to users.
+        Deactivate = "deactivate",
+        /// Open to users again.
+        Reactivate = "reactivate",
+        /// Gets tags.
+        Tag = "tag",
+        /// Loses tags.
+        Untag = "untag",
+    }
 }
 
 #[cfg(test)]

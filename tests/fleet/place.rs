@@ -322,6 +322,7 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         format: Some(DiskFormat::Raw),
         container_format: "bare".to_owned(),
         expected: Default::default(),
+        fixed: Default::default(),
         domain,
         project,
         facts,

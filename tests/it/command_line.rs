@@ -63,6 +63,73 @@ async fn the_main_job_by_hand() {
     check(&cluster, &["image", "show", "noble"], 3);
 }
 
+/// AT-1, AT-3, DL-1, DL-2, LS-1: the catalog's verbs, on one image and on many.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalog_by_hand() {
+    let cluster = Cluster::start(0).await.unwrap();
+    for (n, name) in ["noble", "jammy"].iter().enumerate() {
+        let raw = cluster.dir().join(format!("{name}.raw"));
+        disk::ext4(&raw, 16, 2, 90 + n as u64).unwrap();
+        let import = ["image", "import", raw.to_str().unwrap(), "--tag", "base", "--virtualisation", "kvm"];
+        check(&cluster, &import, 0);
+    }
+    let set = [
+        "image",
+        "set",
+        "noble",
+        "--os-type",
+        "linux",
+        "--description",
+        "网页 server",
+        "--property",
+        "team=db",
+    ];
+    assert!(text(&check(&cluster, &set, 0)).contains("team=db"));
+    let stale = check(&cluster, &["image", "set", "noble", "--name", "x", "--revision", "1"], 4);
+    assert!(text(&stale).contains("revision"), "{}", text(&stale));
+    let shown = json(&check(&cluster, &["image", "show", "noble", "-o", "json"], 0));
+    assert_eq!((shown["os_type"].as_str(), shown["virtualisation"].as_str()), (Some("linux"), Some("kvm")));
+    check(&cluster, &["image", "set", "noble", "--clear", "description", "--remove-property", "team"], 0);
+    check(&cluster, &["image", "set", "noble"], 2);
+
+    check(&cluster, &["image", "tag", "noble", "jammy", "--tag", "Prod"], 0);
+    check(&cluster, &["image", "untag", "jammy", "--tag", "prod"], 0);
+    let names = |output: &Output| -> Vec<String> {
+        let rows = json(output)["items"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let list = |args: &[&str]| names(&check(&cluster, &[&["image", "list", "-o", "json"], args].concat(), 0));
+    assert_eq!(list(&["--tag", "prod", "--tag", "BASE"]), ["noble"]);
+    assert_eq!(list(&["--sort", "name"]), ["jammy", "noble"]);
+    assert_eq!(list(&["--sort", "name", "--order", "desc", "--created-after", "1h"]), ["noble", "jammy"]);
+    assert!(list(&["--created-before", "1h"]).is_empty());
+    assert!(text(&check(&cluster, &["image", "list", "--count"], 0)).contains('2'));
+    check(&cluster, &["image", "list", "--at", "nowhere"], 3);
+
+    check(&cluster, &["image", "protect", "noble"], 0);
+    let some = check(&cluster, &["image", "delete", "noble", "jammy", "--yes"], 4);
+    assert!(text(&some).contains("protected") && text(&some).contains("ok"), "{}", text(&some));
+    assert_eq!(list(&[]), ["noble"]);
+    assert!(text(&check(&cluster, &["image", "bin"], 0)).contains("jammy"));
+    check(&cluster, &["image", "unprotect", "noble"], 0);
+    check(&cluster, &["image", "deactivate", "noble"], 0);
+    check(&cluster, &["image", "reactivate", "noble"], 0);
+    check(&cluster, &["image", "set", "noble", "--name", "jammy"], 0);
+    let taken = check(&cluster, &["image", "restore", "jammy"], 4);
+    assert!(text(&taken).contains("jammy-2"), "{}", text(&taken));
+    check(&cluster, &["image", "restore", "jammy", "--name", "jammy-2"], 0);
+    check(&cluster, &["image", "delete", "jammy", "jammy-2"], 2);
+    check(&cluster, &["image", "delete", "jammy", "jammy-2", "--yes"], 0);
+    assert!(
+        text(&check(&cluster, &["image", "delete", "jammy", "jammy-2", "--now", "--yes"], 0))
+            .contains("destroyed")
+    );
+    assert!(names(&check(&cluster, &["image", "bin", "-o", "json"], 0)).is_empty());
+    check(&cluster, &["image", "restore", "jammy"], 3);
+    check(&cluster, &["image", "cancel", "jammy", "--yes"], 3);
+    assert!(text(&check(&cluster, &["image", "distributions"], 0)).contains("Ubuntu"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_tell_what_went_wrong() {
     let cluster = Cluster::start(0).await.unwrap();

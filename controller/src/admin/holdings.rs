@@ -57,8 +57,8 @@ async fn referred(db: &Db) -> Result<Referred, BackupError> {
     let contents = db.contents().await?.into_iter().map(|content| content.id).collect();
     let images = db.all_images().await?.into_iter();
     let originals = images.filter_map(|image| {
-        let compared = Some(image.checksums.blake3.unwrap_or_default());
-        let wanted = match image.status {
+        let compared = Some(image.checksums.blake3.clone().unwrap_or_default());
+        let wanted = match image.kept_as() {
             ImageStatus::Importing => Wanted { blake3: compared, is_promised: true },
             // Its import can be tried again.
             ImageStatus::Killed if image.original_bytes.is_some() => {

@@ -13,6 +13,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::id::ImageId;
+use hearth_protocol::words::{ImageStatus, Role};
 use tower_http::services::ServeFile;
 
 use super::app::App;
@@ -20,6 +21,7 @@ use super::body::Path;
 use super::caller::Caller;
 use super::fault::Fault;
 use super::images::find;
+use crate::db::images::Image;
 use crate::db::operations::Draft;
 
 /// Begin of a file name in `Content-Disposition`, characters: browsers cut longer ones.
@@ -38,6 +40,7 @@ pub async fn download(
     mut request: Request,
 ) -> Result<Response, Fault> {
     let image = find(&app, &caller, id).await?;
+    must_be_open(&caller, &image)?;
     let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
     let Some(sha256) = sha256 else {
         let why = if image.content.is_some() { "its original was not kept" } else { "it has no bytes yet" };
@@ -81,6 +84,20 @@ pub async fn download(
         headers.insert(key, HeaderValue::from_str(&value).map_err(|error| Fault::internal(&error))?);
     }
     Ok(answer)
+}
+
+/// What lies in the recycle bin is given to nobody, what is deactivated to administrators alone.
+fn must_be_open(caller: &Caller, image: &Image) -> Result<(), Fault> {
+    let refused = |why: &str| Fault::conflict(format!("image {} {why}", image.facts.name));
+    match image.status {
+        ImageStatus::PendingDelete => {
+            Err(refused("is in the recycle bin").hint("restore it first: hearth image restore"))
+        }
+        ImageStatus::Deactivated if caller.principal.role != Role::Admin => {
+            Err(refused("is deactivated").hint("an administrator of its project can reactivate it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Who took image bytes out stands in the log; a continued download is one and the same.

@@ -10,6 +10,7 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use hearth_protocol::api::error::ErrorBody;
 
 use crate::db::DbError;
 use crate::logic::catalog::FieldError;
@@ -100,16 +101,12 @@ impl Fault {
         Self::new(StatusCode::CONFLICT, "in_use", message)
     }
 
-    /// 428: an edit that does not say what it is based on.
+    /// 428: a change that does not say on which revision it is based.
     #[must_use]
     pub fn revision_required() -> Self {
-        Self::new(
-            StatusCode::PRECONDITION_REQUIRED,
-            "revision_required",
-            "an edit needs the header `If-Match` with the record's `revision`",
-        )
-        .field("if-match")
-        .hint("read the record first: two editors must not overwrite each other")
+        let message = "this change needs the header If-Match with the record's revision";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "revision_required", message)
+            .hint("read the record and send its `revision` (the header `etag`) back as If-Match")
     }
 
     /// 413: more bytes than allowed.
@@ -190,6 +187,19 @@ impl Fault {
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
         self
+    }
+
+    /// The body that a caller gets.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> ErrorBody {
+        let Parts { code, message, hint, field, .. } = &*self.0;
+        ErrorBody {
+            code: (*code).to_owned(),
+            message: message.clone(),
+            hint: hint.clone(),
+            field: field.clone(),
+            request_id: request_id.to_owned(),
+        }
     }
 
     /// What it says.

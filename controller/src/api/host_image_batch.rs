@@ -14,7 +14,8 @@ use super::app::App;
 use super::body::Json;
 use super::caller::Caller;
 use super::fault::Fault;
-use super::{host_images, images};
+use super::image_ends::DeleteQuery;
+use super::{host_images, image_ends, images};
 use crate::db::images::Image;
 use crate::logic::authz::Action;
 use crate::logic::host_image::check_batch;
@@ -107,11 +108,11 @@ async fn delete_member(app: &App, caller: &Caller, disk: &Image) -> MemberResult
     let found = images::find(app, caller, disk.id).await;
     let name = found.as_ref().ok().map(|image| image.facts.name.clone());
     let deleted = match found {
-        Ok(image) => images::remove(app, caller, &image, None, false).await,
+        Ok(image) => image_ends::remove(app, caller, image.id, DeleteQuery::default(), None).await,
         Err(fault) => Err(fault),
     };
     let (ok, message) = match deleted {
-        Ok(()) => (true, "deleted".to_owned()),
+        Ok(_) => (true, "deleted".to_owned()),
         Err(fault) => {
             log_internal(&fault);
             (false, fault.parts().message.clone())

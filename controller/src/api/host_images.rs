@@ -24,7 +24,7 @@ use super::app::App;
 use super::body::{Json, Path, Query};
 use super::caller::Caller;
 use super::fault::Fault;
-use super::{host_image_batch, images, when};
+use super::{host_image_batch, image_edits, images, when};
 use crate::db::host_images::{HOLDERS_MAX, HostImage, HostImageFacts, HostImageFilter, NewHostImage};
 use crate::db::images::Image;
 use crate::db::{PageRequest, new_id};
@@ -115,8 +115,8 @@ fn facts_of(name: String, system: &Image) -> HostImageFacts {
         name,
         visibility: Visibility::Private,
         description: String::new(),
-        architecture: facts.architecture.clone(),
-        os_type: facts.os_type.clone(),
+        architecture: facts.architecture.map(|word| word.to_string()).unwrap_or_default(),
+        os_type: facts.os_type.map(|word| word.to_string()).unwrap_or_default(),
         distribution: facts.distribution.clone(),
         version: facts.version.clone(),
         os_language: String::new(),
@@ -197,7 +197,7 @@ pub async fn update(
     Json(update): Json<HostImageUpdate>,
 ) -> Result<axum::Json<HostImageDetails>, Fault> {
     let found = find(&app, &caller, id).await?;
-    let if_match = images::if_match(&headers)?.ok_or_else(Fault::revision_required)?;
+    let if_match = image_edits::if_match(&headers)?.ok_or_else(Fault::revision_required)?;
     check_update(&update)?;
     if update.public.is_some() {
         caller.may_do(Action::HostImagePublish, &Resource::Whole, "host image", id)?;
@@ -272,7 +272,7 @@ pub async fn delete(
     Query(query): Query<DeleteQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let if_match = images::if_match(&headers)?;
+    let if_match = image_edits::if_match(&headers)?;
     let result = host_image_batch::delete_one(&app, &caller, id, if_match, query.members).await?;
     if query.members {
         return Ok(axum::Json(result).into_response());

@@ -27,8 +27,9 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, host_image_batch, host_image_cache, host_images, images, join_tokens,
-    launch, locations, openapi, operations, prewarm_groups, prewarms, system, tokens, upload,
+    cache, distributions, download, events, health, host_image_batch, host_image_cache, host_images,
+    image_batch, image_edits, image_ends, image_list, images, join_tokens, launch, locations, openapi,
+    operations, prewarm_groups, prewarms, system, tokens, upload,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -66,9 +67,9 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TokenList, quick, routes!(tokens::list))
         .guarded(A::TokenRevoke, quick, routes!(tokens::revoke))
         .guarded(A::ImageCreate, quick, routes!(images::create))
-        .guarded(A::ImageList, quick, routes!(images::list))
+        .guarded(A::ImageList, quick, routes!(image_list::list))
+        .guarded(A::ImageList, quick, routes!(distributions::list))
         .guarded(A::ImageShow, quick, routes!(images::show))
-        .guarded(A::ImageDelete, quick, routes!(images::delete))
         .guarded(A::ImageLaunch, quick, routes!(launch::launch))
         .guarded(A::ImageRetry, quick, routes!(images::retry))
         .guarded(A::CacheList, quick, routes!(images::cache))
@@ -89,6 +90,17 @@ pub fn build(app: App) -> Routes {
         .guarded(A::JoinTokenCreate, quick, routes!(join_tokens::create))
         .guarded(A::JoinTokenList, quick, routes!(join_tokens::list))
         .guarded(A::JoinTokenRevoke, quick, routes!(join_tokens::revoke));
+    let routes = routes
+        .guarded(A::ImageUpdate, quick, routes!(image_edits::update))
+        .guarded(A::ImageProtect, quick, routes!(image_edits::protect))
+        .guarded(A::ImageUnprotect, quick, routes!(image_edits::unprotect))
+        .guarded(A::ImageDeactivate, quick, routes!(image_edits::deactivate))
+        .guarded(A::ImageReactivate, quick, routes!(image_edits::reactivate))
+        .guarded(A::ImageDelete, quick, routes!(image_ends::delete))
+        .guarded(A::ImageRestore, quick, routes!(image_ends::restore))
+        .guarded(A::ImageCancel, quick, routes!(image_ends::cancel))
+        // A hundred files may take a while to go; the number of images bounds it.
+        .guarded(A::ImageBatch, Pace::Stream, routes!(image_batch::batch));
     let routes = routes
         .guarded(A::PrewarmCreate, quick, routes!(prewarms::create))
         .guarded(A::PrewarmList, quick, routes!(prewarms::list))

@@ -29,6 +29,7 @@ use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Checksums, Image as ImageBody};
 use hearth_protocol::id::ImageId;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::app::App;
 use super::body::Path;
@@ -133,15 +134,23 @@ async fn receive(
 ) -> Result<Image, Fault> {
     let id = image.id;
     app.db.start_upload(id).await?;
-    let ended = match write_all(app, id, announced, room, stream).await {
+    let stop = app.jobs.upload_begins(id);
+    let ended = match write_all(app, id, announced, room, stream, &stop).await {
         Ok(sums) => take_over(app, caller, image, sums).await,
         Err(fault) => Err(fault),
     };
+    app.jobs.upload_ended(id);
     match ended {
         Ok(Taken::Over) => app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id)),
         Ok(Taken::Refused(fault)) => Err(fault),
         Err(fault) => {
-            put_back(app, id, format!("the upload failed: {}", fault.parts().message)).await?;
+            let ended = put_back(app, id, format!("the upload failed: {}", fault.parts().message)).await;
+            if matches!(ended, Err(DbError::NotFound { .. })) {
+                // Cancelled or deleted meanwhile: the file that came to be after that goes too.
+                let originals = Arc::clone(&app.ingest.originals);
+                blocking(move || originals.remove(id)).await?;
+            }
+            ended?;
             Err(fault)
         }
     }
@@ -207,6 +216,7 @@ async fn write_all(
     announced: Option<u64>,
     room: Reservation,
     stream: Body,
+    stop: &CancellationToken,
 ) -> Result<Sums, Fault> {
     let originals = Arc::clone(&app.ingest.originals);
     let (feed, pieces) = mpsc::channel(PIECES_WAITING_MAX);
@@ -216,7 +226,10 @@ async fn write_all(
         let done = originals.create(id).and_then(|writer| write_pieces(writer, pieces, &mut taken_bytes));
         (taken_bytes, done)
     });
-    let received = take(app, announced, room, stream, feed).await;
+    let received = tokio::select! {
+        received = take(app, announced, room, stream, feed) => received,
+        () = stop.cancelled() => Err(Fault::conflict("the image was cancelled while its file came")),
+    };
     // Waited for on every path: what is dropped removes its file, and only then may the next upload begin.
     let (taken_bytes, done) = writing.await.map_err(|error| Fault::internal(&error))?;
     let left = announced.map_or(PIECE_BYTES as u64, |all| all.saturating_sub(taken_bytes));

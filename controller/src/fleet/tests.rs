@@ -158,6 +158,7 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         domain,
         project,
         expected: Default::default(),
+        fixed: Default::default(),
         facts,
     };
     db.create_image(&new, &op).await.unwrap();

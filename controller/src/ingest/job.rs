@@ -59,6 +59,8 @@ pub struct ImportSpec {
     pub declared: Option<DiskFormat>,
     /// What the uploader said the checksums are.
     pub expected: Checksums,
+    /// Size that the disk is grown to; a larger one is refused.
+    pub disk_bytes: Option<u64>,
     /// Checksums counted during the upload; `None` after a restart: they are counted again.
     pub sums: Option<Sums>,
 }
@@ -112,6 +114,20 @@ pub enum ImportError {
         /// What was counted.
         got: String,
     },
+    /// The disk does not fit into the size that was asked for.
+    #[error(
+        "the disk has {virtual_bytes} bytes, more than the {disk_bytes} it was to be grown to: a disk is never shrunk; \
+         import it with a larger size or without one"
+    )]
+    LargerThanAsked {
+        /// What it has.
+        virtual_bytes: u64,
+        /// What was asked for.
+        disk_bytes: u64,
+    },
+    /// An ISO was to be grown.
+    #[error("the file is an iso, which is no disk and keeps its size: import it without a disk size")]
+    NoDisk,
     /// The file is no image we take.
     #[error(transparent)]
     Inspect(#[from] InspectError),
@@ -170,6 +186,7 @@ impl ImportError {
     #[must_use]
     pub const fn is_final(&self) -> bool {
         match self {
+            Self::LargerThanAsked { .. } | Self::NoDisk => true,
             Self::NoOriginal { .. } | Self::Checksum { .. } | Self::Inspect(_) => {
                 !matches!(self, Self::Inspect(InspectError::Read { .. }))
             }
@@ -239,7 +256,8 @@ impl Ingest {
         let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
         let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
         compare(&spec.expected, &sums)?;
-        let made = self.make(spec.image, spec.declared, cancel, progress)?;
+        let source = Source { image: spec.image, declared: spec.declared, disk_bytes: spec.disk_bytes };
+        let made = self.make(source, cancel, progress)?;
         let root = made.staged.root().clone();
         let stored_bytes = made.staged.stored_bytes();
         let published = self.content.publish(made.staged, cancel)?;
@@ -259,7 +277,7 @@ impl Ingest {
         })
     }
 
-    /// Makes a damaged content again from its original and puts it in its place.
+    /// Makes a damaged content again from its original and puts it in its place. `disk_bytes`: what its disk was grown to.
     ///
     /// # Errors
     /// [`ImportError`]; [`ImportError::OtherContent`] if the original is damaged too: ask an agent for the chunks.
@@ -267,10 +285,12 @@ impl Ingest {
         &self,
         image: ImageId,
         format: DiskFormat,
+        disk_bytes: Option<u64>,
         expected: ContentId,
         cancel: &AtomicBool,
     ) -> Result<Published, ImportError> {
-        let made = self.make(image, Some(format), cancel, &mut |_, _| ())?;
+        let source = Source { image, declared: Some(format), disk_bytes };
+        let made = self.make(source, cancel, &mut |_, _| ())?;
         let got = made.staged.root().content_id();
         if got != expected {
             return Err(ImportError::OtherContent { got, expected });
@@ -281,8 +301,7 @@ impl Ingest {
     /// Inspects, converts, cuts and reads back. The staging folder is gone again except for the staged content.
     fn make(
         &self,
-        image: ImageId,
-        declared: Option<DiskFormat>,
+        Source { image, declared, disk_bytes }: Source,
         cancel: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<Made, ImportError> {
@@ -290,6 +309,7 @@ impl Ingest {
         let open = |path: &Path| File::open(path).map_err(on("open", path));
         let reader = ImageFile::new(open(&path)?).map_err(on("open", &path))?;
         let inspection = inspect(&reader, declared)?;
+        must_fit(&inspection, disk_bytes)?;
         let folder = self.staging.join(image.to_string());
         remove(&folder)?;
         let staging = Folder(create(folder)?);
@@ -310,8 +330,14 @@ impl Ingest {
         // The staged object outlives this function, so it lies beside the folder of this image.
         let object = self.staging.join(format!("{image}.object"));
         remove(&object)?;
-        let chunking =
-            Chunking { source: &source, path: source_path, kind, staging: &object, threads: self.threads };
+        let chunking = Chunking {
+            source: &source,
+            path: source_path,
+            kind,
+            staging: &object,
+            threads: self.threads,
+            grown_bytes: disk_bytes,
+        };
         let total = inspection.virtual_size_bytes;
         let mut shown = Shown { progress, stage: ImportStage::Chunking, percent: 0 };
         let staged = chunk::stage(&chunking, cancel, &mut |at| shown.at(at, total));
@@ -385,6 +411,27 @@ fn warn_of_missing_sandbox(mode: SandboxMode) {
             );
         }
     }
+}
+
+/// Refuses what cannot get the size that was asked for, before anything is written.
+fn must_fit(inspection: &Inspection, disk_bytes: Option<u64>) -> Result<(), ImportError> {
+    let virtual_bytes = inspection.virtual_size_bytes;
+    match disk_bytes {
+        Some(_) if inspection.format == DiskFormat::Iso => Err(ImportError::NoDisk),
+        Some(disk_bytes) if virtual_bytes > disk_bytes => {
+            Err(ImportError::LargerThanAsked { virtual_bytes, disk_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a content is made of.
+#[derive(Clone, Copy)]
+struct Source {
+    image: ImageId,
+    declared: Option<DiskFormat>,
+    /// Size that the disk is grown to.
+    disk_bytes: Option<u64>,
 }
 
 /// A staged content and what it was made of.

@@ -1,4 +1,5 @@
-//! The files of what was deleted: originals at once, contents when no import runs.
+//! The files of what was deleted: originals at once, contents when no import runs. What lies in the recycle bin is not
+//! deleted: its record refers to its files.
 //!
 //! **What.** The sweeper, and what a start finds half done. Why there is a lock, says the module above.
 //!

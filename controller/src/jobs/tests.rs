@@ -20,6 +20,7 @@ async fn unused_content(db: &Db) {
         domain,
         project,
         expected: Default::default(),
+        fixed: Default::default(),
         facts,
     };
     db.create_image(&new, &op()).await.unwrap();

@@ -116,7 +116,7 @@ actions! {
     ImageLaunch = "image.launch", Member, Owner;
     /// Another try of an import.
     ImageRetry = "image.retry", Member, Owner;
-    /// The end of an image.
+    /// The end of an image: into the recycle bin.
     ImageDelete = "image.delete", Member, Owner;
     /// Host images that one may see.
     HostImageList = "host_image.list", Reader, Own;
@@ -132,6 +132,24 @@ actions! {
     HostImageProtect = "host_image.protect", Member, Owner;
     /// The end of a host image.
     HostImageDelete = "host_image.delete", Member, Owner;
+    /// The end of an image for good.
+    ImageDestroy = "image.destroy", Member, Owner;
+    /// The way back out of the recycle bin.
+    ImageRestore = "image.restore", Member, Owner;
+    /// The end of an image that is still being made.
+    ImageCancel = "image.cancel", Member, Owner;
+    /// What a record says.
+    ImageUpdate = "image.update", Member, Owner;
+    /// Protection from deletion.
+    ImageProtect = "image.protect", Member, Owner;
+    /// The end of that protection.
+    ImageUnprotect = "image.unprotect", Member, Owner;
+    /// An image that is closed to users.
+    ImageDeactivate = "image.deactivate", Admin, Owner;
+    /// One that is opened again.
+    ImageReactivate = "image.reactivate", Admin, Owner;
+    /// One action on many images; each asks for its own right.
+    ImageBatch = "image.batch", Member, Own;
     /// Where an image is cached.
     CacheList = "cache.list", Reader, System;
     /// Copies made by hand.

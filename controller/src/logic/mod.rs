@@ -6,8 +6,11 @@
 //! **Why apart.** These rules decide what a thousand hosts do; here each is compared with a slow obvious version.
 
 pub mod admission;
+pub mod attributes;
 pub mod authz;
 pub mod catalog;
+pub mod deletion;
+pub mod distributions;
 pub mod forecast;
 pub mod glob;
 pub mod hold;

@@ -92,7 +92,7 @@ async fn a_content_whose_removal_was_interrupted_goes_at_the_next_start() {
     let folder = place.config.state_dir.join("content");
     let before: Vec<_> =
         files(&folder).into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
-    let deleted = place.client.ask(Method::DELETE, &format!("/images/{id}")).send().await.unwrap();
+    let deleted = place.client.ask(Method::DELETE, &format!("/images/{id}?now=true")).send().await.unwrap();
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     until("its content is gone", || files(&folder).is_empty()).await;
     // A kill behind the row and before the files leaves this.

@@ -6,12 +6,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod attributes;
+mod batch;
 mod catalog;
 mod crash;
 mod garbage;
 mod harness;
 mod host_images;
 mod host_rights;
+mod lists;
+mod places;
+mod recycle;
 mod rights;
 mod upgrade;
 mod upload;

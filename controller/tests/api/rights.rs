@@ -15,6 +15,7 @@ fn may(role: Role, scope: &str, action: Action) -> bool {
         ("token", _) => role == Role::Admin,
         ("image" | "host_image", "list" | "show") => true,
         ("image" | "host_image", "publish") => scope == "system" && role == Role::Admin,
+        ("image", "deactivate" | "reactivate") => role == Role::Admin,
         ("image" | "host_image", _) => role != Role::Reader,
         (_, "list" | "show" | "verify" | "read") => scope == "system",
         _ => scope == "system" && role == Role::Admin,

@@ -1,7 +1,7 @@
 //! Images, contents, tokens and tenants.
 
 use hearth_controller::db::image_changes::Imported;
-use hearth_controller::db::images::ImageFilter;
+use hearth_controller::db::image_list::ImageFilter;
 use hearth_controller::db::jobs::{JobKind, JobState};
 use hearth_controller::db::tokens::{Scope, Token};
 use hearth_controller::db::{DbError, PageRequest, new_id};

@@ -16,7 +16,7 @@ use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::id::{BootId, ImageId, LocationId};
 use hearth_protocol::message::control::{ObservedEntry, ObservedState};
 use hearth_protocol::message::enrol::LocationFacts;
-use hearth_protocol::words::{ContentKind, DiskFormat, EntryStatus, ImageKind};
+use hearth_protocol::words::{Architecture, ContentKind, DiskFormat, EntryStatus, ImageKind};
 
 pub(crate) const MINUTE_US: i64 = 60_000_000;
 
@@ -26,7 +26,7 @@ pub(crate) fn op(action: &str) -> Draft {
 
 pub(crate) fn facts(name: &str) -> ImageFacts {
     ImageFacts {
-        architecture: "x86_64".to_owned(),
+        architecture: Some(Architecture::X8664),
         description: "0".to_owned(),
         properties: BTreeMap::from([("hw_disk_bus".to_owned(), "virtio".to_owned())]),
         ..ImageFacts::named(name)
@@ -47,6 +47,7 @@ pub(crate) async fn queued_image(db: &Db, name: &str) -> ImageId {
         domain,
         project,
         expected: Checksums::default(),
+        fixed: Default::default(),
         facts,
     };
     db.create_image(&new, &op("image.create")).await.unwrap();

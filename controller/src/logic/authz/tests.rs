@@ -48,6 +48,7 @@ fn what_the_table_does_not_allow_is_denied() {
             let expected = match name {
                 "token.whoami" | "image.list" | "host_image.list" => true,
                 "token.list" => principal.role == Role::Admin,
+                "image.batch" => principal.role != Role::Reader,
                 _ if reads_system => system,
                 "image.publish" | "host_image.publish" | "transfers.steer" => {
                     system && principal.role == Role::Admin
@@ -84,6 +85,14 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::HostImageUpdate,
         Action::HostImageProtect,
         Action::HostImageDelete,
+        Action::ImageDestroy,
+        Action::ImageRestore,
+        Action::ImageCancel,
+        Action::ImageUpdate,
+        Action::ImageProtect,
+        Action::ImageUnprotect,
+        Action::ImageDeactivate,
+        Action::ImageReactivate,
     ];
     for principal in principals() {
         for action in actions {
@@ -95,6 +104,9 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
                     let may = match action {
                         Action::ImageShow | Action::HostImageShow => true,
                         Action::ImageDownload => principal.role != Role::Reader,
+                        Action::ImageDeactivate | Action::ImageReactivate => {
+                            principal.role == Role::Admin && at_home(principal)
+                        }
                         _ => principal.role != Role::Reader && at_home(principal),
                     };
                     let expected = match (seen, may) {
