@@ -2,12 +2,13 @@
 
 use clap::{Args, Subcommand};
 use hearth_protocol::api::image::Image;
-use hearth_protocol::words::{ImageKind, ImageStatus};
+use hearth_protocol::words::{ImageKind, ImageStatus, ImageView, ShareStatus};
 
 use crate::args::{Session, confirm};
 use crate::failure::Exit;
 use crate::names;
 use crate::output::{Cell, Grid};
+use crate::sharing::SharingCommand;
 
 mod download;
 mod import;
@@ -28,6 +29,9 @@ pub(crate) enum ImageCommand {
     Delete(Delete),
     /// Download the file as it was imported
     Download(download::Download),
+    /// Sharing, publishing and owners
+    #[command(flatten)]
+    Sharing(SharingCommand),
 }
 
 /// List images.
@@ -35,6 +39,7 @@ pub(crate) enum ImageCommand {
 #[command(after_help = "Examples:
   hearth image list
   hearth image list --status killed
+  hearth image list --view shared --share-status pending
   hearth image list --search debian -o csv")]
 pub(crate) struct List {
     /// Only images whose name holds this
@@ -46,6 +51,12 @@ pub(crate) struct List {
     /// Only this kind: disk or iso
     #[arg(long)]
     kind: Option<ImageKind>,
+    /// Only this part: all, featured, public, private (your own), shared (with you)
+    #[arg(long)]
+    view: Option<ImageView>,
+    /// With --view shared: pending, accepted (default) or rejected
+    #[arg(long, value_name = "STATUS")]
+    share_status: Option<ShareStatus>,
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -87,6 +98,7 @@ impl ImageCommand {
             Self::Show(command) => command.run(session).await,
             Self::Delete(command) => command.run(session).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
+            Self::Sharing(command) => Box::pin(command.run(session)).await,
         }
     }
 }
@@ -97,6 +109,8 @@ impl List {
             ("q", self.search),
             ("status", self.status.map(|status| status.to_string())),
             ("kind", self.kind.map(|kind| kind.to_string())),
+            ("view", self.view.map(|view| view.to_string())),
+            ("share_status", self.share_status.map(|status| status.to_string())),
         ];
         let images: Vec<Image> = session.client.list(&["images"], &query, self.limit).await?;
         session.out.list(&images, &grid(&images))?;
@@ -121,6 +135,7 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
         "+CONTENT",
         "+SHA256",
         "+REASON",
+        "+FEATURED",
     ];
     Grid::of(COLUMNS, images, |image| {
         vec![
@@ -139,6 +154,7 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
             Cell::maybe(image.content),
             Cell::maybe(image.checksums.sha256.as_ref()),
             Cell::text(&image.reason),
+            Cell::flag(image.featured),
         ]
     })
 }
@@ -180,6 +196,8 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("md5", Cell::maybe(image.checksums.md5.as_ref())),
         ("blake3", Cell::maybe(image.checksums.blake3.as_ref())),
         ("visibility", Cell::text(image.visibility)),
+        ("featured", Cell::text(if image.featured { "yes" } else { "" })),
+        ("shared with you", Cell::maybe(image.share_status)),
         ("project", Cell::text(image.project)),
         ("architecture", Cell::maybe(image.architecture.as_ref())),
         ("os", Cell::maybe(image.os_type.as_ref())),

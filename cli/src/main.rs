@@ -22,6 +22,8 @@ mod names;
 mod output;
 mod prewarm;
 mod progress;
+mod quota;
+mod sharing;
 mod size;
 mod system;
 mod targets;

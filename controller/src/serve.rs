@@ -111,6 +111,7 @@ impl Controller {
         state.must_be_set_up()?;
         let authority = Arc::new(Authority::load(&state.ca())?);
         let db = Db::open(&config.database_url).await?;
+        db.set_default_limits(config.sharing.quota);
         let ingest = open_files(&config, executable)?;
         let closing = CancellationToken::new();
         let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, closing.clone());

@@ -11,8 +11,11 @@ pub mod image;
 pub mod location;
 pub mod operation;
 pub mod prewarm;
+pub mod quota;
+pub mod share;
 pub mod system;
 pub mod token;
+pub mod usage;
 
 use serde::{Deserialize, Serialize};
 

@@ -10,7 +10,9 @@ use hearth_protocol::api::cache::CacheEntry;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Image as ImageBody, ImageCreate};
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
-use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, PrewarmState, Visibility};
+use hearth_protocol::words::{
+    DiskFormat, ImageKind, ImageStatus, ImageView, PrewarmState, ShareStatus, Visibility,
+};
 use serde::Deserialize;
 
 use super::app::App;
@@ -24,6 +26,7 @@ use crate::db::grams::fold;
 use crate::db::images::{Image, ImageFacts, ImageFilter, NewImage};
 use crate::db::operations::Draft;
 use crate::db::prewarms::PrewarmFilter;
+use crate::db::shares::View;
 use crate::db::tokens::Scope;
 use crate::db::{PageRequest, new_id};
 use crate::logic::authz::{Action, Resource};
@@ -45,6 +48,10 @@ pub struct ListQuery {
     status: Option<ImageStatus>,
     /// Disk or ISO.
     kind: Option<ImageKind>,
+    /// Part of the catalog; absent: all.
+    view: Option<ImageView>,
+    /// With `view=shared`: what the receiver said; absent: accepted.
+    share_status: Option<ShareStatus>,
     /// `next` of the page before.
     cursor: Option<String>,
     /// Rows of the page, 1 to 1,000; default 100.
@@ -63,7 +70,8 @@ pub struct DeleteQuery {
 
 /// Makes a record; `PUT /images/{id}/file` sends its bytes.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", request_body = ImageCreate,
-    responses((status = 201, body = ImageBody), (status = 409, description = "The name is taken", body = ErrorBody)))]
+    responses((status = 201, body = ImageBody),
+        (status = 409, description = "The name is taken, or the project's quota is full", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -73,7 +81,7 @@ pub async fn create(
     let (domain, project) = owner(&app, &caller, create.project).await?;
     caller.may(&Resource::Project { domain, project }, "project", project)?;
     if create.public {
-        caller.may_do(Action::ImagePublish, &Resource::Whole, "image", &create.name)?;
+        super::ownership::may_publish(&app, &caller, &Resource::Project { domain, project }, &create.name)?;
     }
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
@@ -135,27 +143,43 @@ pub async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<ImageBody>>, Fault> {
     query.q.as_deref().map_or(Ok(()), |q| check_search("q", q))?;
+    let view = view(&query)?;
     let page = if let Some(name) = &query.name {
         let keep = |image: &Image| {
             query.status.is_none_or(|status| status == image.status)
                 && query.kind.is_none_or(|kind| kind == image.kind)
                 && query.q.as_ref().is_none_or(|q| fold(&image.facts.name).contains(&fold(q)))
         };
-        let named = app.db.images_named(caller.scope(), name).await?;
+        let named = app.db.images_named_in(caller.scope(), view, name).await?;
         Page { items: named.into_iter().filter(keep).collect(), next: None }
     } else {
         let filter = ImageFilter {
             name_contains: query.q,
             status: query.status,
             kind: query.kind,
+            view,
             ..ImageFilter::default()
         };
         app.db
             .images(caller.scope(), &filter, &PageRequest { limit: query.limit, cursor: query.cursor })
             .await?
     };
-    let items = bodies(&app, &caller, &page.items).await?;
+    let mut items = bodies(&app, &caller, &page.items).await?;
+    if let View::Shared(status) = view {
+        items.iter_mut().for_each(|item| item.share_status = Some(status));
+    }
     Ok(axum::Json(Page { items, next: page.next }))
+}
+
+fn view(query: &ListQuery) -> Result<View, Fault> {
+    match (query.view.unwrap_or(ImageView::All), query.share_status) {
+        (ImageView::Shared, status) => Ok(View::Shared(status.unwrap_or(ShareStatus::Accepted))),
+        (_, Some(_)) => Err(Fault::invalid("share_status", "share_status goes with view=shared alone")),
+        (ImageView::All, None) => Ok(View::All),
+        (ImageView::Featured, None) => Ok(View::Featured),
+        (ImageView::Public, None) => Ok(View::Public),
+        (ImageView::Private, None) => Ok(View::Private),
+    }
 }
 
 /// One image.
@@ -166,8 +190,8 @@ pub async fn show(
     caller: Caller,
     Path(id): Path<ImageId>,
 ) -> Result<axum::Json<ImageBody>, Fault> {
-    let image = find(&app, &caller, id).await?;
-    shown(&app, &caller, &image).await.map(axum::Json)
+    let (image, share_status) = found(&app, &caller, id).await?;
+    Ok(axum::Json(ImageBody { share_status, ..shown(&app, &caller, &image).await? }))
 }
 
 /// Deletes an image: its record, its original, and its content unless another image has the same. Copies at locations
@@ -199,7 +223,7 @@ pub async fn delete(
 }
 
 /// The revision of `If-Match`, as a bare number or in the quotes of an entity tag.
-fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, Fault> {
+pub(super) fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, Fault> {
     let Some(value) = headers.get(axum::http::header::IF_MATCH) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
     number.map(Some).ok_or_else(|| Fault::invalid("if-match", "If-Match must be the record's `revision`"))
@@ -279,18 +303,26 @@ pub async fn cache(
 /// # Errors
 /// 404 if there is none or it may not be seen, 403.
 pub async fn find(app: &App, caller: &Caller, id: ImageId) -> Result<Image, Fault> {
-    let image =
-        app.db.image_seen_by(caller.scope(), id).await?.ok_or_else(|| Fault::not_found("image", id))?;
-    // The store shows a shared image only to those it is shared with.
+    found(app, caller, id).await.map(|(image, _)| image)
+}
+
+/// As [`find`], with the share through which somebody who does not own it knows it.
+///
+/// # Errors
+/// As [`find`].
+pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Option<ShareStatus>), Fault> {
+    let found = app.db.image_known_to(caller.scope(), id).await?;
+    let (image, share) = found.ok_or_else(|| Fault::not_found("image", id))?;
     let resource = Resource::Image {
         domain: image.domain,
         project: image.project,
         visibility: image.facts.visibility,
-        shared_with_caller: image.facts.visibility == Visibility::Shared,
+        share,
     };
     let action = if caller.action == Action::ImageCreate { Action::ImageShow } else { caller.action };
-    caller.may_do(action, &resource, "image", id)?;
-    Ok(image)
+    let may = caller.may_do(action, &resource, "image", id);
+    may.map_err(|fault| super::shares::not_accepted(fault, &image, share))?;
+    Ok((image, share))
 }
 
 /// The bodies of records, with the number of their copies for those who may know where copies are.
@@ -352,5 +384,7 @@ fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
         created_at: when::text(image.created_us),
         updated_at: when::text(image.updated_us),
         cached_at,
+        featured: image.featured,
+        share_status: None,
     }
 }

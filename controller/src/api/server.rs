@@ -27,8 +27,8 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    tokens, upload,
+    cache, download, events, health, images, join_tokens, locations, openapi, operations, ownership, prewarms,
+    quotas, shares, system, tokens, upload, usage,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -57,6 +57,7 @@ pub fn build(app: App) -> Routes {
     use Action as A;
     let quick = Pace::Quick;
     let public_metrics = app.config.metrics_public;
+    let publish = ownership::publishing(app.config.sharing.members_may_publish);
     let routes = Routes::new(app)
         .open(routes!(health::healthz))
         .open(routes!(health::readyz))
@@ -102,11 +103,33 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
+    let routes = sharing(routes, publish);
     if public_metrics {
         routes.open(routes!(health::figures))
     } else {
         routes.guarded(A::MetricsRead, quick, routes!(health::figures))
     }
+}
+
+/// Who else uses an image, whose it is, and what projects may have.
+fn sharing(routes: Routes, publish: Action) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(publish, quick, routes!(ownership::publish))
+        .guarded(publish, quick, routes!(ownership::unpublish))
+        .guarded(A::ImageFeature, quick, routes!(ownership::feature))
+        .guarded(A::ImageFeature, quick, routes!(ownership::unfeature))
+        .guarded(A::ImageOwner, quick, routes!(ownership::owner))
+        .guarded(A::ShareList, quick, routes!(shares::list))
+        .guarded(A::ShareCreate, quick, routes!(shares::create))
+        .guarded(A::ShareRemove, quick, routes!(shares::remove))
+        .guarded(A::ShareRemove, quick, routes!(shares::remove_many))
+        .guarded(A::ShareAccept, quick, routes!(shares::accept))
+        .guarded(A::ShareReject, quick, routes!(shares::reject))
+        .guarded(A::QuotaShow, quick, routes!(quotas::show))
+        .guarded(A::QuotaUpdate, quick, routes!(quotas::update))
+        .guarded(A::UsageRead, quick, routes!(usage::report))
 }
 
 /// The listener that runs.

@@ -12,7 +12,7 @@
 
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::id::{ImageId, JobId, ProjectId};
-use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
+use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage, Visibility};
 
 use super::changes::Change;
 use super::contents::Content;
@@ -23,6 +23,7 @@ use super::jobs::{JobKind, JobState};
 use super::operations::Draft;
 use super::sql::{sql, to_json};
 use super::store::{Db, Tx};
+use crate::logic::quota::Figures;
 
 /// What is known of a file when its upload ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +46,7 @@ pub struct Imported {
 }
 
 /// One live image per project and folded name; the id frees the name of a deleted one.
-fn name_key(project: ProjectId, name: &str) -> String {
+pub(super) fn name_key(project: ProjectId, name: &str) -> String {
     format!("{project} {}", fold(name))
 }
 
@@ -65,7 +66,8 @@ impl Tx<'_> {
         if states.contains(&image.status) { Ok(image) } else { Err(wrong_state(&image, allowed)) }
     }
 
-    async fn live_image(&mut self, id: ImageId) -> Result<Image, DbError> {
+    /// The image if it is not deleted.
+    pub(super) async fn live_image(&mut self, id: ImageId) -> Result<Image, DbError> {
         let image = self.image(id).await?;
         match image.deleted_us {
             None => Ok(image),
@@ -92,7 +94,7 @@ impl Db {
     /// Makes the record of an image, `queued` and without bytes.
     ///
     /// # Errors
-    /// [`DbError::Exists`] if the project has an image of this name, or a failed statement.
+    /// [`DbError::Exists`] if the project has an image of this name, [`DbError::Quota`], or a failed statement.
     pub async fn create_image(&self, new: &NewImage, op: &Draft) -> Result<(), DbError> {
         let insert = "INSERT INTO image (id, name, name_folded, name_key, kind, status, percent, reason, format, \
              container_format, visibility, domain_id, project_id, architecture, os_type, distribution, version, \
@@ -102,6 +104,9 @@ impl Db {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let facts = &new.facts;
+                if facts.visibility != Visibility::Public {
+                    tx.admit(new.project, Figures::one_image(0)).await?;
+                }
                 let stmt = sql("image", insert).bind(new.id).bind(&facts.name).bind(fold(&facts.name));
                 let stmt = stmt.bind(name_key(new.project, &facts.name)).bind(new.kind).bind(new.format);
                 let stmt = stmt
@@ -170,13 +175,14 @@ impl Db {
     /// Begins the one upload of an image: `queued` or `killed` becomes `saving`.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::State`], [`DbError::Quota`] or a failed statement.
     pub async fn start_upload(&self, id: ImageId) -> Result<Image, DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let from = [ImageStatus::Queued, ImageStatus::Killed];
-                tx.image_in(id, &from, "bytes can be sent to a queued or killed image; make a new image")
-                    .await?;
+                let allowed = "bytes can be sent to a queued or killed image; make a new image";
+                let image = tx.image_in(id, &from, allowed).await?;
+                tx.admit(image.project, Figures::one_import()).await?;
                 tx.set_status(id, ImageStatus::Saving, Some(ImportStage::Uploading), "").await?;
                 tx.image(id).await
             })
@@ -201,7 +207,7 @@ impl Db {
     /// Takes a whole, durable upload over: `saving` becomes `importing` and the import job is queued.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::State`], [`DbError::Quota`] or a failed statement.
     pub async fn accept_upload(
         &self,
         id: ImageId,
@@ -212,7 +218,12 @@ impl Db {
         let update = "UPDATE image SET original_bytes = $1, sha256 = $2, sha512 = $3, md5 = $4, blake3 = $5 WHERE id = $6";
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.image_in(id, &[ImageStatus::Saving], "the upload was aborted or is over").await?;
+                let image =
+                    tx.image_in(id, &[ImageStatus::Saving], "the upload was aborted or is over").await?;
+                if image.facts.visibility != Visibility::Public {
+                    let more = original.bytes.saturating_sub(image.original_bytes.unwrap_or(0));
+                    tx.admit(image.project, Figures::bytes(more)).await?;
+                }
                 let sums = &original.checksums;
                 let stmt = sql("image", update).bind(original.bytes).bind(sums.sha256.as_deref());
                 let stmt =
@@ -379,6 +390,7 @@ async fn delete_in(
         return refused("being prewarmed", "cancel its prewarm jobs first");
     }
     tx.delete_grams(id).await?;
+    tx.delete_shares(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     let jobs = "UPDATE job SET state = 'failed', error = 'the image was deleted', updated_us = $1 \
          WHERE image_id = $2 AND state IN ('queued', 'running')";

@@ -12,11 +12,12 @@ use hearth_protocol::api::Page;
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
-use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, Visibility};
+use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, ShareStatus, Visibility};
 
 use super::error::DbError;
-use super::grams::{fold, where_name_holds};
+use super::grams::where_name_holds;
 use super::page::PageRequest;
+use super::shares::{View, owned_by, shared_with, viewed};
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 use super::tokens::Scope;
@@ -138,6 +139,8 @@ pub struct Image {
     pub created_us: i64,
     /// When it last changed.
     pub updated_us: i64,
+    /// Recommended by an administrator.
+    pub featured: bool,
 }
 
 /// Which images to list. The default lists all that the scope sees.
@@ -153,12 +156,14 @@ pub struct ImageFilter {
     pub visibility: Option<Visibility>,
     /// Owning project.
     pub project: Option<ProjectId>,
+    /// Part of the catalog.
+    pub view: View,
 }
 
-const COLUMNS: &str = "SELECT image.*, content.stored_bytes FROM image \
+pub(super) const COLUMNS: &str = "SELECT image.*, content.stored_bytes FROM image \
      LEFT JOIN content ON content.content_id = image.content_id";
 
-fn image(row: &Row) -> Result<Image, DbError> {
+pub(super) fn image(row: &Row) -> Result<Image, DbError> {
     let facts = ImageFacts {
         name: row.text("name")?,
         visibility: row.parse("visibility")?,
@@ -202,23 +207,19 @@ fn image(row: &Row) -> Result<Image, DbError> {
         deleted_us: row.opt_int("deleted_us")?,
         created_us: row.int("created_us")?,
         updated_us: row.int("updated_us")?,
+        featured: row.flag("featured")?,
     })
 }
 
-/// Images that `scope` may see: its own, public ones, and those whose share it accepted.
-fn seen_by(scope: Scope) -> Stmt {
+/// Images that `scope` may use: its own, public ones, and those of which a share that reaches it is accepted. What is only
+/// offered is not among them.
+pub(super) fn seen_by(scope: Scope) -> Stmt {
     let stmt = sql("image", COLUMNS);
-    let (stmt, kind, target) = match scope {
-        Scope::System => return stmt.text(" WHERE 1 = 1"),
-        Scope::Domain(id) => (stmt.text(" WHERE (image.domain_id = ").arg(id), "domain", id.to_string()),
-        Scope::Project(_, id) => {
-            (stmt.text(" WHERE (image.project_id = ").arg(id), "project", id.to_string())
-        }
-    };
-    let stmt = stmt.text(" OR image.visibility = 'public' OR (image.visibility = 'shared' AND EXISTS (");
-    let stmt =
-        stmt.text("SELECT image_id FROM share WHERE share.image_id = image.id AND share.status = 'accepted'");
-    stmt.text(" AND share.kind = ").arg(kind).text(" AND share.target = ").arg(target).text(")))")
+    if scope == Scope::System {
+        return stmt.text(" WHERE 1 = 1");
+    }
+    let stmt = owned_by(stmt.text(" WHERE ("), scope).text(" OR image.visibility = 'public' OR ");
+    shared_with(stmt, scope, ShareStatus::Accepted).text(")")
 }
 
 impl Tx<'_> {
@@ -260,9 +261,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn images_named(&self, scope: Scope, name: &str) -> Result<Vec<Image>, DbError> {
-        let stmt =
-            seen_by(scope).text(" AND image.deleted_us IS NULL AND image.name_folded = ").arg(fold(name));
-        self.rows(stmt.text(" ORDER BY image.id LIMIT 10")).await?.iter().map(image).collect()
+        self.images_named_in(scope, View::All, name).await
     }
 
     /// Images that `scope` may see, newest first.
@@ -275,7 +274,7 @@ impl Db {
         filter: &ImageFilter,
         page: &PageRequest,
     ) -> Result<Page<Image>, DbError> {
-        let mut stmt = filtered(seen_by(scope), filter);
+        let mut stmt = filtered(viewed(scope, filter.view), filter);
         if let Some([id]) = page.key()? {
             stmt = stmt.text(" AND image.id < ").arg(id);
         }

@@ -10,5 +10,7 @@ mod catalog;
 mod crash;
 mod garbage;
 mod harness;
+mod quotas;
 mod rights;
+mod sharing;
 mod upload;

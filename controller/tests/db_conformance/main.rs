@@ -10,8 +10,11 @@ mod engines;
 mod fixture;
 mod fleet;
 mod jobs;
+mod quotas;
 mod safety;
 mod search;
+mod sharing;
+mod worlds;
 
 /// Runs each function once per engine.
 macro_rules! on_both_engines {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::ContentId;
 use crate::id::{DomainId, ImageId, ProjectId};
-use crate::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, Visibility};
+use crate::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, ShareStatus, Visibility};
 
 /// Longest name, in characters.
 pub const NAME_CHARS_MAX: usize = 255;
@@ -148,4 +148,10 @@ pub struct Image {
     /// Locations where it is `active`; only for those who may see cache entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_at: Option<u32>,
+    /// Recommended by an administrator.
+    #[serde(default)]
+    pub featured: bool,
+    /// What the caller's project said to the share through which it sees the image; absent where that is not how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_status: Option<ShareStatus>,
 }
