@@ -181,7 +181,66 @@ async fn a_report_is_cut_to_the_scope(place: Place) {
     assert_eq!(report(Scope::Project(domain, first)).await, [first]);
 }
 
+/// What an earlier version left: one domain, two projects, an image of each with a file, and a public one.
+async fn version_1(place: &Place) {
+    const SPINE: &str = include_str!("../../src/db/migrations/0001_spine.sql");
+    let mut old = place.connect().await;
+    let mut hasher = blake3::Hasher::new();
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("--");
+    for line in SPINE.lines().map(str::trim).filter(is_code) {
+        hasher.update(line.as_bytes()).update(b"\n");
+    }
+    let hash = hasher.finalize().to_hex();
+    let rows = format!(
+        "CREATE TABLE schema_version (version BIGINT NOT NULL PRIMARY KEY, applied_us BIGINT NOT NULL);
+        {SPINE}
+        INSERT INTO schema_version VALUES (1, 0);
+        INSERT INTO meta VALUES ('schema_blake3', '{hash}');
+        INSERT INTO domain VALUES ('{}', 'default', 'default', 0, 0, 0);",
+        id(1)
+    );
+    old.execute(sqlx::AssertSqlSafe(rows)).await.unwrap();
+    for (n, name) in [(2, "default"), (3, "other")] {
+        let project = format!("INSERT INTO project VALUES ('{}', '{}', '{name}', '{name}', 0, 0, 0)", id(n), id(1));
+        old.execute(sqlx::AssertSqlSafe(project)).await.unwrap();
+    }
+    for (n, project, visibility) in [(4, 2, "private"), (5, 3, "private"), (6, 3, "public")] {
+        let image = format!(
+            "INSERT INTO image (id, name, name_folded, name_key, kind, status, percent, reason, container_format, \
+             visibility, domain_id, project_id, architecture, os_type, distribution, version, description, min_disk_bytes, \
+             min_memory_bytes, protected, properties, expected, original_bytes, original_kept, revision, created_us, \
+             updated_us) VALUES ('{}', 'i{n}', 'i{n}', 'i{n}', 'disk', 'active', 0, '', 'bare', '{visibility}', '{}', '{}', \
+             '', '', '', '', '', 0, 0, 0, '{{}}', '{{}}', 1000, 1, 1, {}, 0)",
+            id(n),
+            id(1),
+            id(project),
+            hearth_controller::clock::unix_us() - 3 * DAY_US
+        );
+        old.execute(sqlx::AssertSqlSafe(image)).await.unwrap();
+    }
+}
+
+fn id(n: u8) -> String {
+    ProjectId::from_bytes([n; 16]).to_string()
+}
+
+/// QU-1, QU-2: a database of the first version is brought further; what it holds is charged from its creation on.
+async fn an_older_database_is_charged_from_the_beginning(place: Place) {
+    version_1(&place).await;
+    let db = place.open().await;
+    let (first, other) = (ProjectId::from_bytes([2; 16]), ProjectId::from_bytes([3; 16]));
+    assert_eq!(db.default_tenants().await.unwrap().1, first);
+    assert_eq!(db.quota(first).await.unwrap().own, OwnLimits::UNLIMITED);
+    let quota = db.quota(other).await.unwrap();
+    assert_eq!((quota.own, quota.used), (OwnLimits::default(), Figures::one_image(1000)));
+    for project in [first, other] {
+        let line = usage(&db, project, 30).await;
+        assert_eq!((line.images, line.bytes, line.byte_days), (1, 1000, 3000), "{line:?}");
+    }
+}
+
 crate::on_both_engines! {
+    an_older_database_is_charged_from_the_beginning
     a_hundred_rivals_for_one_place
     bytes_and_imports_are_limited_too
     an_owners_change_moves_the_charge
