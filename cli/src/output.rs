@@ -240,10 +240,10 @@ fn colour_of(word: &str) -> Option<Color> {
     match word {
         "active" | "done" | "online" | "ok" | "accepted" => Some(Color::Green),
         "cache_fail" | "delete_failed" | "killed" | "failed" | "offline" | "fail" | "duplicate"
-        | "rejected" => {
-            Some(Color::Red)
+        | "rejected" => Some(Color::Red),
+        "stale" | "paused" | "draining" | "cancelled" | "deactivated" | "warn" | "pending" => {
+            Some(Color::Yellow)
         }
-        "stale" | "paused" | "draining" | "cancelled" | "deactivated" | "warn" | "pending" => Some(Color::Yellow),
         "caching" | "verifying" | "saving" | "importing" | "running" => Some(Color::Cyan),
         _ => None,
     }

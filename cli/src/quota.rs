@@ -94,9 +94,8 @@ fn limit(text: &str, parse: impl Fn(&str) -> Result<u64, String>) -> Result<Limi
 }
 
 fn count(text: &str) -> Result<Limit, String> {
-    let number = |text: &str| {
-        text.parse().map_err(|_| format!("{text:?} is none of a number, unlimited and default"))
-    };
+    let number =
+        |text: &str| text.parse().map_err(|_| format!("{text:?} is none of a number, unlimited and default"));
     limit(text, number)
 }
 

@@ -8,9 +8,9 @@
 //! failure.
 
 use clap::{Args, Subcommand};
+use hearth_protocol::api::Page;
 use hearth_protocol::api::image::Image;
 use hearth_protocol::api::share::{OwnerChange, Share as ShareBody, ShareCreate, ShareRemove};
-use hearth_protocol::api::Page;
 use hearth_protocol::id::{DomainId, ProjectId};
 use hearth_protocol::words::{ShareStatus, Visibility};
 use serde::Serialize;
@@ -267,7 +267,7 @@ impl Share {
 }
 
 fn nobody(options: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("with whom? Say {options}"))
+    Failure::new(Exit::Usage, format!("say with whom: {options}"))
 }
 
 impl Unshare {

@@ -347,8 +347,7 @@ mod tests {
         assert_eq!(config.sandbox, SandboxMode::Required);
         assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
         let quota = Figures { images: 10, bytes: 0, imports: 0 };
-        let sharing =
-            Sharing { three_level: false, members_may_publish: false, receivers_max: 10, quota };
+        let sharing = Sharing { three_level: false, members_may_publish: false, receivers_max: 10, quota };
         assert_eq!(config.sharing, sharing);
     }
 

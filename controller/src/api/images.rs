@@ -29,7 +29,7 @@ use crate::db::prewarms::PrewarmFilter;
 use crate::db::shares::View;
 use crate::db::tokens::Scope;
 use crate::db::{PageRequest, new_id};
-use crate::logic::authz::{Action, Resource};
+use crate::logic::authz::{self, Action, Resource};
 use crate::logic::catalog::{check_create, check_search};
 
 /// Glance's name for a file that is in no further container.
@@ -165,8 +165,13 @@ pub async fn list(
             .await?
     };
     let mut items = bodies(&app, &caller, &page.items).await?;
-    if let View::Shared(status) = view {
-        items.iter_mut().for_each(|item| item.share_status = Some(status));
+    for item in &mut items {
+        let owned = caller.principal.scope.covers(authz::Scope::Project(item.domain, item.project));
+        item.share_status = match view {
+            View::Shared(status) => Some(status),
+            // What is listed and neither one's own nor public was accepted.
+            _ => (item.visibility == Visibility::Shared && !owned).then_some(ShareStatus::Accepted),
+        };
     }
     Ok(axum::Json(Page { items, next: page.next }))
 }

@@ -124,7 +124,12 @@ pub async fn set_public(
 ) -> Result<Image, Fault> {
     let image = find(app, &caller.doing(Action::ImageShow), id).await?;
     // As an image, not as a place for one: what is seen but not one's own is refused, not hidden.
-    let owned = Resource::Image { domain: image.domain, project: image.project, visibility: image.facts.visibility, share: None };
+    let owned = Resource::Image {
+        domain: image.domain,
+        project: image.project,
+        visibility: image.facts.visibility,
+        share: None,
+    };
     may_publish(app, caller, &owned, &image.facts.name)?;
     let mut op = caller.draft().on("image", id, image.facts.name.clone());
     op.action = if public { "image.publish" } else { "image.unpublish" }.to_owned();

@@ -27,8 +27,8 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, locations, openapi, operations, ownership, prewarms,
-    quotas, shares, system, tokens, upload, usage,
+    cache, download, events, health, images, join_tokens, locations, openapi, operations, ownership,
+    prewarms, quotas, shares, system, tokens, upload, usage,
 };
 use crate::logic::authz::Action;
 use crate::task;

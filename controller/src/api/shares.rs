@@ -124,20 +124,14 @@ pub async fn reject(
 ///
 /// # Errors
 /// 400, 403, 404; 409 for a public image, too many receivers, or a domain while three-level sharing is off.
-pub async fn share(
-    app: &App,
-    caller: &Caller,
-    id: ImageId,
-    create: &ShareCreate,
-) -> Result<Image, Fault> {
+pub async fn share(app: &App, caller: &Caller, id: ImageId, create: &ShareCreate) -> Result<Image, Fault> {
     let caller = &caller.doing(Action::ShareCreate);
     let image = find(app, caller, id).await?;
     let receivers = receivers(create, image.domain)?;
     if receivers.contains(&Receiver::Project(image.project)) {
         return Err(Fault::invalid("projects", "the image belongs to one of these projects already"));
     }
-    let by_system =
-        authorize(caller.principal, Action::ShareBeyond, &Resource::Whole) == Decision::Allow;
+    let by_system = authorize(caller.principal, Action::ShareBeyond, &Resource::Whole) == Decision::Allow;
     if create.domains.iter().any(|domain| *domain != image.domain) {
         caller.may_do(Action::ShareBeyond, &Resource::Whole, "image", id)?;
         if !app.config.sharing.three_level {
@@ -155,12 +149,7 @@ pub async fn share(
 ///
 /// # Errors
 /// 400, 403, 404.
-pub async fn unshare(
-    app: &App,
-    caller: &Caller,
-    id: ImageId,
-    remove: &ShareRemove,
-) -> Result<usize, Fault> {
+pub async fn unshare(app: &App, caller: &Caller, id: ImageId, remove: &ShareRemove) -> Result<usize, Fault> {
     let caller = &caller.doing(Action::ShareRemove);
     let image = find(app, caller, id).await?;
     let losers = losers(remove, image.domain)?;

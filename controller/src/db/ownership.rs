@@ -37,15 +37,14 @@ impl Tx<'_> {
             return Err(DbError::NotFound { what: "image", key });
         }
         match if_match.filter(|expected| *expected != image.revision) {
-            Some(expected) => {
-                Err(DbError::Revision { what: "image", key, found: image.revision, expected })
-            }
+            Some(expected) => Err(DbError::Revision { what: "image", key, found: image.revision, expected }),
             None => Ok(image),
         }
     }
 
     async fn set_visibility(&mut self, id: ImageId, visibility: Visibility) -> Result<(), DbError> {
-        let update = "UPDATE image SET visibility = $1, revision = revision + 1, updated_us = $2 WHERE id = $3";
+        let update =
+            "UPDATE image SET visibility = $1, revision = revision + 1, updated_us = $2 WHERE id = $3";
         self.run(sql("image", update).bind(visibility).bind(self.now_us()).bind(id)).await?;
         self.changed(Change::Image(id));
         Ok(())

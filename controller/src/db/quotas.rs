@@ -77,14 +77,11 @@ impl Tx<'_> {
             return Ok(());
         }
         let used = self.used_by(project).await?;
-        admit(limits, used, more).map_err(|exceeded| refusal(project, exceeded))
+        let Err(Exceeded { what, used, wanted, limit }) = admit(limits, used, more) else { return Ok(()) };
+        let of = format!("project {}", self.project(project).await?.name);
+        let cure = "delete what is not needed, or ask a system administrator for more (hearth quota set)";
+        Err(DbError::Quota { what, of, used, wanted, limit, cure })
     }
-}
-
-fn refusal(project: ProjectId, exceeded: Exceeded) -> DbError {
-    let Exceeded { what, used, wanted, limit } = exceeded;
-    let cure = "delete what is not needed, or ask a system administrator for more (hearth quota set)";
-    DbError::Quota { what, of: format!("project {project}"), used, wanted, limit, cure }
 }
 
 impl Db {

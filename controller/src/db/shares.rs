@@ -87,7 +87,8 @@ fn reaches(stmt: Stmt, scope: Scope) -> Stmt {
 
 /// Appends the condition that an image is shared into `scope` with this status.
 pub(super) fn shared_with(stmt: Stmt, scope: Scope, status: ShareStatus) -> Stmt {
-    let stmt = stmt.text("(image.visibility = 'shared' AND image.status <> 'pending_delete' AND image.id IN (");
+    let stmt =
+        stmt.text("(image.visibility = 'shared' AND image.status <> 'pending_delete' AND image.id IN (");
     let stmt = stmt.text("SELECT share.image_id FROM share WHERE share.status = ").arg(status);
     reaches(stmt.text(" AND "), scope).text("))")
 }
@@ -179,7 +180,8 @@ impl Tx<'_> {
         op: &Draft,
     ) -> Result<(), DbError> {
         let visibility = if after.is_empty() { Visibility::Private } else { Visibility::Shared };
-        let update = "UPDATE image SET visibility = $1, revision = revision + 1, updated_us = $2 WHERE id = $3";
+        let update =
+            "UPDATE image SET visibility = $1, revision = revision + 1, updated_us = $2 WHERE id = $3";
         self.run(sql("image", update).bind(visibility).bind(self.now_us()).bind(id)).await?;
         self.changed(Change::Image(id));
         let details = serde_json::json!({

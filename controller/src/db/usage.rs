@@ -80,7 +80,8 @@ impl Tx<'_> {
              LEFT JOIN tenure ON tenure.image_id = image.id AND tenure.to_us IS NULL WHERE image.id = $1";
         let Some(row) = self.row(sql("image", select).bind(id)).await? else { return Ok(()) };
         let (project, bytes): (ProjectId, u64) = (row.parse("project_id")?, row.size("bytes")?);
-        let charged = bytes > 0 && row.opt_int("deleted_us")?.is_none() && row.text("visibility")? != "public";
+        let charged =
+            bytes > 0 && row.opt_int("deleted_us")?.is_none() && row.text("visibility")? != "public";
         let wanted = charged.then_some((project, bytes));
         let open = row.opt_int("n")?;
         let held = match open {

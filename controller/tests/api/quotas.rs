@@ -21,7 +21,7 @@ async fn the_eleventh_image_is_refused() {
     let one_more = || t.owner.ask(Method::POST, "/images").json(&json!({ "name": "x" })).send();
     let error = fault(one_more().await.unwrap(), 409).await;
     assert_eq!(error.code, "quota");
-    assert!(error.message.contains("10 images of at most 10"), "{error:?}");
+    assert!(error.message.contains("project own: 10 images of at most 10"), "{error:?}");
     assert!(error.hint.unwrap().contains("hearth quota set"));
     // The receiver of all ten has room for ten of its own.
     for id in &ids {
@@ -63,10 +63,15 @@ async fn a_quota_is_seen_inside_and_set_from_above() {
         (json!({ "images": -1 }), "images"),
         (json!({ "disks": 1 }), "disks"),
     ] {
-        assert_eq!(fault(put(&path, &sent).await.unwrap(), 400).await.field.as_deref(), Some(field), "{sent}");
+        assert_eq!(
+            fault(put(&path, &sent).await.unwrap(), 400).await.field.as_deref(),
+            Some(field),
+            "{sent}"
+        );
     }
     let rows = place.client.get("/operations?action=quota.update").await;
-    let expected = json!({ "before": { "images": null, "bytes": null }, "after": { "images": 2, "bytes": 150_000 } });
+    let expected =
+        json!({ "before": { "images": null, "bytes": null }, "after": { "images": 2, "bytes": 150_000 } });
     assert_eq!(rows["items"][0]["details"], expected);
 
     let id = t.owner.image(json!({ "name": "a" })).await;
@@ -78,7 +83,8 @@ async fn a_quota_is_seen_inside_and_set_from_above() {
     assert_eq!(t.owner.get(&format!("/images/{second}")).await["status"], "queued", "before a byte was read");
     // A stream that did not say how long it is is refused at its end, and nothing of it is kept.
     let pieces = futures::stream::iter([Ok::<_, std::io::Error>(noise(100_000))]);
-    let ask = t.owner.ask(Method::PUT, &format!("/images/{second}/file")).body(reqwest::Body::wrap_stream(pieces));
+    let ask =
+        t.owner.ask(Method::PUT, &format!("/images/{second}/file")).body(reqwest::Body::wrap_stream(pieces));
     assert_eq!(fault(ask.send().await.unwrap(), 409).await.code, "quota");
     let image = t.owner.get(&format!("/images/{second}")).await;
     assert_eq!((&image["status"], &image["original_bytes"]), (&json!("killed"), &json!(null)));
@@ -99,7 +105,10 @@ async fn usage_is_reported_to_whom_it_concerns() {
     let mine = t.owner.get("/usage").await;
     assert_eq!(mine["items"].as_array().unwrap().len(), 1);
     let line = &mine["items"][0];
-    assert_eq!((&line["project"], &line["images"], &line["bytes"]), (&json!(t.own), &json!(1), &json!(100_000)));
+    assert_eq!(
+        (&line["project"], &line["images"], &line["bytes"]),
+        (&json!(t.own), &json!(1), &json!(100_000))
+    );
     assert_eq!(place.client.get("/usage").await["items"].as_array().unwrap().len(), 5);
     let one = place.client.get(&format!("/usage?project={}", t.sister)).await;
     assert_eq!(one["items"][0]["bytes"], 0);

@@ -52,14 +52,21 @@ pub(crate) async fn tenants(place: &Place) -> Tenants {
 }
 
 /// The error of a call that must fail with this status.
-async fn refused(who: &Client, method: Method, path: &str, sent: Value, status: u16) -> hearth_protocol::api::error::ErrorBody {
+async fn refused(
+    who: &Client,
+    method: Method,
+    path: &str,
+    sent: Value,
+    status: u16,
+) -> hearth_protocol::api::error::ErrorBody {
     fault(who.ask(method, path).json(&sent).send().await.unwrap(), status).await
 }
 
 async fn names(who: &Client, query: &str) -> Vec<String> {
     let page = who.get(&format!("/images{query}")).await;
     let items = page["items"].as_array().unwrap();
-    let mut names: Vec<String> = items.iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect();
+    let mut names: Vec<String> =
+        items.iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect();
     names.sort();
     names
 }
@@ -90,7 +97,12 @@ async fn a_receiver_is_asked_and_answers() {
 
     let accepted = t.receiver.post(&format!("{path}/share/accept"), json!({})).await;
     assert_eq!(accepted["share_status"], "accepted");
-    assert_eq!((names(&t.receiver, "").await, names(&t.receiver, "?view=shared").await), (vec!["noble".to_owned()], vec!["noble".to_owned()]));
+    assert_eq!(
+        (names(&t.receiver, "").await, names(&t.receiver, "?view=shared").await),
+        (vec!["noble".to_owned()], vec!["noble".to_owned()])
+    );
+    assert_eq!(t.receiver.get("/images").await["items"][0]["share_status"], "accepted");
+    assert!(t.owner.get("/images").await["items"][0].get("share_status").is_none());
     let file = t.receiver.ask(Method::GET, &format!("{path}/file")).send().await.unwrap();
     assert_eq!(file.status(), 200);
     // It is used, not owned: nothing of it is changed by its receiver.
@@ -102,7 +114,8 @@ async fn a_receiver_is_asked_and_answers() {
     assert_eq!(names(&t.receiver, "?view=shared&share_status=rejected").await, ["noble"]);
     t.receiver.post(&format!("{path}/share/accept"), json!({})).await;
     assert_eq!(names(&t.receiver, "").await, ["noble"]);
-    let gone = t.owner.ask(Method::DELETE, &format!("{path}/shares/project/{}", t.sister)).send().await.unwrap();
+    let gone =
+        t.owner.ask(Method::DELETE, &format!("{path}/shares/project/{}", t.sister)).send().await.unwrap();
     assert_eq!(gone.status(), 204);
     refused(&t.receiver, Method::GET, &path, json!({}), 404).await;
     refused(&t.owner, Method::DELETE, &format!("{path}/shares/project/{}", t.sister), json!({}), 404).await;
@@ -125,7 +138,10 @@ async fn who_answers_for_a_project() {
     refused(&t.owner, Method::POST, &accept, json!({}), 404).await;
     let scope = json!({ "scope": "domain", "domain": t.domain });
     let above = place.client.delegate("above", Role::Admin, scope).await;
-    assert_eq!(refused(&above, Method::POST, &accept, json!({}), 400).await.field.as_deref(), Some("project"));
+    assert_eq!(
+        refused(&above, Method::POST, &accept, json!({}), 400).await.field.as_deref(),
+        Some("project")
+    );
     // A project that it may not know is none.
     let foreign = format!("{accept}?project={}", t.foreign);
     let hidden = refused(&above, Method::POST, &foreign, json!({}), 404).await;
@@ -194,9 +210,16 @@ async fn domains_have_an_image_at_once() {
     let t = tenants(&place).await;
     let id = t.owner.image(json!({ "name": "noble" })).await;
     let shared = t.owner.post(&format!("/images/{id}/shares"), json!({ "whole_domain": true })).await;
-    assert_eq!((&shared["items"][0]["kind"], &shared["items"][0]["status"]), (&json!("domain"), &json!("accepted")));
+    assert_eq!(
+        (&shared["items"][0]["kind"], &shared["items"][0]["status"]),
+        (&json!("domain"), &json!("accepted"))
+    );
     assert_eq!(names(&t.receiver, "?view=shared").await, ["noble"]);
-    assert_eq!(names(&t.owner, "?view=shared").await, Vec::<String>::new(), "one's own is not shared with one");
+    assert_eq!(
+        names(&t.owner, "?view=shared").await,
+        Vec::<String>::new(),
+        "one's own is not shared with one"
+    );
     assert_eq!(names(&t.stranger, "").await, Vec::<String>::new());
     // Nobody answers for a domain.
     refused(&t.receiver, Method::POST, &format!("/images/{id}/share/reject"), json!({}), 404).await;
@@ -216,7 +239,10 @@ async fn domains_have_an_image_at_once() {
     refused(&t.owner, Method::POST, &path, json!({ "domains": [t.elsewhere] }), 403).await;
     refused(&place.client, Method::POST, &path, json!({ "domains": [MISSING] }), 404).await;
     place.client.post(&path, json!({ "domains": [t.elsewhere, t.domain] })).await;
-    assert_eq!((names(&t.stranger, "").await, names(&t.receiver, "").await), (vec!["noble".to_owned()], vec!["noble".to_owned()]));
+    assert_eq!(
+        (names(&t.stranger, "").await, names(&t.receiver, "").await),
+        (vec!["noble".to_owned()], vec!["noble".to_owned()])
+    );
     place.stop().await;
 }
 

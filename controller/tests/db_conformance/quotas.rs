@@ -155,7 +155,8 @@ async fn usage_survives_deletion_and_owners(place: Place) {
     assert_eq!((usage(&db, new, 1).await.images, usage(&db, new, 1).await.bytes), (0, 0));
     let edit = |facts: &mut ImageFacts| facts.description = "x".to_owned();
     db.update_image(id, None, edit, &op("image.update")).await.unwrap();
-    let row = intruder.fetch_one("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM tenure WHERE to_us IS NULL").await;
+    let row =
+        intruder.fetch_one("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM tenure WHERE to_us IS NULL").await;
     assert_eq!(sqlx::Row::get::<i64, _>(&row.unwrap(), "n"), 0, "nothing is open for a public image");
 }
 
@@ -201,7 +202,8 @@ async fn version_1(place: &Place) {
     );
     old.execute(sqlx::AssertSqlSafe(rows)).await.unwrap();
     for (n, name) in [(2, "default"), (3, "other")] {
-        let project = format!("INSERT INTO project VALUES ('{}', '{}', '{name}', '{name}', 0, 0, 0)", id(n), id(1));
+        let project =
+            format!("INSERT INTO project VALUES ('{}', '{}', '{name}', '{name}', 0, 0, 0)", id(n), id(1));
         old.execute(sqlx::AssertSqlSafe(project)).await.unwrap();
     }
     for (n, project, visibility) in [(4, 2, "private"), (5, 3, "private"), (6, 3, "public")] {

@@ -88,10 +88,7 @@ async fn sharing_twice_keeps_the_answer(place: Place) {
             "share.create",
             json!({ "before": { "shares": [sisters] }, "after": { "shares": [domains, sisters] } }),
         ),
-        (
-            "share.remove",
-            json!({ "before": { "shares": [domains, sisters] }, "after": { "shares": [] } }),
-        ),
+        ("share.remove", json!({ "before": { "shares": [domains, sisters] }, "after": { "shares": [] } })),
     ];
     assert_eq!(log(&db, id).await, expected.map(|(action, details)| (action.to_owned(), details)));
 }

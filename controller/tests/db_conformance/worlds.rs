@@ -7,9 +7,7 @@ use hearth_controller::db::images::{Image, ImageFilter};
 use hearth_controller::db::shares::{Reach, View};
 use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{Db, PageRequest, new_id};
-use hearth_controller::logic::authz::{
-    self, Action, Decision, Principal, Resource, authorize, lists_image,
-};
+use hearth_controller::logic::authz::{self, Action, Decision, Principal, Resource, authorize, lists_image};
 use hearth_controller::logic::sharing::Receiver;
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{Role, ShareStatus};
@@ -126,8 +124,7 @@ async fn world(place: &Place, db: &Db, random: &mut StdRng) -> World {
         let id = image_of(db, domain, project, &name).await;
         let shares = BTreeMap::new();
         let (public, featured, deleted, binned) = (false, false, false, false);
-        let mut known =
-            Known { id, name, domain, project, public, featured, deleted, binned, shares };
+        let mut known = Known { id, name, domain, project, public, featured, deleted, binned, shares };
         live(place, db, random, &world, &mut known).await;
         world.images.push(known);
     }

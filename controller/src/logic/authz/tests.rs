@@ -204,7 +204,8 @@ fn an_offered_image_is_known_but_not_used() {
             assert_eq!(ask(Action::ShareReject, share), hidden(may_change));
             let accepted = share == Some(ShareStatus::Accepted);
             assert_eq!(ask(Action::ImageDownload, share), hidden(may_change && accepted));
-            for action in [Action::ShareCreate, Action::ShareRemove, Action::ImageDelete, Action::ImageOwner] {
+            for action in [Action::ShareCreate, Action::ShareRemove, Action::ImageDelete, Action::ImageOwner]
+            {
                 assert_eq!(ask(action, share), hidden(false), "{action:?}");
             }
             assert_eq!(lists_image(receiver, &image(Visibility::Shared, share)), accepted);
