@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
 use crate::{
-    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, system, token,
+    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, quota, system, token,
 };
 
 /// The way from nothing to warm hosts.
@@ -79,6 +79,12 @@ enum Command {
     /// Put an image on many hosts before machines are made of it
     #[command(subcommand, visible_alias = "prewarms")]
     Prewarm(prewarm::PrewarmCommand),
+    /// What projects may have, and have
+    #[command(subcommand, visible_alias = "quotas")]
+    Quota(quota::QuotaCommand),
+    /// What projects have stored, and for how long
+    #[command(subcommand)]
+    Usage(quota::UsageCommand),
     /// The operation log: who did what
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -168,6 +174,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Location(command) => command.run(&global.session()?).await,
         Command::Cache(command) => command.run(&global.session()?).await,
         Command::Prewarm(command) => command.run(&global.session()?).await,
+        Command::Quota(command) => command.run(&global.session()?).await,
+        Command::Usage(command) => command.run(&global.session()?).await,
         Command::Log(command) => command.run(&global.session()?).await,
         Command::Token(command) => command.run(&global.session()?).await,
         Command::System(command) => command.run(&global.session()?).await,

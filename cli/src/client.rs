@@ -134,6 +134,26 @@ impl Client {
         body(self.send(self.request(Method::POST, path, query)).await?).await
     }
 
+    /// `PUT` with a body, answered by a body.
+    pub(crate) async fn put<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+    ) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::PUT, path, &[]).json(sent)).await?).await
+    }
+
+    /// `PUT` without a body, answered by a body.
+    pub(crate) async fn put_for<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::PUT, path, &[])).await?).await
+    }
+
+    /// `GET` of a text.
+    pub(crate) async fn get_text(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<String> {
+        let bytes = limited(self.send(self.request(Method::GET, path, query)).await?).await?;
+        String::from_utf8(bytes).context("the answer is no text")
+    }
+
     /// `DELETE`.
     pub(crate) async fn delete(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<()> {
         self.send(self.request(Method::DELETE, path, query)).await.map(drop)

@@ -11,6 +11,7 @@ use crate::args::Session;
 use crate::failure::Exit;
 use crate::names;
 use crate::output::{Cell, Grid};
+use crate::sharing::SharingCommand;
 
 mod attributes;
 mod batch;
@@ -61,6 +62,9 @@ pub(crate) enum ImageCommand {
     Launch(launch::Launch),
     /// List the distributions that images are offered for
     Distributions(Table),
+    /// Sharing, publishing and owners
+    #[command(flatten)]
+    Sharing(SharingCommand),
 }
 
 /// List distributions.
@@ -106,6 +110,7 @@ impl ImageCommand {
             Self::Download(command) => Box::pin(command.run(session)).await,
             Self::Launch(command) => Box::pin(command.run(session)).await,
             Self::Distributions(_) => distributions(session).await,
+            Self::Sharing(command) => Box::pin(command.run(session)).await,
         }
     }
 }
@@ -151,6 +156,7 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
         "+CONTENT",
         "+SHA256",
         "+REASON",
+        "+FEATURED",
     ];
     Grid::of(COLUMNS, images, |image| {
         vec![
@@ -176,6 +182,7 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
             Cell::maybe(image.content),
             Cell::maybe(image.checksums.sha256.as_ref()),
             Cell::text(&image.reason),
+            Cell::flag(image.featured),
         ]
     })
 }
@@ -227,6 +234,8 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("blake3", Cell::maybe(image.checksums.blake3.as_ref())),
         ("visibility", Cell::text(image.visibility)),
         ("domain", Cell::text(image.domain)),
+        ("featured", Cell::text(if image.featured { "yes" } else { "" })),
+        ("shared with you", Cell::maybe(image.share_status)),
         ("project", Cell::text(image.project)),
         ("architecture", Cell::maybe(image.architecture)),
         ("os", Cell::maybe(image.os_type)),

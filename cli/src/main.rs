@@ -23,6 +23,8 @@ mod names;
 mod output;
 mod prewarm;
 mod progress;
+mod quota;
+mod sharing;
 mod size;
 mod system;
 mod targets;

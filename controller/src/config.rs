@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::ingest::sandbox::SandboxMode;
 use crate::logic::deletion::BIN_DAYS_MAX;
 use crate::logic::distributions;
+use crate::logic::quota::Figures;
 
 /// Where the configuration is when nobody says.
 pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
@@ -47,6 +48,12 @@ pub const AGENT_CERTIFICATE_HOURS_MAX: u32 = 720;
 pub const HEARTBEAT_SECONDS_DEFAULT: u32 = 15;
 /// Most seconds between two reports: an agent that is not heard for a minute counts as lost.
 pub const HEARTBEAT_SECONDS_MAX: u32 = 45;
+/// Receivers of one image when nobody says, as public clouds have it: a list that people can oversee.
+pub const SHARE_RECEIVERS_DEFAULT: u32 = 10;
+/// Most receivers: they are shown in one answer.
+pub const SHARE_RECEIVERS_MAX: u32 = 1000;
+/// Images of a project that are not public, when nobody says, as public clouds have it.
+pub const QUOTA_IMAGES_DEFAULT: u64 = 10;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Days in the recycle bin: a long weekend to notice what was deleted by mistake.
@@ -134,6 +141,12 @@ struct Raw {
     bin_days: Option<u32>,
     distributions: Option<Vec<Distribution>>,
     distributions_strict: bool,
+    three_level_sharing: bool,
+    members_may_publish: bool,
+    share_receivers_max: Option<u32>,
+    quota_images: Option<u64>,
+    quota_bytes: u64,
+    quota_imports: u64,
 }
 
 /// The checked configuration.
@@ -181,6 +194,21 @@ pub struct Config {
     pub distributions: Vec<Distribution>,
     /// Whether an image of another distribution is refused.
     pub distributions_strict: bool,
+    /// With whom images may be shared, and what projects may have.
+    pub sharing: Sharing,
+}
+
+/// With whom images may be shared, and what projects may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sharing {
+    /// Whether system administrators may share images with other domains.
+    pub three_level: bool,
+    /// Whether members may make images of their own project public.
+    pub members_may_publish: bool,
+    /// Most receivers of one image, 1 to 1,000.
+    pub receivers_max: u32,
+    /// Limits of projects that have none of their own; 0 is none.
+    pub quota: Figures,
 }
 
 /// A configuration, and the keys of the file that mean nothing.
@@ -236,6 +264,8 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         let fits = (least..=most).contains(&value);
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
+    let sharing = sharing(&raw);
+    ranged("share_receivers_max", sharing.receivers_max, 1, SHARE_RECEIVERS_MAX)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -304,7 +334,21 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         distributions: listed,
         distributions_strict: raw.distributions_strict,
         state_dir,
+        sharing,
     })
+}
+
+fn sharing(raw: &Raw) -> Sharing {
+    Sharing {
+        three_level: raw.three_level_sharing,
+        members_may_publish: raw.members_may_publish,
+        receivers_max: raw.share_receivers_max.unwrap_or(SHARE_RECEIVERS_DEFAULT),
+        quota: Figures {
+            images: raw.quota_images.unwrap_or(QUOTA_IMAGES_DEFAULT),
+            bytes: raw.quota_bytes,
+            imports: raw.quota_imports,
+        },
+    }
 }
 
 /// What a filter of the log may be, if `text` is none.
@@ -341,6 +385,9 @@ mod tests {
         assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
         assert_eq!(config.sandbox, SandboxMode::Required);
         assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
+        let quota = Figures { images: 10, bytes: 0, imports: 0 };
+        let sharing = Sharing { three_level: false, members_may_publish: false, receivers_max: 10, quota };
+        assert_eq!(config.sharing, sharing);
     }
 
     #[test]
@@ -361,6 +408,8 @@ mod tests {
             ("agent_certificate_hours = 0", "1 to 720"),
             ("heartbeat_seconds = 60", "1 to 45"),
             ("image_bytes_max = 0", "above 0"),
+            ("share_receivers_max = 0", "1 to 1000"),
+            ("quota_images = -1", "line 1"),
             ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
             ("public_names = [\"https://x\"]", "host names"),
             ("sandbox = \"off\"", "best-effort"),

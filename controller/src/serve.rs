@@ -115,6 +115,7 @@ impl Controller {
             tracing::info!(from = upgraded.from, to = upgraded.to, %backup, "the database was brought further");
         }
         let db = Db::open(&config.database_url).await?;
+        db.set_default_limits(config.sharing.quota);
         let ingest = open_files(&config, executable)?;
         let closing = CancellationToken::new();
         let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, closing.clone());

@@ -15,8 +15,11 @@ pub mod image_update;
 pub mod location;
 pub mod operation;
 pub mod prewarm;
+pub mod quota;
+pub mod share;
 pub mod system;
 pub mod token;
+pub mod usage;
 
 use serde::{Deserialize, Serialize};
 

@@ -222,6 +222,35 @@ words! {
         /// Everybody.
         Public = "public",
     }
+    /// With what an image is shared.
+    ShareKind, "share kind" {
+        /// One project.
+        Project = "project",
+        /// All projects of a domain.
+        Domain = "domain",
+    }
+    /// What the receiver says to a share.
+    ShareStatus, "share status" {
+        /// Nothing yet.
+        Pending = "pending",
+        /// The image is in the receiver's lists.
+        Accepted = "accepted",
+        /// The receiver does not want it; may be accepted later.
+        Rejected = "rejected",
+    }
+    /// Which part of the catalog a list shows.
+    ImageView, "view" {
+        /// Everything that the caller may use.
+        All = "all",
+        /// What administrators recommend.
+        Featured = "featured",
+        /// What everybody has.
+        Public = "public",
+        /// What the caller's project, domain or system owns and is not public.
+        Private = "private",
+        /// What others share with the caller.
+        Shared = "shared",
+    }
     /// Why an entry left a cache or never came to be.
     GoneReason, "reason" {
         /// Evicted to make room.

@@ -4,8 +4,8 @@ use clap::Args;
 use hearth_protocol::api::image::{Image, ImagePage};
 use hearth_protocol::id::{DomainId, ProjectId};
 use hearth_protocol::words::{
-    Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, OsType, SortOrder, Virtualisation,
-    Visibility,
+    Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, ImageView, OsType, ShareStatus, SortOrder,
+    Virtualisation, Visibility,
 };
 
 use super::grid;
@@ -21,6 +21,7 @@ use crate::when::Moment;
 #[command(after_help = "Examples:
   hearth image list
   hearth image list --status killed
+  hearth image list --view shared --share-status pending
   hearth image list --search debian -o csv
   hearth image list --tag prod --os-type linux --sort size --order desc
   hearth image list --created-after 7d --count
@@ -56,6 +57,12 @@ pub(crate) struct List {
     /// Only private, shared or public ones
     #[arg(long)]
     visibility: Option<Visibility>,
+    /// Only this part: all, featured, public, private (your own), shared (with you)
+    #[arg(long)]
+    view: Option<ImageView>,
+    /// With --view shared: pending, accepted (default) or rejected
+    #[arg(long, value_name = "STATUS")]
+    share_status: Option<ShareStatus>,
     /// Only of this domain (id)
     #[arg(long, value_name = "ID")]
     domain: Option<DomainId>,
@@ -128,6 +135,8 @@ impl List {
             ("architecture", text(self.architecture)),
             ("virtualisation", text(self.virtualisation)),
             ("visibility", text(self.visibility)),
+            ("view", text(self.view)),
+            ("share_status", text(self.share_status)),
             ("domain", text(self.domain)),
             ("project", text(self.project)),
             ("protected", text(self.protected)),

@@ -67,6 +67,12 @@ impl Caller {
         }
     }
 
+    /// The same caller, who does something else than the route: one of several steps, or of a batch.
+    #[must_use]
+    pub fn doing(&self, action: Action) -> Self {
+        Self { action, ..self.clone() }
+    }
+
     /// Whether the caller sees where images are cached.
     #[must_use]
     pub fn sees_caches(&self) -> bool {

@@ -109,6 +109,11 @@ impl Fault {
             .hint("read the record and send its `revision` (the header `etag`) back as If-Match")
     }
 
+    /// 409: there would be more than is allowed.
+    pub fn quota(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "quota", message)
+    }
+
     /// 413: more bytes than allowed.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -244,6 +249,7 @@ impl From<DbError> for Fault {
             DbError::Exists { .. } => {
                 Self::conflict(text).hint("take another name, or delete the other one first")
             }
+            DbError::Quota { cure, .. } => Self::quota(text).hint(cure),
             DbError::State { .. } => Self::conflict(text),
             DbError::Revision { .. } => Self::new(StatusCode::PRECONDITION_FAILED, "revision", text),
             DbError::Cursor => Self::invalid("cursor", text),

@@ -291,7 +291,8 @@ pub(super) async fn find(app: &App, caller: &Caller, id: HostImageId) -> Result<
         domain: found.domain,
         project: found.project,
         visibility: found.facts.visibility,
-        shared_with_caller: found.facts.visibility == Visibility::Shared,
+        // Host images are not shared, only public or not.
+        share: None,
     };
     caller.may(&resource, "host image", id)?;
     Ok(found)

@@ -8,11 +8,11 @@
 use std::collections::HashSet;
 
 use axum::extract::State;
-use hearth_protocol::api::image::{ImagePage, TAG_CHARS_MAX, TAGS_MAX};
+use hearth_protocol::api::image::{Image as ImageBody, ImagePage, TAG_CHARS_MAX, TAGS_MAX};
 use hearth_protocol::id::{DomainId, ImageId, LocationId, ProjectId};
 use hearth_protocol::words::{
-    Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, OsType, SortOrder, Virtualisation,
-    Visibility,
+    Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, ImageView, OsType, ShareStatus, SortOrder,
+    Virtualisation, Visibility,
 };
 use serde::Deserialize;
 
@@ -25,6 +25,8 @@ use super::when;
 use crate::clock;
 use crate::db::PageRequest;
 use crate::db::image_list::{ImageFilter, ImageOrder};
+use crate::db::shares::View;
+use crate::logic::authz;
 use crate::logic::catalog::check_search;
 
 /// What to list.
@@ -55,6 +57,10 @@ pub struct ListQuery {
     virtualisation: Option<Virtualisation>,
     /// Who may see it.
     visibility: Option<Visibility>,
+    /// Part of the catalog; absent: all.
+    view: Option<ImageView>,
+    /// With `view=shared`: what the receiver said; absent: accepted.
+    share_status: Option<ShareStatus>,
     /// Owning domain.
     domain: Option<DomainId>,
     /// Owning project.
@@ -98,6 +104,17 @@ impl ListQuery {
         ImageOrder { by, order: self.order.unwrap_or(usual) }
     }
 
+    fn view(&self) -> Result<View, Fault> {
+        match (self.view.unwrap_or(ImageView::All), self.share_status) {
+            (ImageView::Shared, status) => Ok(View::Shared(status.unwrap_or(ShareStatus::Accepted))),
+            (_, Some(_)) => Err(Fault::invalid("share_status", "share_status goes with view=shared alone")),
+            (ImageView::All, None) => Ok(View::All),
+            (ImageView::Featured, None) => Ok(View::Featured),
+            (ImageView::Public, None) => Ok(View::Public),
+            (ImageView::Private, None) => Ok(View::Private),
+        }
+    }
+
     fn filter(&self) -> Result<ImageFilter, Fault> {
         for (field, text) in [("name", &self.name), ("name_contains", &self.name_contains), ("q", &self.q)] {
             text.as_deref().map_or(Ok(()), |text| check_search(field, text))?;
@@ -130,6 +147,7 @@ impl ListQuery {
             created_to_us: time("created_before", &self.created_before)?,
             updated_from_us: time("updated_after", &self.updated_after)?,
             updated_to_us: time("updated_before", &self.updated_before)?,
+            view: self.view()?,
         })
     }
 }
@@ -159,7 +177,20 @@ pub async fn list(
         };
         items.iter_mut().for_each(|image| image.cached = Some(cached.contains(&image.id)));
     }
+    show_shares(&caller, filter.view, &mut items);
     Ok(axum::Json(ImagePage { items, next: page.next, count }))
+}
+
+/// Says of images that others own how the caller's project answered the share through which it sees them.
+fn show_shares(caller: &Caller, view: View, items: &mut [ImageBody]) {
+    for item in items {
+        let owned = caller.principal.scope.covers(authz::Scope::Project(item.domain, item.project));
+        item.share_status = match view {
+            View::Shared(status) => Some(status),
+            // What is listed and neither one's own nor public was accepted.
+            _ => (item.visibility == Visibility::Shared && !owned).then_some(ShareStatus::Accepted),
+        };
+    }
 }
 
 /// The location of this id or name; `None` if there is none and the caller may not know that.

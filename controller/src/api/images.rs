@@ -14,7 +14,7 @@ use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Image as ImageBody, ImageCreate};
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{
-    Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, NetworkDriver, Visibility,
+    Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, NetworkDriver, ShareStatus, Visibility,
 };
 
 use super::app::App;
@@ -37,7 +37,7 @@ const CONTAINER_BARE: &str = "bare";
 
 /// Makes a record; `PUT /images/{id}/file` sends its bytes.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", request_body = ImageCreate,
-    responses((status = 201, body = ImageBody, headers(("etag", description = "Its revision"))), (status = 409, description = "The name is taken", body = ErrorBody)))]
+    responses((status = 201, body = ImageBody, headers(("etag", description = "Its revision"))), (status = 409, description = "The name is taken, or the project's quota is full", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -49,7 +49,7 @@ pub async fn create(
     let (domain, project) = owner(&app, &caller, create.project).await?;
     caller.may(&Resource::Project { domain, project }, "project", project)?;
     if create.public {
-        caller.may_do(Action::ImagePublish, &Resource::Whole, "image", &create.name)?;
+        super::ownership::may_publish(&app, &caller, &Resource::Project { domain, project }, &create.name)?;
     }
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
@@ -153,8 +153,8 @@ pub(super) async fn owner(
 #[utoipa::path(get, path = "/api/v1/images/{id}", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 200, body = ImageBody, headers(("etag", description = "Its revision")))))]
 pub async fn show(State(app): State<App>, caller: Caller, Path(id): Path<ImageId>) -> Result<Tagged, Fault> {
-    let image = find(&app, &caller, id).await?;
-    tagged(&app, &caller, &image).await
+    let (image, share_status) = found(&app, &caller, id).await?;
+    Ok(Tagged(ImageBody { share_status, ..shown(&app, &caller, &image).await? }))
 }
 
 /// Imports a killed image again from its kept original.
@@ -200,18 +200,26 @@ pub async fn cache(
 /// # Errors
 /// 404 if there is none or it may not be seen, 403.
 pub async fn find(app: &App, caller: &Caller, id: ImageId) -> Result<Image, Fault> {
-    let image =
-        app.db.image_seen_by(caller.scope(), id).await?.ok_or_else(|| Fault::not_found("image", id))?;
-    // The store shows a shared image only to those it is shared with.
+    found(app, caller, id).await.map(|(image, _)| image)
+}
+
+/// As [`find`], with the share through which somebody who does not own it knows it.
+///
+/// # Errors
+/// As [`find`].
+pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Option<ShareStatus>), Fault> {
+    let found = app.db.image_known_to(caller.scope(), id).await?;
+    let (image, share) = found.ok_or_else(|| Fault::not_found("image", id))?;
     let resource = Resource::Image {
         domain: image.domain,
         project: image.project,
         visibility: image.facts.visibility,
-        shared_with_caller: image.facts.visibility == Visibility::Shared,
+        share,
     };
     let action = if caller.action == Action::ImageCreate { Action::ImageShow } else { caller.action };
-    caller.may_do(action, &resource, "image", id)?;
-    Ok(image)
+    let may = caller.may_do(action, &resource, "image", id);
+    may.map_err(|fault| super::shares::not_accepted(fault, &image, share))?;
+    Ok((image, share))
 }
 
 /// The bodies of records, with the number of their copies for those who may know where copies are.
@@ -285,5 +293,7 @@ fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
         destroyed_at: image.binned.map(|binned| when::text(destroyed_us(binned.since_us, bin_days))),
         cached_at,
         cached: None,
+        featured: image.featured,
+        share_status: None,
     }
 }

@@ -29,7 +29,7 @@ use super::routes::{Pace, Routes, Row};
 use super::{
     cache, distributions, download, events, health, host_image_batch, host_image_cache, host_images,
     image_batch, image_edits, image_ends, image_list, images, join_tokens, launch, locations, openapi,
-    operations, prewarm_groups, prewarms, system, tokens, upload,
+    operations, ownership, prewarm_groups, prewarms, quotas, shares, system, tokens, upload, usage,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -58,6 +58,7 @@ pub fn build(app: App) -> Routes {
     use Action as A;
     let quick = Pace::Quick;
     let public_metrics = app.config.metrics_public;
+    let publish = ownership::publishing(app.config.sharing.members_may_publish);
     let routes = Routes::new(app)
         .open(routes!(health::healthz))
         .open(routes!(health::readyz))
@@ -116,6 +117,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
     let routes = with_host_images(routes);
+    let routes = sharing(routes, publish);
     if public_metrics {
         routes.open(routes!(health::figures))
     } else {
@@ -144,6 +146,27 @@ fn with_host_images(routes: Routes) -> Routes {
         .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::resume))
         .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::cancel))
         .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::retry))
+}
+
+/// Who else uses an image, whose it is, and what projects may have.
+fn sharing(routes: Routes, publish: Action) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(publish, quick, routes!(ownership::publish))
+        .guarded(publish, quick, routes!(ownership::unpublish))
+        .guarded(A::ImageFeature, quick, routes!(ownership::feature))
+        .guarded(A::ImageFeature, quick, routes!(ownership::unfeature))
+        .guarded(A::ImageOwner, quick, routes!(ownership::owner))
+        .guarded(A::ShareList, quick, routes!(shares::list))
+        .guarded(A::ShareCreate, quick, routes!(shares::create))
+        .guarded(A::ShareRemove, quick, routes!(shares::remove))
+        .guarded(A::ShareRemove, quick, routes!(shares::remove_many))
+        .guarded(A::ShareAccept, quick, routes!(shares::accept))
+        .guarded(A::ShareReject, quick, routes!(shares::reject))
+        .guarded(A::QuotaShow, quick, routes!(quotas::show))
+        .guarded(A::QuotaUpdate, quick, routes!(quotas::update))
+        .guarded(A::UsageRead, quick, routes!(usage::report))
 }
 
 /// The listener that runs.

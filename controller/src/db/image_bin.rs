@@ -221,6 +221,7 @@ async fn may_go(tx: &mut Tx<'_>, image: &Image, if_match: Option<u64>) -> Result
 async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Result<(), DbError> {
     let id = image.id;
     tx.delete_grams(id).await?;
+    tx.delete_shares(id).await?;
     tx.delete_tags(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     let jobs = "UPDATE job SET state = 'failed', error = $1, updated_us = $2 \

@@ -11,7 +11,7 @@
 
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::id::{ImageId, JobId};
-use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
+use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage, Visibility};
 
 use super::changes::Change;
 use super::contents::Content;
@@ -21,6 +21,7 @@ use super::jobs::{JobKind, JobState};
 use super::operations::Draft;
 use super::sql::sql;
 use super::store::{Db, Tx};
+use crate::logic::quota::Figures;
 
 /// What is known of a file when its upload ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,13 +94,14 @@ impl Db {
     /// Begins the one upload of an image: `queued` or `killed` becomes `saving`.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::State`], [`DbError::Quota`] or a failed statement.
     pub async fn start_upload(&self, id: ImageId) -> Result<Image, DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let from = [ImageStatus::Queued, ImageStatus::Killed];
-                tx.image_in(id, &from, "bytes can be sent to a queued or killed image; make a new image")
-                    .await?;
+                let allowed = "bytes can be sent to a queued or killed image; make a new image";
+                let image = tx.image_in(id, &from, allowed).await?;
+                tx.admit(image.project, Figures::one_import()).await?;
                 tx.set_status(id, ImageStatus::Saving, Some(ImportStage::Uploading), "").await?;
                 tx.image(id).await
             })
@@ -124,7 +126,7 @@ impl Db {
     /// Takes a whole, durable upload over: `saving` becomes `importing` and the import job is queued.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::State`], [`DbError::Quota`] or a failed statement.
     pub async fn accept_upload(
         &self,
         id: ImageId,
@@ -135,7 +137,12 @@ impl Db {
         let update = "UPDATE image SET original_bytes = $1, sha256 = $2, sha512 = $3, md5 = $4, blake3 = $5 WHERE id = $6";
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.image_in(id, &[ImageStatus::Saving], "the upload was aborted or is over").await?;
+                let image =
+                    tx.image_in(id, &[ImageStatus::Saving], "the upload was aborted or is over").await?;
+                if image.facts.visibility != Visibility::Public {
+                    let more = original.bytes.saturating_sub(image.original_bytes.unwrap_or(0));
+                    tx.admit(image.project, Figures::bytes(more)).await?;
+                }
                 let sums = &original.checksums;
                 let stmt = sql("image", update).bind(original.bytes).bind(sums.sha256.as_deref());
                 let stmt =

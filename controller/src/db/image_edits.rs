@@ -8,7 +8,7 @@
 //! change. The log shows exactly the fields that changed.
 
 use hearth_protocol::id::{ImageId, ProjectId};
-use hearth_protocol::words::ImageStatus;
+use hearth_protocol::words::{ImageStatus, Visibility};
 use serde_json::{Map, Value, json};
 
 use super::changes::Change;
@@ -18,6 +18,7 @@ use super::images::{Image, ImageFacts, NewImage};
 use super::operations::Draft;
 use super::sql::{Stmt, sql, to_json};
 use super::store::{Db, Tx};
+use crate::logic::quota::Figures;
 
 /// What may be edited in the recycle bin (manual S3: in any state).
 const ALWAYS_EDITABLE: &[&str] = &["name", "description"];
@@ -117,7 +118,7 @@ impl Db {
     /// Makes the record of an image, `queued` and without bytes.
     ///
     /// # Errors
-    /// [`DbError::Exists`] if the project has an image of this name, or a failed statement.
+    /// [`DbError::Exists`] if the project has an image of this name, [`DbError::Quota`], or a failed statement.
     pub async fn create_image(&self, new: &NewImage, op: &Draft) -> Result<(), DbError> {
         let insert = "INSERT INTO image (name, name_folded, visibility, architecture, os_type, distribution, version, \
              description, description_folded, min_disk_bytes, min_memory_bytes, disk_driver, network_driver, \
@@ -129,6 +130,9 @@ impl Db {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let facts = &new.facts;
+                if facts.visibility != Visibility::Public {
+                    tx.admit(new.project, Figures::one_image(0)).await?;
+                }
                 let stmt = bound(sql("image", insert), facts).bind(new.id);
                 let stmt = stmt.bind(name_key(new.project, &facts.name)).bind(new.kind).bind(new.format);
                 let stmt = stmt.bind(&new.container_format).bind(new.domain).bind(new.project);

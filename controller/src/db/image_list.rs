@@ -17,8 +17,9 @@ use hearth_protocol::words::{
 
 use super::error::DbError;
 use super::grams::{fold, where_name_holds, where_searched};
-use super::images::{Image, image, seen_by};
+use super::images::{Image, image};
 use super::page::PageRequest;
+use super::shares::{View, viewed};
 use super::sql::Stmt;
 use super::store::Db;
 use super::tokens::Scope;
@@ -66,6 +67,8 @@ pub struct ImageFilter {
     pub updated_from_us: Option<i64>,
     /// Last changed before this time.
     pub updated_to_us: Option<i64>,
+    /// Part of the catalog.
+    pub view: View,
 }
 
 /// How to sort a list of images; the default is newest first.
@@ -172,7 +175,7 @@ impl Db {
         order: ImageOrder,
         page: &PageRequest,
     ) -> Result<Page<Image>, DbError> {
-        let mut stmt = filtered(seen_by(scope), filter);
+        let mut stmt = filtered(viewed(scope, filter.view), filter);
         let (after, ordered) = order.texts();
         if let Some([word, key, id]) = page.key()? {
             if word != order.word() {
@@ -196,7 +199,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn count_images(&self, scope: Scope, filter: &ImageFilter) -> Result<Count, DbError> {
-        let stmt = filtered(seen_by(scope), filter).text(" LIMIT ").arg(COUNT_MAX + 1);
+        let stmt = filtered(viewed(scope, filter.view), filter).text(" LIMIT ").arg(COUNT_MAX + 1);
         let stmt = stmt.wrapped("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM (", ") AS counted");
         let found: u32 = self.row(stmt).await?.map_or(Ok(0), |row| row.size("n"))?;
         Ok(Count { rows: found.min(COUNT_MAX), more: found > COUNT_MAX })

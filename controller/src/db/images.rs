@@ -14,11 +14,11 @@ use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{
     Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, ImportStage, NetworkDriver, OsType,
-    Virtualisation, Visibility,
+    ShareStatus, Virtualisation, Visibility,
 };
 
 use super::error::DbError;
-use super::grams::fold;
+use super::shares::{View, owned_by, shared_with};
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 use super::tokens::Scope;
@@ -182,6 +182,8 @@ pub struct Image {
     pub created_us: i64,
     /// When it last changed.
     pub updated_us: i64,
+    /// Recommended by an administrator.
+    pub featured: bool,
 }
 
 impl Image {
@@ -260,25 +262,20 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
         deleted_us: row.opt_int("deleted_us")?,
         created_us: row.int("created_us")?,
         updated_us: row.int("updated_us")?,
+        featured: row.flag("featured")?,
     })
 }
 
-/// Images that `scope` may see: its own, public ones, and those whose share it accepted. What lies in a recycle bin is
-/// its owner's alone.
+/// Images that `scope` may use: its own, public ones, and those of which a share that reaches it is accepted. What is only
+/// offered is not among them. What lies in a recycle bin is its owner's alone.
 pub(super) fn seen_by(scope: Scope) -> Stmt {
     let stmt = sql("image", COLUMNS);
-    let (stmt, kind, target) = match scope {
-        Scope::System => return stmt.text(" WHERE 1 = 1"),
-        Scope::Domain(id) => (stmt.text(" WHERE (image.domain_id = ").arg(id), "domain", id.to_string()),
-        Scope::Project(_, id) => {
-            (stmt.text(" WHERE (image.project_id = ").arg(id), "project", id.to_string())
-        }
-    };
-    let stmt = stmt.text(" OR (image.status <> 'pending_delete' AND (image.visibility = 'public'");
-    let stmt = stmt.text(" OR (image.visibility = 'shared' AND EXISTS (");
-    let stmt =
-        stmt.text("SELECT image_id FROM share WHERE share.image_id = image.id AND share.status = 'accepted'");
-    stmt.text(" AND share.kind = ").arg(kind).text(" AND share.target = ").arg(target).text(")))))")
+    if scope == Scope::System {
+        return stmt.text(" WHERE 1 = 1");
+    }
+    let stmt = owned_by(stmt.text(" WHERE ("), scope);
+    let stmt = stmt.text(" OR (image.visibility = 'public' AND image.status <> 'pending_delete') OR ");
+    shared_with(stmt, scope, ShareStatus::Accepted).text(")")
 }
 
 impl Tx<'_> {
@@ -320,9 +317,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn images_named(&self, scope: Scope, name: &str) -> Result<Vec<Image>, DbError> {
-        let stmt = seen_by(scope).text(" AND image.deleted_us IS NULL AND image.status <> 'pending_delete'");
-        let stmt = stmt.text(" AND image.name_folded = ").arg(fold(name));
-        self.rows(stmt.text(" ORDER BY image.id LIMIT 10")).await?.iter().map(image).collect()
+        self.images_named_in(scope, View::All, name).await
     }
 
     /// Images of these contents that are not deleted: whose names a plan shows beside a content.

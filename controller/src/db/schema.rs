@@ -23,6 +23,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("migrations/0001_spine.sql")),
     (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
     (6, include_str!("migrations/0006_host_images.sql")),
+    (8, include_str!("migrations/0008_sharing.sql")),
 ];
 
 /// The version that searches descriptions too: images of an older one are folded anew.

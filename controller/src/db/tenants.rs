@@ -78,8 +78,21 @@ async fn insert_project(tx: &mut Tx<'_>, id: ProjectId, domain: DomainId, name: 
     tx.run(stmt).await.map_err(|error| error.or_exists("project", name)).map(|_| ())
 }
 
+impl Tx<'_> {
+    /// One project.
+    ///
+    /// # Errors
+    /// [`DbError::NotFound`] or a failed statement.
+    pub(super) async fn project(&mut self, id: ProjectId) -> Result<Project, DbError> {
+        let row = self.row(sql("project", PROJECTS).text(" WHERE id = ").arg(id)).await?;
+        let found = row.as_ref().map(project).transpose()?;
+        found.ok_or_else(|| DbError::NotFound { what: "project", key: id.to_string() })
+    }
+}
+
 impl Db {
-    /// The domain and project named `default`; made on the first call.
+    /// The domain and project named `default`; made on the first call. That project has no limits until somebody sets some:
+    /// one operator alone should not meet any.
     ///
     /// # Errors
     /// A failed statement.
@@ -98,7 +111,11 @@ impl Db {
                 let project = match found.map(|row| row.parse("id")).transpose()? {
                     Some(id) => id,
                     None => {
-                        insert_project(tx, new_project, domain, DEFAULT_NAME).await.map(|()| new_project)?
+                        insert_project(tx, new_project, domain, DEFAULT_NAME).await?;
+                        let endless = "INSERT INTO quota (project_id, images, bytes, imports, updated_us) \
+                             VALUES ($1, 0, 0, 0, $2)";
+                        tx.run(sql("quota", endless).bind(new_project).bind(tx.now_us())).await?;
+                        new_project
                     }
                 };
                 Ok((domain, project))

@@ -11,10 +11,11 @@
 //! 1. `what_the_table_does_not_allow_is_denied`
 //! 2. `an_image_that_may_not_be_seen_is_hidden_not_denied`: its existence shows in no answer.
 //! 3. `nobody_makes_a_token_that_may_do_more_than_its_maker`
-//! 4. `what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not`: ids of others cannot be tried out.
+//! 4. `an_offered_image_is_known_but_not_used`: until it is accepted.
+//! 5. `what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not`: ids of others cannot be tried out.
 
 use hearth_protocol::id::{DomainId, ProjectId};
-use hearth_protocol::words::{Role, Visibility};
+use hearth_protocol::words::{Role, ShareStatus, Visibility};
 
 /// Where a principal's role holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,6 +109,12 @@ actions! {
     ImageCreate = "image.create", Member, Owner;
     /// A public image.
     ImagePublish = "image.publish", Admin, System;
+    /// One's own image made public, where the setting lets members do that.
+    ImagePublishOwn = "image.publish_own", Member, Owner;
+    /// The mark of what is recommended.
+    ImageFeature = "image.feature", Admin, System;
+    /// Another owner; the new one must lie inside the scope too.
+    ImageOwner = "image.owner", Admin, Owner;
     /// The bytes of a new image.
     ImageUpload = "image.upload", Member, Owner;
     /// The original's bytes.
@@ -150,6 +157,24 @@ actions! {
     ImageReactivate = "image.reactivate", Admin, Owner;
     /// One action on many images; each asks for its own right.
     ImageBatch = "image.batch", Member, Own;
+    /// With whom an image is shared.
+    ShareList = "share.list", Reader, Owner;
+    /// More receivers of an image.
+    ShareCreate = "share.create", Member, Owner;
+    /// Receivers beyond the domain.
+    ShareBeyond = "share.beyond", Admin, System;
+    /// Fewer receivers.
+    ShareRemove = "share.remove", Member, Owner;
+    /// A shared image taken into the receiver's lists.
+    ShareAccept = "share.accept", Member, Owner;
+    /// A shared image kept out of them.
+    ShareReject = "share.reject", Member, Owner;
+    /// What a project may have.
+    QuotaShow = "quota.show", Reader, Owner;
+    /// Another limit.
+    QuotaUpdate = "quota.update", Admin, System;
+    /// What projects inside one's scope have stored.
+    UsageRead = "usage.read", Reader, Own;
     /// Where an image is cached.
     CacheList = "cache.list", Reader, System;
     /// Copies made by hand.
@@ -203,8 +228,9 @@ pub enum Resource {
         project: ProjectId,
         /// Who may see it.
         visibility: Visibility,
-        /// Whether it is shared with the caller's project.
-        shared_with_caller: bool,
+        /// The strongest share that reaches the caller (its project, its domain, for a domain also its projects); `None`:
+        /// none does.
+        share: Option<ShareStatus>,
     },
     /// A place for new images.
     Project {
@@ -250,14 +276,21 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
             }
             allow_if(enough && includes(principal.role, token.role))
         }
-        (Over::Owner, Resource::Image { domain, project, visibility, shared_with_caller }) => {
+        (Over::Owner, Resource::Image { domain, project, visibility, share }) => {
             let owned = principal.scope.covers(Scope::Project(*domain, *project));
-            let shown = *visibility == Visibility::Public
-                || (*visibility == Visibility::Shared && *shared_with_caller);
-            if !owned && !shown {
+            let share = share.filter(|_| *visibility == Visibility::Shared);
+            let usable = *visibility == Visibility::Public || share == Some(ShareStatus::Accepted);
+            if !owned && !usable && share.is_none() {
                 return Decision::Hide;
             }
-            allow_if(enough && (owned || reads(action)))
+            let allowed = match action {
+                _ if owned => true,
+                Action::ShareList | Action::ShareAccept | Action::ShareReject => share.is_some(),
+                // Who is to answer an offer must see what is offered.
+                Action::ImageShow => true,
+                action => usable && reads(action),
+            };
+            allow_if(enough && allowed)
         }
         _ => Decision::Deny,
     }
@@ -271,10 +304,14 @@ pub fn may_ever(principal: Principal, action: Action) -> bool {
     includes(principal.role, role) && (over != Over::System || principal.scope == Scope::System)
 }
 
-/// Which images a list shows.
+/// Which images a plain list shows: what one may use, not what is only offered.
 #[must_use]
-pub fn sees_image(principal: Principal, image: &Resource) -> bool {
+pub fn lists_image(principal: Principal, image: &Resource) -> bool {
+    let Resource::Image { domain, project, visibility, share } = image else { return false };
+    let owned = principal.scope.covers(Scope::Project(*domain, *project));
+    let accepted = *visibility == Visibility::Shared && *share == Some(ShareStatus::Accepted);
     authorize(principal, Action::ImageShow, image) == Decision::Allow
+        && (owned || accepted || *visibility == Visibility::Public)
 }
 
 const fn allow_if(condition: bool) -> Decision {

@@ -20,6 +20,8 @@ pub mod join;
 pub mod liveness;
 pub mod plan;
 pub mod prewarm;
+pub mod quota;
 pub mod rate;
 pub mod selector;
+pub mod sharing;
 pub mod slots;

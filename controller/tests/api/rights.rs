@@ -14,9 +14,12 @@ fn may(role: Role, scope: &str, action: Action) -> bool {
         ("token", "whoami") => true,
         ("token", _) => role == Role::Admin,
         ("image" | "host_image", "list" | "show") => true,
-        ("image" | "host_image", "publish") => scope == "system" && role == Role::Admin,
-        ("image", "deactivate" | "reactivate") => role == Role::Admin,
-        ("image" | "host_image", _) => role != Role::Reader,
+        ("image" | "host_image", "publish") | ("image", "feature") => {
+            scope == "system" && role == Role::Admin
+        }
+        ("image", "deactivate" | "reactivate" | "owner") => role == Role::Admin,
+        ("share" | "quota", "list" | "show") | ("usage", "read") => true,
+        ("share" | "image" | "host_image", _) => role != Role::Reader,
         (_, "list" | "show" | "verify" | "read") => scope == "system",
         _ => scope == "system" && role == Role::Admin,
     }

@@ -142,7 +142,9 @@ async fn a_scope_sees_only_its_images(place: Place) {
     db.update_image(image, None, visible(Visibility::Shared), &op("image.update")).await.unwrap();
     assert!(!sees(stranger).await, "a share that nobody accepted");
     intruder.execute("UPDATE share SET status = 'accepted'").await.unwrap();
-    assert!(sees(stranger).await && !sees(Scope::Domain(other_domain)).await);
+    // A domain's token sees what those of its projects see, and no other domain's does.
+    assert!(sees(stranger).await && sees(Scope::Domain(other_domain)).await);
+    assert!(!sees(Scope::Project(domain, sister)).await);
     db.update_image(image, None, visible(Visibility::Public), &op("image.update")).await.unwrap();
     assert!(sees(Scope::Project(domain, sister)).await && sees(Scope::Domain(other_domain)).await);
     let listed = db.images(stranger, &ImageFilter::default(), &PageRequest::default()).await.unwrap();

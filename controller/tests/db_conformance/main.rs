@@ -12,10 +12,13 @@ mod fleet;
 mod host_images;
 mod image_lists;
 mod jobs;
+mod quotas;
 mod recycle;
 mod safety;
 mod search;
+mod sharing;
 mod upgrade;
+mod worlds;
 
 /// Runs each function once per engine.
 macro_rules! on_both_engines {

@@ -11,7 +11,7 @@ use crate::digest::ContentId;
 use crate::id::{DomainId, ImageId, ProjectId};
 use crate::words::{
     Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, ImportStage, NetworkDriver, OsType,
-    Virtualisation, Visibility,
+    ShareStatus, Virtualisation, Visibility,
 };
 
 /// Longest name, in characters.
@@ -217,6 +217,12 @@ pub struct Image {
     /// Whether it is `active` at the location that a list asked for with `at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached: Option<bool>,
+    /// Recommended by an administrator.
+    #[serde(default)]
+    pub featured: bool,
+    /// What the caller's project said to the share through which it sees the image; absent where that is not how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_status: Option<ShareStatus>,
 }
 
 /// One page of images. Ask for the next one with `?cursor=<next>`; there is none when `next` is absent.

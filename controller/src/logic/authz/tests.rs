@@ -24,8 +24,12 @@ fn principals() -> impl Iterator<Item = Principal> {
     scopes().into_iter().flat_map(|scope| Role::ALL.iter().map(move |role| Principal { role: *role, scope }))
 }
 
-fn image(visibility: Visibility, shared_with_caller: bool) -> Resource {
-    Resource::Image { domain: DOMAINS[0], project: PROJECTS[0], visibility, shared_with_caller }
+fn image(visibility: Visibility, share: Option<ShareStatus>) -> Resource {
+    Resource::Image { domain: DOMAINS[0], project: PROJECTS[0], visibility, share }
+}
+
+fn shares() -> impl Iterator<Item = Option<ShareStatus>> {
+    ShareStatus::ALL.iter().copied().map(Some).chain([None])
 }
 
 /// Written from the text of the design, not from the code: who is "inside" the home project.
@@ -46,13 +50,12 @@ fn what_the_table_does_not_allow_is_denied() {
                     .contains(&name)
                     || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
-                "token.whoami" | "image.list" | "host_image.list" => true,
+                "token.whoami" | "image.list" | "host_image.list" | "usage.read" => true,
                 "token.list" => principal.role == Role::Admin,
                 "image.batch" => principal.role != Role::Reader,
                 _ if reads_system => system,
-                "image.publish" | "host_image.publish" | "transfers.steer" => {
-                    system && principal.role == Role::Admin
-                }
+                "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
+                | "quota.update" | "transfers.steer" => system && principal.role == Role::Admin,
                 _ if ["cache.", "location.", "join_token.", "prewarm."]
                     .iter()
                     .any(|noun| name.starts_with(noun)) =>
@@ -97,13 +100,15 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
     for principal in principals() {
         for action in actions {
             for visibility in Visibility::ALL {
-                for shared in [false, true] {
-                    let seen = at_home(principal)
+                for share in shares() {
+                    let share_counts = *visibility == Visibility::Shared && share.is_some();
+                    let seen = at_home(principal) || *visibility == Visibility::Public || share_counts;
+                    let usable = at_home(principal)
                         || *visibility == Visibility::Public
-                        || (*visibility == Visibility::Shared && shared);
+                        || share == Some(ShareStatus::Accepted);
                     let may = match action {
                         Action::ImageShow | Action::HostImageShow => true,
-                        Action::ImageDownload => principal.role != Role::Reader,
+                        Action::ImageDownload => principal.role != Role::Reader && usable,
                         Action::ImageDeactivate | Action::ImageReactivate => {
                             principal.role == Role::Admin && at_home(principal)
                         }
@@ -114,8 +119,8 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
                         (true, true) => Decision::Allow,
                         (true, false) => Decision::Deny,
                     };
-                    let decision = authorize(principal, action, &image(*visibility, shared));
-                    assert_eq!(decision, expected, "{principal:?} {action:?} {visibility:?} shared {shared}");
+                    let decision = authorize(principal, action, &image(*visibility, share));
+                    assert_eq!(decision, expected, "{principal:?} {action:?} {visibility:?} {share:?}");
                 }
             }
         }
@@ -151,7 +156,7 @@ fn nobody_makes_a_token_that_may_do_more_than_its_maker() {
             // Whatever the new token may do, its maker may do.
             for action in Action::ALL {
                 assert!(may_ever(made, *action) <= may_ever(maker, *action), "{maker:?} {made:?} {action:?}");
-                for resource in [image(Visibility::Private, false), Resource::Whole, Resource::Token(made)] {
+                for resource in [image(Visibility::Private, None), Resource::Whole, Resource::Token(made)] {
                     if authorize(made, *action, &resource) == Decision::Allow {
                         assert_eq!(
                             authorize(maker, *action, &resource),
@@ -191,5 +196,52 @@ fn what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not() {
                 "{maker:?} for {scope:?}"
             );
         }
+    }
+}
+
+/// SH-4: who was offered an image knows it and answers; who accepted uses it; nobody else changes it.
+#[test]
+fn an_offered_image_is_known_but_not_used() {
+    let stranger = Scope::Project(DOMAINS[1], PROJECTS[2]);
+    for role in Role::ALL {
+        let receiver = Principal { role: *role, scope: stranger };
+        let ask = |action, share| authorize(receiver, action, &image(Visibility::Shared, share));
+        for share in shares() {
+            let known = share.is_some();
+            let hidden = |allowed: bool| match (known, allowed) {
+                (false, _) => Decision::Hide,
+                (true, true) => Decision::Allow,
+                (true, false) => Decision::Deny,
+            };
+            let may_change = *role != Role::Reader;
+            assert_eq!(ask(Action::ImageShow, share), hidden(true));
+            assert_eq!(ask(Action::ShareList, share), hidden(true));
+            assert_eq!(ask(Action::ShareAccept, share), hidden(may_change));
+            assert_eq!(ask(Action::ShareReject, share), hidden(may_change));
+            let accepted = share == Some(ShareStatus::Accepted);
+            assert_eq!(ask(Action::ImageDownload, share), hidden(may_change && accepted));
+            for action in [Action::ShareCreate, Action::ShareRemove, Action::ImageDelete, Action::ImageOwner]
+            {
+                assert_eq!(ask(action, share), hidden(false), "{action:?}");
+            }
+            assert_eq!(lists_image(receiver, &image(Visibility::Shared, share)), accepted);
+        }
+        assert!(lists_image(receiver, &image(Visibility::Public, None)));
+        assert!(!lists_image(receiver, &image(Visibility::Private, Some(ShareStatus::Accepted))));
+        // A public image is answered by nobody: there is no share.
+        assert_eq!(
+            authorize(receiver, Action::ShareAccept, &image(Visibility::Public, None)),
+            Decision::Deny
+        );
+    }
+}
+
+/// SH-1, SH-7: users see public images and do not change them.
+#[test]
+fn a_public_image_of_others_is_read_only() {
+    let user = Principal { role: Role::Admin, scope: Scope::Project(DOMAINS[0], PROJECTS[1]) };
+    for action in Action::ALL.iter().filter(|action| action.rule().1 == Over::Owner) {
+        let decision = authorize(user, *action, &image(Visibility::Public, None));
+        assert_eq!(decision == Decision::Allow, reads(*action), "{action:?}");
     }
 }
