@@ -49,6 +49,7 @@ pub struct ListQuery {
     /// Disk or ISO.
     kind: Option<ImageKind>,
     /// Part of the catalog; absent: all.
+    #[param(inline)]
     view: Option<ImageView>,
     /// With `view=shared`: what the receiver said; absent: accepted.
     share_status: Option<ShareStatus>,
