@@ -264,8 +264,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         let fits = (least..=most).contains(&value);
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
-    let sharing = sharing(&raw);
-    ranged("share_receivers_max", sharing.receivers_max, 1, SHARE_RECEIVERS_MAX)?;
+    let sharing = sharing(&raw, shown)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -298,13 +297,11 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = raw.sandbox.map_or_else(
-        || Ok(SandboxMode::default()),
-        |word| {
-            word.parse()
-                .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
-        },
-    )?;
+    let unknown = |word: &str| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into());
+    let sandbox = match raw.sandbox {
+        Some(word) => word.parse().map_err(|_| unknown(&word))?,
+        None => SandboxMode::default(),
+    };
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     let bin_days = raw.bin_days.unwrap_or(BIN_DAYS_DEFAULT);
@@ -338,17 +335,23 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     })
 }
 
-fn sharing(raw: &Raw) -> Sharing {
-    Sharing {
+fn sharing(raw: &Raw, shown: &Path) -> Result<Sharing, ConfigError> {
+    let receivers_max = raw.share_receivers_max.unwrap_or(SHARE_RECEIVERS_DEFAULT);
+    if !(1..=SHARE_RECEIVERS_MAX).contains(&receivers_max) {
+        let allowed = format!("must be 1 to {SHARE_RECEIVERS_MAX}");
+        let (key, value) = ("share_receivers_max", receivers_max.to_string());
+        return Err(ConfigError::Value { path: shown.to_owned(), key, value, allowed });
+    }
+    Ok(Sharing {
         three_level: raw.three_level_sharing,
         members_may_publish: raw.members_may_publish,
-        receivers_max: raw.share_receivers_max.unwrap_or(SHARE_RECEIVERS_DEFAULT),
+        receivers_max,
         quota: Figures {
             images: raw.quota_images.unwrap_or(QUOTA_IMAGES_DEFAULT),
             bytes: raw.quota_bytes,
             imports: raw.quota_imports,
         },
-    }
+    })
 }
 
 /// What a filter of the log may be, if `text` is none.

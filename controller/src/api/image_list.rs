@@ -58,6 +58,7 @@ pub struct ListQuery {
     /// Who may see it.
     visibility: Option<Visibility>,
     /// Part of the catalog; absent: all.
+    #[param(inline)]
     view: Option<ImageView>,
     /// With `view=shared`: what the receiver said; absent: accepted.
     share_status: Option<ShareStatus>,
