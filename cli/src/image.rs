@@ -11,6 +11,7 @@ use crate::output::{Cell, Grid};
 
 mod download;
 mod import;
+mod variant;
 
 pub(crate) use import::{format_of, upload, wait_active};
 
@@ -26,8 +27,13 @@ pub(crate) enum ImageCommand {
     /// Delete images and their copies
     #[command(visible_alias = "rm")]
     Delete(Delete),
-    /// Download the file as it was imported
+    /// Download the file as it was imported, or in another format
     Download(download::Download),
+    /// List the other formats that an image can be downloaded in
+    Variants(variant::Variants),
+    /// Make or remove an image's file in another format
+    #[command(subcommand)]
+    Variant(variant::VariantCommand),
 }
 
 /// List images.
@@ -87,6 +93,8 @@ impl ImageCommand {
             Self::Show(command) => command.run(session).await,
             Self::Delete(command) => command.run(session).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
+            Self::Variants(command) => command.run(session).await,
+            Self::Variant(command) => command.run(session).await,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_protocol::words::DiskFormat;
 use serde::Deserialize;
 
 use crate::ingest::sandbox::SandboxMode;
@@ -46,6 +47,12 @@ pub const HEARTBEAT_SECONDS_DEFAULT: u32 = 15;
 pub const HEARTBEAT_SECONDS_MAX: u32 = 45;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Variants of every import: what the other hypervisors and clouds take (QEMU, VMware, Hyper-V and Azure).
+pub const VARIANTS_DEFAULT: [DiskFormat; 3] = [DiskFormat::Qcow2, DiskFormat::Vmdk, DiskFormat::Vhd];
+/// What `variants` may hold.
+const VARIANTS_ALLOWED: &str = "must be some of raw, qcow2, vmdk, vhd and vhdx, each once; [] for none";
+/// What `sandbox` may be.
+const SANDBOX_ALLOWED: &str = "must be \"required\" or \"best-effort\"";
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -103,6 +110,7 @@ struct Raw {
     public_names: Vec<String>,
     database_url: Option<String>,
     keep_originals: Option<bool>,
+    variants: Option<Vec<String>>,
     sandbox: Option<String>,
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
@@ -131,6 +139,8 @@ pub struct Config {
     pub database_url: String,
     /// Whether uploaded files are kept after their import.
     pub keep_originals: bool,
+    /// Formats that every imported disk is made into; each at most once, never `iso`.
+    pub variants: Vec<DiskFormat>,
     /// How conversions are confined.
     pub sandbox: SandboxMode,
     /// Imports at once, 1 to 64.
@@ -238,13 +248,9 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = raw.sandbox.map_or_else(
-        || Ok(SandboxMode::default()),
-        |word| {
-            word.parse()
-                .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
-        },
-    )?;
+    let sandbox =
+        sandbox_mode(raw.sandbox).map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
+    let variants = formats(raw.variants).map_err(|word| error("variants", &word, VARIANTS_ALLOWED.into()))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -254,6 +260,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         public_names: raw.public_names,
         database_url,
         keep_originals: raw.keep_originals.unwrap_or(true),
+        variants,
         sandbox,
         parallel_imports,
         image_bytes_max,
@@ -266,6 +273,24 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         log_filter,
         state_dir,
     })
+}
+
+/// The mode that a word names, or the word that names none.
+fn sandbox_mode(word: Option<String>) -> Result<SandboxMode, String> {
+    word.map_or_else(|| Ok(SandboxMode::default()), |word| word.parse().map_err(|_| word))
+}
+
+/// The formats that words name, or the word that cannot stand there.
+fn formats(words: Option<Vec<String>>) -> Result<Vec<DiskFormat>, String> {
+    let Some(words) = words else { return Ok(VARIANTS_DEFAULT.to_vec()) };
+    let mut formats = Vec::new();
+    for word in words {
+        match word.parse() {
+            Ok(format) if format != DiskFormat::Iso && !formats.contains(&format) => formats.push(format),
+            _ => return Err(word),
+        }
+    }
+    Ok(formats)
 }
 
 /// What a filter of the log may be, if `text` is none.
@@ -299,6 +324,8 @@ mod tests {
         assert_eq!(config.listen_https.port(), 7443);
         assert_eq!(config.database_url, "sqlite:///var/lib/hearth/controller/hearth.sqlite");
         assert!(config.keep_originals);
+        assert_eq!(config.variants, VARIANTS_DEFAULT);
+        assert_eq!(parsed("variants = []").unwrap().config.variants, []);
         assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
         assert_eq!(config.sandbox, SandboxMode::Required);
         assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
@@ -327,6 +354,9 @@ mod tests {
             ("sandbox = \"off\"", "best-effort"),
             ("log_filter = \"hearth=loud\"", "log_filter = hearth=loud"),
             ("keep_originals = \"yes\"", "line 1"),
+            ("variants = [\"vdi\"]", "variants = vdi: must be some of raw"),
+            ("variants = [\"iso\"]", "each once"),
+            ("variants = [\"vhd\", \"vhd\"]", "each once"),
             ("state_dir = ", "line 1"),
         ] {
             let message = parsed(text).unwrap_err().to_string();

@@ -87,6 +87,7 @@ pub struct Controller {
     /// Address of the agents' sessions.
     pub quic: SocketAddr,
     db: Db,
+    ingest: Arc<Ingest>,
     fleet: FleetHandle,
     server: Server,
     tasks: Vec<JoinHandle<()>>,
@@ -113,7 +114,13 @@ impl Controller {
         let db = Db::open(&config.database_url).await?;
         let ingest = open_files(&config, executable)?;
         let closing = CancellationToken::new();
-        let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, closing.clone());
+        let jobs = Jobs::new(
+            db.clone(),
+            Arc::clone(&ingest),
+            config.keep_originals,
+            config.variants.clone(),
+            closing.clone(),
+        );
         let identity = ServerIdentity::new(Arc::clone(&authority), names(&config), clock::unix_us())?;
         let https = Arc::new(tls::https_config(Arc::clone(&identity))?);
         let remaking = Arc::clone(&jobs);
@@ -135,7 +142,7 @@ impl Controller {
         let parts = Parts {
             config,
             db: db.clone(),
-            ingest,
+            ingest: Arc::clone(&ingest),
             jobs,
             fleet: fleet.clone(),
             authority,
@@ -153,7 +160,7 @@ impl Controller {
         };
         let https = server.address;
         tracing::info!(%https, %quic, "the controller serves");
-        Ok(Self { https, quic, db, fleet, server, tasks, closing, _state: state })
+        Ok(Self { https, quic, db, ingest, fleet, server, tasks, closing, _state: state })
     }
 
     /// Every route, for tests.
@@ -166,6 +173,12 @@ impl Controller {
     #[must_use]
     pub const fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// The files and their room, for tests.
+    #[must_use]
+    pub const fn ingest(&self) -> &Arc<Ingest> {
+        &self.ingest
     }
 
     /// Serves until SIGTERM or SIGINT, then stops in order.

@@ -4,7 +4,8 @@
 //! <state_dir>/LOCK            one controller at a time (flock)
 //!             ca/             ca.key, ca.crt
 //!             hearth.sqlite   the database, unless it is elsewhere
-//!             content/        content objects      originals/  uploaded files      staging/  imports that run
+//!             content/        content objects      originals/  uploaded files
+//!             variants/       other formats        staging/    imports that run
 //! ```
 //!
 //! **Invariants.** Folders are made with mode 0700, keys with 0600. Two processes never work on one folder: the lock belongs to the open

@@ -13,6 +13,7 @@ pub mod operation;
 pub mod prewarm;
 pub mod system;
 pub mod token;
+pub mod variant;
 
 use serde::{Deserialize, Serialize};
 

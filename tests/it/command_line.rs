@@ -72,7 +72,10 @@ async fn exit_codes_tell_what_went_wrong() {
     check(&cluster, &["prewarm", "create", "nothing"], 2);
     check(&cluster, &["transfer", "stop"], 2);
     // A noun alone is answered with its verbs.
-    assert!(text(&check(&cluster, &["image"], 2)).contains("Download the file as it was imported"));
+    assert!(
+        text(&check(&cluster, &["image"], 2))
+            .contains("Download the file as it was imported, or in another format")
+    );
 
     let run = |name: &str, value: &str| {
         let mut command = Command::new(&programs::get().hearth);

@@ -34,4 +34,5 @@ pub mod server;
 pub mod system;
 pub mod tokens;
 pub mod upload;
+pub mod variants;
 pub mod when;

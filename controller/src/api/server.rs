@@ -28,7 +28,7 @@ use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
     cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    tokens, upload,
+    tokens, upload, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -73,6 +73,10 @@ pub fn build(app: App) -> Routes {
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))
         .guarded(A::ImageDownload, Pace::Stream, routes!(download::download))
+        .guarded(A::ImageShow, quick, routes!(variants::list))
+        .guarded(A::VariantCreate, quick, routes!(variants::create))
+        .guarded(A::VariantDelete, quick, routes!(variants::delete))
+        .guarded(A::ImageDownload, Pace::Stream, routes!(variants::download))
         .guarded(A::CacheList, quick, routes!(cache::list))
         .guarded(A::CacheCreate, quick, routes!(cache::create))
         .guarded(A::CacheRemove, quick, routes!(cache::remove))

@@ -42,6 +42,8 @@ pub struct Imported {
     pub format: DiskFormat,
     /// Whether the original is kept.
     pub original_kept: bool,
+    /// Variants to be made now; none for what is no disk.
+    pub variants: Vec<DiskFormat>,
 }
 
 /// One live image per project and folded name; the id frees the name of a deleted one.
@@ -63,6 +65,13 @@ impl Tx<'_> {
     ) -> Result<Image, DbError> {
         let image = self.live_image(id).await?;
         if states.contains(&image.status) { Ok(image) } else { Err(wrong_state(&image, allowed)) }
+    }
+
+    /// Refuses work on what is made of an image's content before there is one.
+    pub(super) async fn must_be_active(&mut self, id: ImageId) -> Result<(), DbError> {
+        self.image_in(id, &[ImageStatus::Active], "only an active image can be made into variants")
+            .await
+            .map(|_| ())
     }
 
     async fn live_image(&mut self, id: ImageId) -> Result<Image, DbError> {
@@ -269,6 +278,7 @@ impl Db {
                 tx.run(stmt).await?;
                 tx.set_status(id, ImageStatus::Active, None, "").await?;
                 tx.set_job(job, JobState::Done, "").await?;
+                tx.queue_variants(id, &imported.variants).await?;
                 tx.record(op).await
             })
         })
@@ -379,6 +389,7 @@ async fn delete_in(
         return refused("being prewarmed", "cancel its prewarm jobs first");
     }
     tx.delete_grams(id).await?;
+    tx.delete_variants(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     let jobs = "UPDATE job SET state = 'failed', error = 'the image was deleted', updated_us = $1 \
          WHERE image_id = $2 AND state IN ('queued', 'running')";

@@ -40,6 +40,7 @@ mod sql;
 mod store;
 pub mod tenants;
 pub mod tokens;
+pub mod variants;
 
 pub use changes::Change;
 pub use error::DbError;

@@ -19,7 +19,7 @@ use hearth_protocol::id::{
 };
 use hearth_protocol::words::{
     ConsumerKind, ContentKind, DiskFormat, EntryStatus, ImageKind, ImageStatus, ImportStage, LocationKind,
-    LocationState, Origin, PrewarmState, Priority, Role, ScopeKind, Visibility,
+    LocationState, Origin, PrewarmState, Priority, Role, ScopeKind, VariantStatus, Visibility,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -66,7 +66,7 @@ macro_rules! int_args {
 text_args! {
     &str &String AgentId ContentId BootId DomainId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
-    LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility
+    LocationKind LocationState Origin PrewarmState Priority Role ScopeKind VariantStatus Visibility
 }
 int_args! {
     i64, n => n;

@@ -29,7 +29,9 @@ use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
 use super::space::{Space, SpaceError};
-use crate::content::{CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums};
+use crate::content::{
+    CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums, Variants,
+};
 use crate::logic::catalog::first_mismatch;
 
 /// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
@@ -45,8 +47,10 @@ pub struct Ingest {
     pub originals: Arc<Originals>,
     /// Space promised to uploads and imports.
     pub space: Space,
-    converter: Converter,
-    staging: PathBuf,
+    /// What was made of contents for downloads.
+    pub variants: Arc<Variants>,
+    pub(super) converter: Converter,
+    pub(super) staging: PathBuf,
     threads: usize,
 }
 
@@ -204,6 +208,7 @@ impl Ingest {
         Ok(Self {
             content,
             originals,
+            variants: Arc::new(Variants::beside(state)?),
             space: Space::new(state),
             converter,
             staging: create(staging)?,

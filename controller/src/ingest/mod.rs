@@ -16,3 +16,4 @@ pub mod inspect;
 pub mod job;
 pub mod sandbox;
 pub mod space;
+pub mod variant;

@@ -112,6 +112,10 @@ actions! {
     ImageUpload = "image.upload", Member, Owner;
     /// The original's bytes.
     ImageDownload = "image.download", Member, Owner;
+    /// The disk of an image in another format.
+    VariantCreate = "variant.create", Member, Owner;
+    /// The end of such a file.
+    VariantDelete = "variant.delete", Member, Owner;
     /// Another try of an import.
     ImageRetry = "image.retry", Member, Owner;
     /// The end of an image.

@@ -18,3 +18,4 @@ pub mod prewarm;
 pub mod rate;
 pub mod selector;
 pub mod slots;
+pub mod variant;

@@ -12,3 +12,4 @@ mod garbage;
 mod harness;
 mod rights;
 mod upload;
+mod variants;
