@@ -195,6 +195,7 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("version", Cell::maybe(image.version.as_ref())),
         ("description", Cell::maybe(image.description.as_ref())),
         ("protected", Cell::flag(image.protected)),
+        ("scan", Cell::maybe(image.scan.as_ref().map(|scan| &scan.verdict))),
         ("cached", Cell::maybe(image.cached_at.map(|n| format!("at {n} locations")))),
         ("created", Cell::At(Some(image.created_at.clone()))),
         ("changed", Cell::At(Some(image.updated_at.clone()))),

@@ -6,6 +6,8 @@
 //! **Why unknown keys are not simply refused.** A package upgrade must not keep a controller from starting because a
 //! key went away; but a mistyped key must be seen. So: a loud warning at start, an error under `--check-config`.
 //!
+//! **Why one file.** A key stands in four places: default, file, checked value, check. Next to each other none is forgotten.
+//!
 //! **Invariants.** A `Config` that exists can be used: addresses parse, sizes are in range, paths are absolute.
 
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use hearth_protocol::words::DiskFormat;
 use serde::Deserialize;
 
 use crate::ingest::sandbox::SandboxMode;
+use crate::ingest::scan::Scanner;
 
 /// Where the configuration is when nobody says.
 pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
@@ -51,6 +54,12 @@ pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const VARIANTS_DEFAULT: [DiskFormat; 3] = [DiskFormat::Qcow2, DiskFormat::Vmdk, DiskFormat::Vhd];
 /// What `variants` may hold.
 const VARIANTS_ALLOWED: &str = "must be some of raw, qcow2, vmdk, vhd and vhdx, each once; [] for none";
+/// Longest look of the scanner at one image, seconds (15 min): a virus scanner reads about 100 MB/s.
+pub const SCAN_SECONDS_DEFAULT: u32 = 900;
+/// Longest that can be allowed: a day.
+pub const SCAN_SECONDS_MAX: u32 = 86_400;
+/// What `scan_command` and `scan_read` may hold.
+const SCAN_ALLOWED: &str = "must be absolute paths; scan_command may have arguments behind its path";
 /// What `sandbox` may be.
 const SANDBOX_ALLOWED: &str = "must be \"required\" or \"best-effort\"";
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
@@ -111,6 +120,9 @@ struct Raw {
     database_url: Option<String>,
     keep_originals: Option<bool>,
     variants: Option<Vec<String>>,
+    scan_command: Vec<String>,
+    scan_read: Vec<PathBuf>,
+    scan_seconds: Option<u32>,
     sandbox: Option<String>,
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
@@ -141,6 +153,8 @@ pub struct Config {
     pub keep_originals: bool,
     /// Formats that every imported disk is made into; each at most once, never `iso`.
     pub variants: Vec<DiskFormat>,
+    /// Program that looks at each import, if there is one.
+    pub scanner: Option<Scanner>,
     /// How conversions are confined.
     pub sandbox: SandboxMode,
     /// Imports at once, 1 to 64.
@@ -251,6 +265,8 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     let sandbox =
         sandbox_mode(raw.sandbox).map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
     let variants = formats(raw.variants).map_err(|word| error("variants", &word, VARIANTS_ALLOWED.into()))?;
+    let scanner = scanner(raw.scan_command, raw.scan_read, raw.scan_seconds)
+        .map_err(|(key, value, allowed)| error(key, &value, allowed))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -261,6 +277,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         database_url,
         keep_originals: raw.keep_originals.unwrap_or(true),
         variants,
+        scanner,
         sandbox,
         parallel_imports,
         image_bytes_max,
@@ -278,6 +295,26 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
 /// The mode that a word names, or the word that names none.
 fn sandbox_mode(word: Option<String>) -> Result<SandboxMode, String> {
     word.map_or_else(|| Ok(SandboxMode::default()), |word| word.parse().map_err(|_| word))
+}
+
+/// The scanner of these values, `None` without a command; or the key, its value and what is allowed.
+fn scanner(
+    command: Vec<String>,
+    read: Vec<PathBuf>,
+    seconds: Option<u32>,
+) -> Result<Option<Scanner>, (&'static str, String, String)> {
+    let seconds = seconds.unwrap_or(SCAN_SECONDS_DEFAULT);
+    if !(1..=SCAN_SECONDS_MAX).contains(&seconds) {
+        return Err(("scan_seconds", seconds.to_string(), format!("must be 1 to {SCAN_SECONDS_MAX}")));
+    }
+    let Some(program) = command.first() else { return Ok(None) };
+    if !Path::new(program).is_absolute() {
+        return Err(("scan_command", program.clone(), SCAN_ALLOWED.to_owned()));
+    }
+    if let Some(path) = read.iter().find(|path| !path.is_absolute()) {
+        return Err(("scan_read", path.display().to_string(), SCAN_ALLOWED.to_owned()));
+    }
+    Ok(Some(Scanner { command, read, time: Duration::from_secs(seconds.into()) }))
 }
 
 /// The formats that words name, or the word that cannot stand there.
@@ -356,6 +393,9 @@ mod tests {
             ("keep_originals = \"yes\"", "line 1"),
             ("variants = [\"vdi\"]", "variants = vdi: must be some of raw"),
             ("variants = [\"iso\"]", "each once"),
+            ("scan_command = [\"clamscan\"]", "scan_command = clamscan: must be absolute"),
+            ("scan_command = [\"/x\"]\nscan_read = [\"y\"]", "scan_read = y"),
+            ("scan_seconds = 0", "1 to 86400"),
             ("variants = [\"vhd\", \"vhd\"]", "each once"),
             ("state_dir = ", "line 1"),
         ] {

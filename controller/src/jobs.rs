@@ -45,6 +45,7 @@ use crate::db::operations::Draft;
 use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::convert::ConvertError;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
+use crate::ingest::scan::ScanError;
 use crate::logic::variant::check;
 use crate::{clock, metrics, task};
 
@@ -322,8 +323,9 @@ impl Jobs {
         let wanted = self.variants.iter().copied();
         let can = |format: &DiskFormat| check(imported.kind, imported.virtual_bytes, *format).is_ok();
         let variants = wanted.filter(can).collect();
+        let scan = imported.scan.clone();
         let recorded =
-            Recorded { content, format: imported.format, original_kept: self.keep_originals, variants };
+            Recorded { content, format: imported.format, original_kept: self.keep_originals, variants, scan };
         let details = serde_json::json!({ "content": imported.content, "format": imported.format });
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
@@ -415,7 +417,9 @@ impl Jobs {
 const fn is_cancelled(error: &ImportError) -> bool {
     matches!(
         error,
-        ImportError::Convert(ConvertError::Cancelled) | ImportError::Content(ContentError::Cancelled)
+        ImportError::Convert(ConvertError::Cancelled)
+            | ImportError::Content(ContentError::Cancelled)
+            | ImportError::Scan(ScanError::Cancelled)
     )
 }
 

@@ -241,7 +241,8 @@ async fn task_end(task: &JoinHandle<()>) {
 fn open_files(config: &Config, executable: PathBuf) -> Result<Arc<Ingest>, ServeError> {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let converter = Converter { controller: executable, qemu_img: qemu_img(), mode: config.sandbox };
-    Ok(Arc::new(Ingest::new(&config.state_dir, converter, threads)?))
+    let ingest = Ingest::new(&config.state_dir, converter, threads)?;
+    Ok(Arc::new(ingest.with_scanner(config.scanner.clone())))
 }
 
 /// `qemu-img` of the search path.

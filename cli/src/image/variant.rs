@@ -43,7 +43,7 @@ pub(crate) enum VariantCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hearth image variant create noble vhdx
-  hearth image variant create noble vmdk --wait && hearth image download noble --format vmdk")]
+  hearth image variant create noble vmdk --wait")]
 pub(crate) struct Create {
     /// Name or id
     image: String,

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use hearth_protocol::api::Page;
 use hearth_protocol::api::cache::CacheEntry;
 use hearth_protocol::api::error::ErrorBody;
-use hearth_protocol::api::image::{Image as ImageBody, ImageCreate};
+use hearth_protocol::api::image::{Image as ImageBody, ImageCreate, Scan};
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, PrewarmState, Visibility};
 use serde::Deserialize;
@@ -351,6 +351,10 @@ fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
         revision: image.revision,
         created_at: when::text(image.created_us),
         updated_at: when::text(image.updated_us),
+        scan: image
+            .scan
+            .as_ref()
+            .map(|(verdict, at_us)| Scan { verdict: verdict.clone(), scanned_at: when::text(*at_us) }),
         cached_at,
     }
 }

@@ -148,7 +148,10 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn variants_of(&self, image: ImageId) -> Result<Vec<Variant>, DbError> {
-        let stmt = sql("variant", COLUMNS).text(" WHERE image_id = ").arg(image).text(" ORDER BY format");
+        let stmt = sql("variant", COLUMNS)
+            .text(" WHERE image_id = ")
+            .arg(image)
+            .text(" ORDER BY format NULLS FIRST");
         self.rows(stmt).await?.iter().map(variant).collect()
     }
 
@@ -157,7 +160,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn all_variants(&self) -> Result<Vec<Variant>, DbError> {
-        self.rows(sql("variant", COLUMNS).text(" ORDER BY image_id, format"))
+        self.rows(sql("variant", COLUMNS).text(" ORDER BY image_id, format NULLS FIRST"))
             .await?
             .iter()
             .map(variant)
@@ -207,7 +210,8 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn next_variant(&self) -> Result<Option<Variant>, DbError> {
-        let next = " WHERE status = 'queued' ORDER BY asked DESC, queued_us, image_id, format LIMIT 1";
+        let next =
+            " WHERE status = 'queued' ORDER BY asked DESC, queued_us, image_id, format NULLS FIRST LIMIT 1";
         self.row(sql("variant", COLUMNS).text(next)).await?.as_ref().map(variant).transpose()
     }
 

@@ -6,6 +6,8 @@
 //! **Why a watcher.** The file size limit bounds the length of a sparse file and not what is allocated of it, and no
 //! limit of the kernel counts wall time.
 //!
+//! **Why one file for both ways.** They share the child, its watcher and its errors, and differ in a handful of arguments.
+//!
 //! **Invariants**, tested in `controller/tests/sandbox.rs`: the child is dead when the function returns; a child that
 //! allocates more than its reservation or takes too long is killed; the format is always named, never probed.
 
@@ -248,6 +250,7 @@ impl Converter {
             write: conversion.output.to_owned(),
             file_bytes: conversion.virtual_size_bytes,
             cpu_s: conversion.time.as_secs().saturating_mul(4).max(1),
+            also_read: Vec::new(),
         };
         let mut program: Vec<OsString> = vec![self.qemu_img.clone().into(), "convert".into(), "-p".into()];
         program.extend(formats.iter().map(OsString::from));
@@ -294,10 +297,10 @@ fn variant_options(to: DiskFormat) -> &'static [&'static str] {
 }
 
 /// The child; killed and reaped when dropped.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Running {
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         if !matches!(self.0.try_wait(), Ok(Some(_))) {
             let killed = self.0.kill().and_then(|()| self.0.wait());
             if let Err(error) = killed {
@@ -385,7 +388,7 @@ fn follow(mut stdout: impl io::Read, percent: &AtomicU8) {
 }
 
 /// The first [`MESSAGE_BYTES`] of what the child says; the rest is read and forgotten, so that it never blocks.
-fn head(mut stderr: impl io::Read) -> String {
+pub(super) fn head(mut stderr: impl io::Read) -> String {
     let mut kept = Vec::new();
     let mut message = stderr.by_ref().take(MESSAGE_BYTES as u64);
     let read = message.read_to_end(&mut kept).and_then(|_| io::copy(&mut stderr, &mut io::sink()));
@@ -393,7 +396,7 @@ fn head(mut stderr: impl io::Read) -> String {
         tracing::debug!(%error, "the converter's messages broke off");
     }
     let text = String::from_utf8_lossy(&kept);
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.trim().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use super::chunk::{self, Chunking};
 use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
+use super::scan::{ScanError, Scanner};
 use super::space::{Space, SpaceError};
 use crate::content::{
     CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums, Variants,
@@ -51,6 +52,7 @@ pub struct Ingest {
     pub variants: Arc<Variants>,
     pub(super) converter: Converter,
     pub(super) staging: PathBuf,
+    scanner: Option<Scanner>,
     threads: usize,
 }
 
@@ -90,6 +92,8 @@ pub struct Imported {
     pub partition_table: PartitionTable,
     /// Oddities for people.
     pub warnings: Vec<InspectWarning>,
+    /// What the scanner said, where one is configured.
+    pub scan: Option<String>,
     /// Whether the content was there before.
     pub published: Published,
 }
@@ -122,6 +126,9 @@ pub enum ImportError {
     /// qemu-img or its sandbox failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// The scanner refused the image or did not work.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
     /// Reading or writing the store failed.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -182,6 +189,7 @@ impl ImportError {
                 ConvertError::Failed { .. } | ConvertError::TooLarge { .. } | ConvertError::Length { .. }
             ),
             Self::Content(error) => matches!(error, ContentError::Manifest(_)),
+            Self::Scan(error) => matches!(error, ScanError::Refused { .. }),
             Self::Space(_)
             | Self::Full { .. }
             | Self::ReadBack { .. }
@@ -212,8 +220,15 @@ impl Ingest {
             space: Space::new(state),
             converter,
             staging: create(staging)?,
+            scanner: None,
             threads,
         })
+    }
+
+    /// Lets `scanner`, if there is one, look at each import.
+    #[must_use]
+    pub fn with_scanner(self, scanner: Option<Scanner>) -> Self {
+        Self { scanner, ..self }
     }
 
     /// Imports the uploaded file of an image; blocks until done.
@@ -244,7 +259,7 @@ impl Ingest {
         let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
         let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
         compare(&spec.expected, &sums)?;
-        let made = self.make(spec.image, spec.declared, cancel, progress)?;
+        let made = self.make(spec.image, spec.declared, self.scanner.as_ref(), cancel, progress)?;
         let root = made.staged.root().clone();
         let stored_bytes = made.staged.stored_bytes();
         let published = self.content.publish(made.staged, cancel)?;
@@ -260,6 +275,7 @@ impl Ingest {
             sums,
             partition_table: made.inspection.partition_table,
             warnings: made.inspection.warnings,
+            scan: made.scan,
             published,
         })
     }
@@ -275,7 +291,8 @@ impl Ingest {
         expected: ContentId,
         cancel: &AtomicBool,
     ) -> Result<Published, ImportError> {
-        let made = self.make(image, Some(format), cancel, &mut |_, _| ())?;
+        // The same bytes were looked at when they came in.
+        let made = self.make(image, Some(format), None, cancel, &mut |_, _| ())?;
         let got = made.staged.root().content_id();
         if got != expected {
             return Err(ImportError::OtherContent { got, expected });
@@ -288,6 +305,7 @@ impl Ingest {
         &self,
         image: ImageId,
         declared: Option<DiskFormat>,
+        scanner: Option<&Scanner>,
         cancel: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<Made, ImportError> {
@@ -304,6 +322,11 @@ impl Ingest {
             self.convert(&path, &raw_path, &inspection, cancel, progress)?;
         }
         let source_path = if converted { &raw_path } else { &path };
+        let scan = scanner.map(|scanner| {
+            progress(ImportStage::Inspecting, 50);
+            scanner.scan(&self.converter, source_path, cancel)
+        });
+        let scan = scan.transpose()?;
         let source = open(source_path)?;
         progress(ImportStage::Chunking, 0);
         let kind = match inspection.format {
@@ -324,7 +347,7 @@ impl Ingest {
         drop(source);
         drop(staging); // the raw file is no longer needed
         self.read_back(&staged, cancel, progress)?;
-        Ok(Made { inspection, staged })
+        Ok(Made { inspection, staged, scan })
     }
 
     /// Says of a full disk what is needed and what is there.
@@ -396,6 +419,7 @@ fn warn_of_missing_sandbox(mode: SandboxMode) {
 struct Made {
     inspection: Inspection,
     staged: Staged,
+    scan: Option<String>,
 }
 
 /// Passes on whole percentages only, below 100: the end of a stage is the next stage.

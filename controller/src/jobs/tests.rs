@@ -35,7 +35,8 @@ async fn unused_content(db: &Db) {
         n_chunks: 1,
         damaged: false,
     };
-    let recorded = Recorded { content, format: DiskFormat::Raw, original_kept: false, variants: Vec::new() };
+    let recorded =
+        Recorded { content, format: DiskFormat::Raw, original_kept: false, variants: Vec::new(), scan: None };
     db.finish_import(id, job, &recorded, &op()).await.unwrap();
     db.delete_image(id, None, &op()).await.unwrap();
 }

@@ -11,5 +11,6 @@ mod crash;
 mod garbage;
 mod harness;
 mod rights;
+mod scan;
 mod upload;
 mod variants;

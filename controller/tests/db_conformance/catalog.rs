@@ -73,6 +73,7 @@ async fn an_image_that_went_away_stops_its_import(place: Place) {
         format: DiskFormat::Raw,
         original_kept: false,
         variants: Vec::new(),
+        scan: None,
     };
     let finished = db.finish_import(id, job, &imported, &op("image.import")).await;
     assert!(matches!(finished, Err(DbError::NotFound { .. })));

@@ -81,6 +81,7 @@ pub(crate) async fn active_image(db: &Db, name: &str) -> Image {
         format: DiskFormat::Qcow2,
         original_kept: true,
         variants: Vec::new(),
+        scan: None,
     };
     db.finish_import(id, job, &imported, &op("image.import")).await.unwrap();
     db.image(id).await.unwrap().unwrap()

@@ -145,7 +145,19 @@ pub struct Image {
     pub created_at: String,
     /// When it last changed.
     pub updated_at: String,
+    /// What the scanner of the controller said, where one is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<Scan>,
     /// Locations where it is `active`; only for those who may see cache entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_at: Option<u32>,
+}
+
+/// Verdict of the scan hook on an image that it let pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Scan {
+    /// First line that the scanner printed.
+    pub verdict: String,
+    /// When the image was taken.
+    pub scanned_at: String,
 }

@@ -18,3 +18,7 @@ CREATE TABLE variant (
   PRIMARY KEY (image_id, format)
 );
 CREATE INDEX variant_queue ON variant (status, asked, queued_us);
+
+-- What the scan hook said of the disk and when; NULL without one.
+ALTER TABLE image ADD COLUMN scan_verdict TEXT;
+ALTER TABLE image ADD COLUMN scanned_us BIGINT;
