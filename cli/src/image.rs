@@ -21,6 +21,7 @@ mod ends;
 mod import;
 mod launch;
 mod list;
+mod variant;
 
 pub(crate) use import::{format_of, upload, wait_active};
 
@@ -56,8 +57,13 @@ pub(crate) enum ImageCommand {
     Restore(ends::Restore),
     /// End the import of an image and forget it
     Cancel(ends::Cancel),
-    /// Download the file as it was imported
+    /// Download the file as it was imported, or in another format
     Download(download::Download),
+    /// List the other formats that an image can be downloaded in
+    Variants(variant::Variants),
+    /// Make or remove an image's file in another format
+    #[command(subcommand)]
+    Variant(variant::VariantCommand),
     /// Cache an image where a machine of it will run
     Launch(launch::Launch),
     /// List the distributions that images are offered for
@@ -111,6 +117,8 @@ impl ImageCommand {
             Self::Launch(command) => Box::pin(command.run(session)).await,
             Self::Distributions(_) => distributions(session).await,
             Self::Sharing(command) => Box::pin(command.run(session)).await,
+            Self::Variants(command) => command.run(session).await,
+            Self::Variant(command) => command.run(session).await,
         }
     }
 }
@@ -255,6 +263,7 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("protected", Cell::flag(image.protected)),
         ("deleted", Cell::At(image.binned_at.clone())),
         ("destroyed", Cell::At(image.destroyed_at.clone())),
+        ("scan", Cell::maybe(image.scan.as_ref().map(|scan| &scan.verdict))),
         ("cached", Cell::maybe(image.cached_at.map(|n| format!("at {n} locations")))),
         ("created", Cell::At(Some(image.created_at.clone()))),
         ("changed", Cell::At(Some(image.updated_at.clone()))),

@@ -6,6 +6,8 @@
 //! **Why unknown keys are not simply refused.** A package upgrade must not keep a controller from starting because a
 //! key went away; but a mistyped key must be seen. So: a loud warning at start, an error under `--check-config`.
 //!
+//! **Why one file.** A key stands in four places: default, file, checked value, check. Next to each other none is forgotten.
+//!
 //! **Invariants.** A `Config` that exists can be used: addresses parse, sizes are in range, paths are absolute.
 
 use std::net::SocketAddr;
@@ -13,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_protocol::api::distribution::Distribution;
+use hearth_protocol::words::DiskFormat;
 use serde::Deserialize;
 
 use crate::ingest::sandbox::SandboxMode;
+use crate::ingest::scan::Scanner;
 use crate::logic::deletion::BIN_DAYS_MAX;
 use crate::logic::distributions;
 use crate::logic::quota::Figures;
@@ -58,6 +62,18 @@ pub const QUOTA_IMAGES_DEFAULT: u64 = 10;
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Days in the recycle bin: a long weekend to notice what was deleted by mistake.
 pub const BIN_DAYS_DEFAULT: u32 = 3;
+/// Variants of every import: what the other hypervisors and clouds take (QEMU, VMware, Hyper-V and Azure).
+pub const VARIANTS_DEFAULT: [DiskFormat; 3] = [DiskFormat::Qcow2, DiskFormat::Vmdk, DiskFormat::Vhd];
+/// What `variants` may hold.
+const VARIANTS_ALLOWED: &str = "must be some of raw, qcow2, vmdk, vhd and vhdx, each once; [] for none";
+/// Longest look of the scanner at one image, seconds (15 min): a virus scanner reads about 100 MB/s.
+pub const SCAN_SECONDS_DEFAULT: u32 = 900;
+/// Longest that can be allowed: a day.
+pub const SCAN_SECONDS_MAX: u32 = 86_400;
+/// What `scan_command` and `scan_read` may hold.
+const SCAN_ALLOWED: &str = "must be absolute paths; scan_command may have arguments behind its path";
+/// What `sandbox` may be.
+const SANDBOX_ALLOWED: &str = "must be \"required\" or \"best-effort\"";
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -128,6 +144,10 @@ struct Raw {
     public_names: Vec<String>,
     database_url: Option<String>,
     keep_originals: Option<bool>,
+    variants: Option<Vec<String>>,
+    scan_command: Vec<String>,
+    scan_read: Vec<PathBuf>,
+    scan_seconds: Option<u32>,
     sandbox: Option<String>,
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
@@ -166,6 +186,10 @@ pub struct Config {
     pub database_url: String,
     /// Whether uploaded files are kept after their import.
     pub keep_originals: bool,
+    /// Formats that every imported disk is made into; each at most once, never `iso`.
+    pub variants: Vec<DiskFormat>,
+    /// Program that looks at each import, if there is one.
+    pub scanner: Option<Scanner>,
     /// How conversions are confined.
     pub sandbox: SandboxMode,
     /// Imports at once, 1 to 64.
@@ -297,11 +321,11 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let unknown = |word: &str| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into());
-    let sandbox = match raw.sandbox {
-        Some(word) => word.parse().map_err(|_| unknown(&word))?,
-        None => SandboxMode::default(),
-    };
+    let sandbox =
+        sandbox_mode(raw.sandbox).map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
+    let variants = formats(raw.variants).map_err(|word| error("variants", &word, VARIANTS_ALLOWED.into()))?;
+    let scanner = scanner(raw.scan_command, raw.scan_read, raw.scan_seconds)
+        .map_err(|(key, value, allowed)| error(key, &value, allowed))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     let bin_days = raw.bin_days.unwrap_or(BIN_DAYS_DEFAULT);
@@ -316,6 +340,8 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         public_names: raw.public_names,
         database_url,
         keep_originals: raw.keep_originals.unwrap_or(true),
+        variants,
+        scanner,
         sandbox,
         parallel_imports,
         image_bytes_max,
@@ -354,6 +380,44 @@ fn sharing(raw: &Raw, shown: &Path) -> Result<Sharing, ConfigError> {
     })
 }
 
+/// The mode that a word names, or the word that names none.
+fn sandbox_mode(word: Option<String>) -> Result<SandboxMode, String> {
+    word.map_or_else(|| Ok(SandboxMode::default()), |word| word.parse().map_err(|_| word))
+}
+
+/// The scanner of these values, `None` without a command; or the key, its value and what is allowed.
+fn scanner(
+    command: Vec<String>,
+    read: Vec<PathBuf>,
+    seconds: Option<u32>,
+) -> Result<Option<Scanner>, (&'static str, String, String)> {
+    let seconds = seconds.unwrap_or(SCAN_SECONDS_DEFAULT);
+    if !(1..=SCAN_SECONDS_MAX).contains(&seconds) {
+        return Err(("scan_seconds", seconds.to_string(), format!("must be 1 to {SCAN_SECONDS_MAX}")));
+    }
+    let Some(program) = command.first() else { return Ok(None) };
+    if !Path::new(program).is_absolute() {
+        return Err(("scan_command", program.clone(), SCAN_ALLOWED.to_owned()));
+    }
+    if let Some(path) = read.iter().find(|path| !path.is_absolute()) {
+        return Err(("scan_read", path.display().to_string(), SCAN_ALLOWED.to_owned()));
+    }
+    Ok(Some(Scanner { command, read, time: Duration::from_secs(seconds.into()) }))
+}
+
+/// The formats that words name, or the word that cannot stand there.
+fn formats(words: Option<Vec<String>>) -> Result<Vec<DiskFormat>, String> {
+    let Some(words) = words else { return Ok(VARIANTS_DEFAULT.to_vec()) };
+    let mut formats = Vec::new();
+    for word in words {
+        match word.parse() {
+            Ok(format) if format != DiskFormat::Iso && !formats.contains(&format) => formats.push(format),
+            _ => return Err(word),
+        }
+    }
+    Ok(formats)
+}
+
 /// What a filter of the log may be, if `text` is none.
 fn must_be_filter(text: &str) -> Result<(), String> {
     let parsed = tracing_subscriber::EnvFilter::try_new(text);
@@ -385,6 +449,8 @@ mod tests {
         assert_eq!(config.listen_https.port(), 7443);
         assert_eq!(config.database_url, "sqlite:///var/lib/hearth/controller/hearth.sqlite");
         assert!(config.keep_originals);
+        assert_eq!(config.variants, VARIANTS_DEFAULT);
+        assert_eq!(parsed("variants = []").unwrap().config.variants, []);
         assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
         assert_eq!(config.sandbox, SandboxMode::Required);
         assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
@@ -424,6 +490,12 @@ mod tests {
                 "distributions.name",
             ),
             ("keep_originals = \"yes\"", "line 1"),
+            ("variants = [\"vdi\"]", "variants = vdi: must be some of raw"),
+            ("variants = [\"iso\"]", "each once"),
+            ("scan_command = [\"clamscan\"]", "scan_command = clamscan: must be absolute"),
+            ("scan_command = [\"/x\"]\nscan_read = [\"y\"]", "scan_read = y"),
+            ("scan_seconds = 0", "1 to 86400"),
+            ("variants = [\"vhd\", \"vhd\"]", "each once"),
             ("state_dir = ", "line 1"),
         ] {
             let message = parsed(text).unwrap_err().to_string();

@@ -20,6 +20,7 @@ pub mod share;
 pub mod system;
 pub mod token;
 pub mod usage;
+pub mod variant;
 
 use serde::{Deserialize, Serialize};
 

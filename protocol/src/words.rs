@@ -108,6 +108,17 @@ words! {
         /// Files are going.
         Deleted = "deleted",
     }
+    /// State of a variant: a content in another disk format.
+    VariantStatus, "variant status" {
+        /// Waits for its turn.
+        Queued = "queued",
+        /// Is being made.
+        Saving = "saving",
+        /// Whole, synced and summed: can be downloaded.
+        Active = "active",
+        /// Could not be made; `reason` says why.
+        SaveFail = "save_fail",
+    }
     /// Where an import stands.
     ImportStage, "import stage" {
         /// Bytes arrive.

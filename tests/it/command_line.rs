@@ -130,6 +130,37 @@ async fn the_catalog_by_hand() {
     assert!(text(&check(&cluster, &["image", "distributions"], 0)).contains("Ubuntu"));
 }
 
+/// IMG-2, DW-1: another format is made, downloaded with its checksum compared, resumed, and removed by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_format_by_hand() {
+    let cluster = Cluster::start(0).await.unwrap();
+    let raw = cluster.dir().join("noble.raw");
+    disk::ext4(&raw, 64, 10, 81).unwrap();
+    check(&cluster, &["image", "import", raw.to_str().unwrap(), "--format", "raw"], 0);
+    let made = check(&cluster, &["image", "variant", "create", "noble", "vhdx", "--wait", "-o", "json"], 0);
+    assert_eq!(json(&made)["status"], "active");
+    let listed = check(&cluster, &["image", "variants", "noble"], 0);
+    assert!(text(&listed).contains("vhdx") && text(&listed).contains("active"), "{}", text(&listed));
+    let to = cluster.dir().join("noble.vmdk");
+    let path = to.to_str().unwrap();
+    // It is made because it is asked for, and what was begun before is gone on with.
+    check(&cluster, &["image", "download", "noble", "--format", "vmdk", "--file", path], 0);
+    let whole = std::fs::read(&to).unwrap();
+    std::fs::rename(&to, format!("{path}.part")).unwrap();
+    let part = std::fs::File::options().write(true).open(format!("{path}.part")).unwrap();
+    part.set_len(whole.len() as u64 / 2).unwrap();
+    check(&cluster, &["image", "download", "noble", "--format", "vmdk", "--file", path], 0);
+    assert!(std::fs::read(&to).unwrap() == whole);
+    let same =
+        Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "vmdk"]).args([&raw, &to]).output();
+    let same = same.unwrap();
+    assert!(same.status.success(), "{}", text(&same));
+    check(&cluster, &["image", "download", "noble", "--format", "vmdk", "--file", path], 2);
+    check(&cluster, &["image", "download", "noble", "--format", "iso"], 2);
+    check(&cluster, &["image", "variant", "delete", "noble", "vmdk", "--yes"], 0);
+    check(&cluster, &["image", "variant", "delete", "noble", "vmdk", "--yes"], 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_tell_what_went_wrong() {
     let cluster = Cluster::start(0).await.unwrap();
@@ -139,7 +170,10 @@ async fn exit_codes_tell_what_went_wrong() {
     check(&cluster, &["prewarm", "create", "nothing"], 2);
     check(&cluster, &["transfer", "stop"], 2);
     // A noun alone is answered with its verbs.
-    assert!(text(&check(&cluster, &["image"], 2)).contains("Download the file as it was imported"));
+    assert!(
+        text(&check(&cluster, &["image"], 2))
+            .contains("Download the file as it was imported, or in another format")
+    );
 
     let run = |name: &str, value: &str| {
         let mut command = Command::new(&programs::get().hearth);

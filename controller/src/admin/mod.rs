@@ -5,3 +5,4 @@ pub mod fsck;
 mod holdings;
 pub mod init;
 pub mod restore;
+mod variants;

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use hearth_protocol::api::Page;
 use hearth_protocol::api::cache::CacheEntry;
 use hearth_protocol::api::error::ErrorBody;
-use hearth_protocol::api::image::{Image as ImageBody, ImageCreate};
+use hearth_protocol::api::image::{Image as ImageBody, ImageCreate, Scan};
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{
     Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, NetworkDriver, ShareStatus, Visibility,
@@ -291,6 +291,10 @@ fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
         updated_at: when::text(image.updated_us),
         binned_at: image.binned.map(|binned| when::text(binned.since_us)),
         destroyed_at: image.binned.map(|binned| when::text(destroyed_us(binned.since_us, bin_days))),
+        scan: image
+            .scan
+            .as_ref()
+            .map(|(verdict, at_us)| Scan { verdict: verdict.clone(), scanned_at: when::text(*at_us) }),
         cached_at,
         cached: None,
         featured: image.featured,

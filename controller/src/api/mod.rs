@@ -48,4 +48,5 @@ pub mod system;
 pub mod tokens;
 pub mod upload;
 pub mod usage;
+pub mod variants;
 pub mod when;

@@ -29,7 +29,7 @@ use super::routes::{Pace, Routes, Row};
 use super::{
     cache, distributions, download, events, health, host_image_batch, host_image_cache, host_images,
     image_batch, image_edits, image_ends, image_list, images, join_tokens, launch, locations, openapi,
-    operations, ownership, prewarm_groups, prewarms, quotas, shares, system, tokens, upload, usage,
+    operations, ownership, prewarm_groups, prewarms, quotas, shares, system, tokens, upload, usage, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -76,6 +76,10 @@ pub fn build(app: App) -> Routes {
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))
         .guarded(A::ImageDownload, Pace::Stream, routes!(download::download))
+        .guarded(A::ImageShow, quick, routes!(variants::list))
+        .guarded(A::VariantCreate, quick, routes!(variants::create))
+        .guarded(A::VariantDelete, quick, routes!(variants::delete))
+        .guarded(A::ImageDownload, Pace::Stream, routes!(variants::download))
         .guarded(A::CacheList, quick, routes!(cache::list))
         .guarded(A::CacheCreate, quick, routes!(cache::create))
         .guarded(A::CacheRemove, quick, routes!(cache::remove))

@@ -222,6 +222,7 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     let id = image.id;
     tx.delete_grams(id).await?;
     tx.delete_shares(id).await?;
+    tx.delete_variants(id).await?;
     tx.delete_tags(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     let jobs = "UPDATE job SET state = 'failed', error = $1, updated_us = $2 \

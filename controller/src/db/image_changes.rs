@@ -41,6 +41,10 @@ pub struct Imported {
     pub format: DiskFormat,
     /// Whether the original is kept.
     pub original_kept: bool,
+    /// Variants to be made now; none for what is no disk.
+    pub variants: Vec<DiskFormat>,
+    /// What the scanner said, where one is configured.
+    pub scan: Option<String>,
 }
 
 fn wrong_state(image: &Image, allowed: &'static str) -> DbError {
@@ -57,6 +61,13 @@ impl Tx<'_> {
     ) -> Result<Image, DbError> {
         let image = self.live_image(id).await?;
         if states.contains(&image.status) { Ok(image) } else { Err(wrong_state(&image, allowed)) }
+    }
+
+    /// Refuses work on what is made of an image's content before there is one.
+    pub(super) async fn must_be_active(&mut self, id: ImageId) -> Result<(), DbError> {
+        self.image_in(id, &[ImageStatus::Active], "only an active image can be made into variants")
+            .await
+            .map(|_| ())
     }
 
     /// The image if it is not deleted.
@@ -188,17 +199,19 @@ impl Db {
         op: &Draft,
     ) -> Result<(), DbError> {
         let update = "UPDATE image SET format = $1, original_kept = $2, virtual_bytes = $3, data_bytes = $4, \
-             content_id = $5 WHERE id = $6";
+             content_id = $5, scan_verdict = $6, scanned_us = $7 WHERE id = $8";
         self.write_tx(move |tx| {
             Box::pin(async move {
                 tx.image_in(id, &[ImageStatus::Importing], "no import is running; stop the work").await?;
                 tx.put_content(&imported.content).await?;
                 let content = &imported.content;
                 let stmt = sql("image", update).bind(imported.format).bind(imported.original_kept);
-                let stmt = stmt.bind(content.raw_bytes).bind(content.data_bytes).bind(content.id).bind(id);
-                tx.run(stmt).await?;
+                let stmt = stmt.bind(content.raw_bytes).bind(content.data_bytes).bind(content.id);
+                let stmt = stmt.bind(imported.scan.as_deref());
+                tx.run(stmt.bind(imported.scan.as_ref().map(|_| tx.now_us())).bind(id)).await?;
                 tx.set_status(id, ImageStatus::Active, None, "").await?;
                 tx.set_job(job, JobState::Done, "").await?;
+                tx.queue_variants(id, &imported.variants).await?;
                 tx.record(op).await
             })
         })

@@ -172,6 +172,8 @@ pub struct Image {
     pub stored_bytes: Option<u64>,
     /// Identity of the bytes.
     pub content: Option<ContentId>,
+    /// What the scanner said, and when, microseconds since the epoch; absent without a scanner.
+    pub scan: Option<(String, i64)>,
     /// Counts edits; from 1.
     pub revision: u64,
     /// In the recycle bin: from where and since when.
@@ -257,6 +259,7 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
         data_bytes: row.opt_size("data_bytes")?,
         stored_bytes: row.opt_size("stored_bytes")?,
         content: row.opt_parse("content_id")?,
+        scan: row.opt_text("scan_verdict")?.zip(row.opt_int("scanned_us")?),
         revision: row.size("revision")?,
         binned,
         deleted_us: row.opt_int("deleted_us")?,

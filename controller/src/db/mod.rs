@@ -52,6 +52,7 @@ mod store;
 pub mod tenants;
 pub mod tokens;
 pub mod usage;
+pub mod variants;
 
 pub use changes::Change;
 pub use error::DbError;

@@ -22,6 +22,7 @@ use hearth_protocol::id::DomainId;
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("migrations/0001_spine.sql")),
     (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
+    (5, include_str!("migrations/0005_variants.sql")),
     (6, include_str!("migrations/0006_host_images.sql")),
     (8, include_str!("migrations/0008_sharing.sql")),
 ];

@@ -20,7 +20,7 @@ use hearth_protocol::id::{
 use hearth_protocol::words::{
     Architecture, ConsumerKind, ContentKind, DiskDriver, DiskFormat, EntryStatus, ImageKind, ImageStatus,
     ImportStage, LocationKind, LocationState, NetworkDriver, Origin, OsType, PrewarmState, Priority, Role,
-    ScopeKind, ShareKind, ShareStatus, Virtualisation, Visibility,
+    ScopeKind, ShareKind, ShareStatus, VariantStatus, Virtualisation, Visibility,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,7 +68,7 @@ text_args! {
     &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility Architecture OsType Virtualisation
-    DiskDriver NetworkDriver ShareKind ShareStatus
+    DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus
 }
 int_args! {
     i64, n => n;

@@ -28,8 +28,11 @@ use super::chunk::{self, Chunking};
 use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
+use super::scan::{ScanError, Scanner};
 use super::space::{Space, SpaceError};
-use crate::content::{CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums};
+use crate::content::{
+    CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums, Variants,
+};
 use crate::logic::catalog::first_mismatch;
 
 /// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
@@ -45,8 +48,11 @@ pub struct Ingest {
     pub originals: Arc<Originals>,
     /// Space promised to uploads and imports.
     pub space: Space,
-    converter: Converter,
-    staging: PathBuf,
+    /// What was made of contents for downloads.
+    pub variants: Arc<Variants>,
+    pub(super) converter: Converter,
+    pub(super) staging: PathBuf,
+    scanner: Option<Scanner>,
     threads: usize,
 }
 
@@ -88,6 +94,8 @@ pub struct Imported {
     pub partition_table: PartitionTable,
     /// Oddities for people.
     pub warnings: Vec<InspectWarning>,
+    /// What the scanner said, where one is configured.
+    pub scan: Option<String>,
     /// Whether the content was there before.
     pub published: Published,
 }
@@ -134,6 +142,9 @@ pub enum ImportError {
     /// qemu-img or its sandbox failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// The scanner refused the image or did not work.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
     /// Reading or writing the store failed.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -195,6 +206,7 @@ impl ImportError {
                 ConvertError::Failed { .. } | ConvertError::TooLarge { .. } | ConvertError::Length { .. }
             ),
             Self::Content(error) => matches!(error, ContentError::Manifest(_)),
+            Self::Scan(error) => matches!(error, ScanError::Refused { .. }),
             Self::Space(_)
             | Self::Full { .. }
             | Self::ReadBack { .. }
@@ -221,11 +233,19 @@ impl Ingest {
         Ok(Self {
             content,
             originals,
+            variants: Arc::new(Variants::beside(state)?),
             space: Space::new(state),
             converter,
             staging: create(staging)?,
+            scanner: None,
             threads,
         })
+    }
+
+    /// Lets `scanner`, if there is one, look at each import.
+    #[must_use]
+    pub fn with_scanner(self, scanner: Option<Scanner>) -> Self {
+        Self { scanner, ..self }
     }
 
     /// Imports the uploaded file of an image; blocks until done.
@@ -257,7 +277,7 @@ impl Ingest {
         let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
         compare(&spec.expected, &sums)?;
         let source = Source { image: spec.image, declared: spec.declared, disk_bytes: spec.disk_bytes };
-        let made = self.make(source, cancel, progress)?;
+        let made = self.make(source, self.scanner.as_ref(), cancel, progress)?;
         let root = made.staged.root().clone();
         let stored_bytes = made.staged.stored_bytes();
         let published = self.content.publish(made.staged, cancel)?;
@@ -273,6 +293,7 @@ impl Ingest {
             sums,
             partition_table: made.inspection.partition_table,
             warnings: made.inspection.warnings,
+            scan: made.scan,
             published,
         })
     }
@@ -289,8 +310,9 @@ impl Ingest {
         expected: ContentId,
         cancel: &AtomicBool,
     ) -> Result<Published, ImportError> {
+        // The same bytes were looked at when they came in.
         let source = Source { image, declared: Some(format), disk_bytes };
-        let made = self.make(source, cancel, &mut |_, _| ())?;
+        let made = self.make(source, None, cancel, &mut |_, _| ())?;
         let got = made.staged.root().content_id();
         if got != expected {
             return Err(ImportError::OtherContent { got, expected });
@@ -302,6 +324,7 @@ impl Ingest {
     fn make(
         &self,
         Source { image, declared, disk_bytes }: Source,
+        scanner: Option<&Scanner>,
         cancel: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<Made, ImportError> {
@@ -319,6 +342,11 @@ impl Ingest {
             self.convert(&path, &raw_path, &inspection, cancel, progress)?;
         }
         let source_path = if converted { &raw_path } else { &path };
+        let scan = scanner.map(|scanner| {
+            progress(ImportStage::Inspecting, 50);
+            scanner.scan(&self.converter, source_path, cancel)
+        });
+        let scan = scan.transpose()?;
         let source = open(source_path)?;
         progress(ImportStage::Chunking, 0);
         let kind = match inspection.format {
@@ -345,7 +373,7 @@ impl Ingest {
         drop(source);
         drop(staging); // the raw file is no longer needed
         self.read_back(&staged, cancel, progress)?;
-        Ok(Made { inspection, staged })
+        Ok(Made { inspection, staged, scan })
     }
 
     /// Says of a full disk what is needed and what is there.
@@ -438,6 +466,7 @@ struct Source {
 struct Made {
     inspection: Inspection,
     staged: Staged,
+    scan: Option<String>,
 }
 
 /// Passes on whole percentages only, below 100: the end of a stage is the next stage.

@@ -121,6 +121,10 @@ actions! {
     ImageDownload = "image.download", Member, Owner;
     /// A machine of it at a location, which caches it there.
     ImageLaunch = "image.launch", Member, Owner;
+    /// The disk of an image in another format.
+    VariantCreate = "variant.create", Member, Owner;
+    /// The end of such a file.
+    VariantDelete = "variant.delete", Member, Owner;
     /// Another try of an import.
     ImageRetry = "image.retry", Member, Owner;
     /// The end of an image: into the recycle bin.

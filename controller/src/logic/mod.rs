@@ -25,3 +25,4 @@ pub mod rate;
 pub mod selector;
 pub mod sharing;
 pub mod slots;
+pub mod variant;

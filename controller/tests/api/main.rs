@@ -19,6 +19,8 @@ mod places;
 mod quotas;
 mod recycle;
 mod rights;
+mod scan;
 mod sharing;
 mod upgrade;
 mod upload;
+mod variants;

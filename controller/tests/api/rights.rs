@@ -19,7 +19,7 @@ fn may(role: Role, scope: &str, action: Action) -> bool {
         }
         ("image", "deactivate" | "reactivate" | "owner") => role == Role::Admin,
         ("share" | "quota", "list" | "show") | ("usage", "read") => true,
-        ("share" | "image" | "host_image", _) => role != Role::Reader,
+        ("variant" | "share" | "image" | "host_image", _) => role != Role::Reader,
         (_, "list" | "show" | "verify" | "read") => scope == "system",
         _ => scope == "system" && role == Role::Admin,
     }
@@ -223,6 +223,9 @@ async fn an_image_of_another_project_looks_like_none() {
         (Method::PUT, "/file"),
         (Method::GET, "/file"),
         (Method::POST, "/retry"),
+        (Method::GET, "/variants"),
+        (Method::GET, "/variants/qcow2/file"),
+        (Method::DELETE, "/variants/qcow2"),
     ];
     for (method, tail) in calls {
         let ask = |id: &str| stranger.ask(method.clone(), &format!("/images/{id}{tail}")).body("x").send();

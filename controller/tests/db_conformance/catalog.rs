@@ -69,7 +69,13 @@ async fn an_image_that_went_away_stops_its_import(place: Place) {
     assert_eq!(db.claim_job().await.unwrap().unwrap().id, job);
     db.delete_image(id, None, &op("image.delete")).await.unwrap();
     assert!(matches!(db.set_progress(id, ImportStage::Chunking, 5).await, Err(DbError::NotFound { .. })));
-    let imported = Imported { content: content_named("gone"), format: DiskFormat::Raw, original_kept: false };
+    let imported = Imported {
+        content: content_named("gone"),
+        format: DiskFormat::Raw,
+        original_kept: false,
+        variants: Vec::new(),
+        scan: None,
+    };
     let finished = db.finish_import(id, job, &imported, &op("image.import")).await;
     assert!(matches!(finished, Err(DbError::NotFound { .. })));
     assert_eq!(

@@ -90,7 +90,13 @@ pub(crate) async fn active_image(db: &Db, name: &str) -> Image {
     db.start_upload(id).await.unwrap();
     let job = new_id();
     db.accept_upload(id, &original(), (job, "{}"), &op("image.upload")).await.unwrap();
-    let imported = Imported { content: content_named(name), format: DiskFormat::Qcow2, original_kept: true };
+    let imported = Imported {
+        content: content_named(name),
+        format: DiskFormat::Qcow2,
+        original_kept: true,
+        variants: Vec::new(),
+        scan: None,
+    };
     db.finish_import(id, job, &imported, &op("image.import")).await.unwrap();
     db.image(id).await.unwrap().unwrap()
 }

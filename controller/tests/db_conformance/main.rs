@@ -18,6 +18,7 @@ mod safety;
 mod search;
 mod sharing;
 mod upgrade;
+mod variants;
 mod worlds;
 
 /// Runs each function once per engine.

@@ -211,6 +211,9 @@ pub struct Image {
     /// When the recycle bin destroys it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destroyed_at: Option<String>,
+    /// What the scanner of the controller said, where one is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<Scan>,
     /// Locations where it is `active`; only for those who may see cache entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_at: Option<u32>,
@@ -252,4 +255,13 @@ impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.more { f.write_str("10,000+") } else { write!(f, "{}", self.rows) }
     }
+}
+
+/// Verdict of the scan hook on an image that it let pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Scan {
+    /// First line that the scanner printed.
+    pub verdict: String,
+    /// When the image was taken.
+    pub scanned_at: String,
 }
