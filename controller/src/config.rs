@@ -44,6 +44,17 @@ pub const AGENT_CERTIFICATE_HOURS_MAX: u32 = 720;
 pub const HEARTBEAT_SECONDS_DEFAULT: u32 = 15;
 /// Most seconds between two reports: an agent that is not heard for a minute counts as lost.
 pub const HEARTBEAT_SECONDS_MAX: u32 = 45;
+/// Calls a second of one token in the long run: far above what a person or a well-made program does, far below what a loop
+/// without a pause does to the others.
+pub const API_REQUESTS_PER_SECOND_DEFAULT: u32 = 200;
+/// Calls at once of one token: a program that looks at a thousand records after a pause.
+pub const API_BURST_DEFAULT: u32 = 1000;
+/// Most calls a second or at once that may be configured.
+pub const API_RATE_MAX: u32 = 100_000;
+/// Life of a token that somebody gets by logging in, hours: a long working day.
+pub const LOGIN_HOURS_DEFAULT: u32 = 12;
+/// Longest such life, hours (a month): what must live longer is a program's token.
+pub const LOGIN_HOURS_MAX: u32 = 720;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
@@ -109,6 +120,9 @@ struct Raw {
     source_transfers: Option<u32>,
     agent_certificate_hours: Option<u32>,
     heartbeat_seconds: Option<u32>,
+    api_requests_per_second: Option<u32>,
+    api_burst: Option<u32>,
+    login_hours: Option<u32>,
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
@@ -143,6 +157,8 @@ pub struct Config {
     pub agent_certificate_life: Duration,
     /// Time between two reports of an agent, 1 to 45 seconds.
     pub heartbeat: Duration,
+    /// How often callers may ask, and for how long they are logged in.
+    pub calls: Calls,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
     /// Whether `/metrics` answers without a token.
@@ -151,6 +167,17 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged, in the words of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
+}
+
+/// How often callers may ask, and for how long they are logged in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Calls {
+    /// Calls a second of one token; 0: no bound.
+    pub per_second: u32,
+    /// Calls at once of one token, 1 to 100,000.
+    pub burst: u32,
+    /// Life of a token from a login, 1 hour to 30 days.
+    pub login_life: Duration,
 }
 
 /// A configuration, and the keys of the file that mean nothing.
@@ -206,6 +233,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         let fits = (least..=most).contains(&value);
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
+    let calls = calls(&raw, &ranged)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -238,13 +266,10 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = raw.sandbox.map_or_else(
-        || Ok(SandboxMode::default()),
-        |word| {
-            word.parse()
-                .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
-        },
-    )?;
+    let sandbox = raw.sandbox.as_deref().map_or_else(|| Ok(SandboxMode::default()), str::parse);
+    let sandbox_word = raw.sandbox.as_deref().unwrap_or_default();
+    let sandbox = sandbox
+        .map_err(|_| error("sandbox", &sandbox_word, "must be \"required\" or \"best-effort\"".into()))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -260,12 +285,26 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         source_transfers,
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         heartbeat: Duration::from_secs(heartbeat_seconds.into()),
+        calls,
         upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
         state_dir,
     })
+}
+
+/// Checks a number: key, value, least, most.
+type Ranged<'a> = &'a dyn Fn(&'static str, u32, u32, u32) -> Result<(), ConfigError>;
+
+fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
+    let per_second = raw.api_requests_per_second.unwrap_or(API_REQUESTS_PER_SECOND_DEFAULT);
+    ranged("api_requests_per_second", per_second, 0, API_RATE_MAX)?;
+    let burst = raw.api_burst.unwrap_or(API_BURST_DEFAULT);
+    ranged("api_burst", burst, 1, API_RATE_MAX)?;
+    let hours = raw.login_hours.unwrap_or(LOGIN_HOURS_DEFAULT);
+    ranged("login_hours", hours, 1, LOGIN_HOURS_MAX)?;
+    Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
 }
 
 /// What a filter of the log may be, if `text` is none.
@@ -321,6 +360,9 @@ mod tests {
             ("source_transfers = 5000", "1 to 4096"),
             ("agent_certificate_hours = 0", "1 to 720"),
             ("heartbeat_seconds = 60", "1 to 45"),
+            ("api_requests_per_second = 100001", "0 to 100000"),
+            ("api_burst = 0", "1 to 100000"),
+            ("login_hours = 721", "1 to 720"),
             ("image_bytes_max = 0", "above 0"),
             ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
             ("public_names = [\"https://x\"]", "host names"),

@@ -12,7 +12,9 @@ pub mod location;
 pub mod operation;
 pub mod prewarm;
 pub mod system;
+pub mod tenant;
 pub mod token;
+pub mod user;
 
 use serde::{Deserialize, Serialize};
 

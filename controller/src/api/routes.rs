@@ -159,6 +159,7 @@ fn describe(operation: &mut Operation, action: Option<Action>) {
             ("401", "No valid token"),
             ("403", "The token's role does not allow it"),
             ("404", "There is no such thing, or the caller may not see it"),
+            ("429", "The token asks too often; see the header `retry-after`"),
             ("503", "Not now; see the header `retry-after`"),
             ("504", "The call took too long"),
         ]);

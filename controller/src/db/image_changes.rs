@@ -92,7 +92,7 @@ impl Db {
     /// Makes the record of an image, `queued` and without bytes.
     ///
     /// # Errors
-    /// [`DbError::Exists`] if the project has an image of this name, or a failed statement.
+    /// [`DbError::NotFound`] (project), [`DbError::Exists`] if it has an image of this name, or a failed statement.
     pub async fn create_image(&self, new: &NewImage, op: &Draft) -> Result<(), DbError> {
         let insert = "INSERT INTO image (id, name, name_folded, name_key, kind, status, percent, reason, format, \
              container_format, visibility, domain_id, project_id, architecture, os_type, distribution, version, \
@@ -102,6 +102,8 @@ impl Db {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let facts = &new.facts;
+                // It may be deleted at this moment.
+                tx.live_project(new.project).await?;
                 let stmt = sql("image", insert).bind(new.id).bind(&facts.name).bind(fold(&facts.name));
                 let stmt = stmt.bind(name_key(new.project, &facts.name)).bind(new.kind).bind(new.format);
                 let stmt = stmt

@@ -14,6 +14,7 @@
 //! 3. What an operator did and the operation row that says so are one transaction.
 //! 4. SQL never looks into JSON and never makes an id.
 
+pub mod administrators;
 pub mod backup;
 pub mod cache_list;
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod enrolment;
 pub mod entries;
 mod error;
 pub(crate) mod grams;
+pub mod grants;
 mod ids;
 pub mod image_changes;
 pub mod images;
@@ -38,8 +40,11 @@ mod schema;
 pub mod sealer;
 mod sql;
 mod store;
+pub mod tenant_changes;
 pub mod tenants;
 pub mod tokens;
+pub mod user_changes;
+pub mod users;
 
 pub use changes::Change;
 pub use error::DbError;

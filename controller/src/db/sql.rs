@@ -14,8 +14,8 @@ use std::str::FromStr;
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
-    BootId, DomainId, Generation, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId, OperationId,
-    PrewarmId, ProjectId, TokenId,
+    BootId, DomainId, Generation, GrantId, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId,
+    OperationId, PrewarmId, ProjectId, TokenId, UserId,
 };
 use hearth_protocol::words::{
     ConsumerKind, ContentKind, DiskFormat, EntryStatus, ImageKind, ImageStatus, ImportStage, LocationKind,
@@ -67,6 +67,7 @@ text_args! {
     &str &String AgentId ContentId BootId DomainId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility
+    GrantId UserId
 }
 int_args! {
     i64, n => n;

@@ -13,6 +13,7 @@ pub mod glob;
 pub mod hold;
 pub mod join;
 pub mod liveness;
+pub mod login;
 pub mod plan;
 pub mod prewarm;
 pub mod rate;
