@@ -20,13 +20,16 @@ mod log;
 mod login;
 mod names;
 mod output;
+mod password;
 mod prewarm;
 mod progress;
 mod size;
 mod system;
 mod targets;
+mod tenant;
 mod tls;
 mod token;
+mod user;
 mod when;
 
 fn main() -> std::process::ExitCode {

@@ -16,6 +16,7 @@ mod full_disk;
 mod identity;
 mod kill;
 mod memory;
+mod people;
 mod prewarm;
 mod renewal;
 mod restart;
