@@ -10,5 +10,7 @@ mod catalog;
 mod crash;
 mod garbage;
 mod harness;
+mod matrix;
+mod people;
 mod rights;
 mod upload;
