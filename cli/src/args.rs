@@ -14,7 +14,8 @@ use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
 use crate::{
-    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, quota, system, token,
+    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, quota, system, tenant,
+    token, user,
 };
 
 /// The way from nothing to warm hosts.
@@ -60,8 +61,10 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Store address and token of a controller
+    /// Store address and token of a controller, or get a token for a user's password
     Login(login::Login),
+    /// End the token in use and forget it
+    Logout(login::Logout),
     /// Who the configured token is
     Whoami(token::Whoami),
     /// Import, list, download and delete images
@@ -91,6 +94,15 @@ enum Command {
     /// Bearer tokens for people and programs
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::TokenCommand),
+    /// People, their passwords, and what they may do
+    #[command(subcommand, visible_alias = "users")]
+    User(user::UserCommand),
+    /// Projects, which own images
+    #[command(subcommand, visible_alias = "projects")]
+    Project(tenant::ProjectCommand),
+    /// Domains, which hold projects and users
+    #[command(subcommand, visible_alias = "domains")]
+    Domain(tenant::DomainCommand),
     /// Facts of the controller
     System(system::System),
     /// Stop and start all transfers of the fleet
@@ -165,6 +177,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let global = cli.global;
     match cli.command {
         Command::Login(command) => command.run(&global).await,
+        Command::Logout(command) => command.run(&global).await,
         Command::Completion(command) => command.run(),
         Command::Dev(command) => Box::pin(command.run(&global)).await,
         Command::Doctor(command) => command.run(&global).await,
@@ -177,7 +190,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Quota(command) => command.run(&global.session()?).await,
         Command::Usage(command) => command.run(&global.session()?).await,
         Command::Log(command) => command.run(&global.session()?).await,
-        Command::Token(command) => command.run(&global.session()?).await,
+        Command::Token(command) => command.run(&global).await,
+        Command::User(command) => command.run(&global.session()?).await,
+        Command::Project(command) => command.run(&global.session()?).await,
+        Command::Domain(command) => command.run(&global.session()?).await,
         Command::System(command) => command.run(&global.session()?).await,
         Command::Transfer(command) => command.run(&global.session()?).await,
     }

@@ -21,6 +21,7 @@ mod log;
 mod login;
 mod names;
 mod output;
+mod password;
 mod prewarm;
 mod progress;
 mod quota;
@@ -28,8 +29,10 @@ mod sharing;
 mod size;
 mod system;
 mod targets;
+mod tenant;
 mod tls;
 mod token;
+mod user;
 mod when;
 
 fn main() -> std::process::ExitCode {

@@ -1,10 +1,11 @@
 //! From what a person wrote to one record: names or ids everywhere.
 //!
-//! **What.** An id is taken as it is; a name is looked up and must be one record's. Locations and images are looked up by
-//! name, prewarm jobs by the image's name or the end of their id.
+//! **What.** An id is taken as it is; a name is looked up and must be one record's. Locations, images, domains, projects and
+//! users are looked up by name, prewarm jobs by the image's name or the end of their id.
 //! **Why a list on doubt.** Two images may have one name in two projects; guessing would delete the wrong one.
 //! **Invariants.** An exact name wins over one that differs in case only; never is one of several picked.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -12,7 +13,9 @@ use hearth_protocol::api::host_image::HostImage;
 use hearth_protocol::api::image::Image;
 use hearth_protocol::api::location::Location;
 use hearth_protocol::api::prewarm::Prewarm;
-use hearth_protocol::id::{HostImageId, ImageId, PrewarmGroupId, PrewarmId};
+use hearth_protocol::api::tenant::{Domain, Project};
+use hearth_protocol::api::user::User;
+use hearth_protocol::id::{DomainId, HostImageId, ImageId, PrewarmGroupId, PrewarmId, ProjectId, UserId};
 use hearth_protocol::words::{ImageStatus, PrewarmState};
 
 use crate::client::Client;
@@ -127,6 +130,68 @@ pub(crate) async fn location(client: &Client, wanted: &str) -> anyhow::Result<Lo
     let rows: Vec<Location> = client.list(&["locations"], &[("name", Some(wanted.to_owned()))], None).await?;
     let describe = |location: &Location| format!("{}  {}  {}", location.id, location.name, location.state);
     Ok(pick("location", wanted, &rows, |location| &location.name, describe)?.clone())
+}
+
+/// The domain with this id or name.
+pub(crate) async fn domain(client: &Client, wanted: &str) -> anyhow::Result<Domain> {
+    if wanted.parse::<DomainId>().is_ok() {
+        return client.get(&["domains", wanted], &[]).await;
+    }
+    let rows: Vec<Domain> = client.list(&["domains"], &[("name", Some(wanted.to_owned()))], None).await?;
+    Ok(pick(
+        "domain",
+        wanted,
+        &rows,
+        |domain| &domain.name,
+        |domain| format!("{}  {}", domain.id, domain.name),
+    )?
+    .clone())
+}
+
+/// The id of the domain with this id or name, if one is named.
+pub(crate) async fn maybe_domain(client: &Client, wanted: Option<&str>) -> anyhow::Result<Option<DomainId>> {
+    match wanted {
+        Some(wanted) => Ok(Some(domain(client, wanted).await?.id)),
+        None => Ok(None),
+    }
+}
+
+/// Names of all domains that one may see, for tables.
+pub(crate) async fn domain_names(client: &Client) -> anyhow::Result<BTreeMap<DomainId, String>> {
+    let rows: Vec<Domain> = client.list(&["domains"], &[], None).await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
+}
+
+/// The project with this id or name, in the domain with this id or name where one is given.
+pub(crate) async fn project(client: &Client, wanted: &str, domain: Option<&str>) -> anyhow::Result<Project> {
+    if wanted.parse::<ProjectId>().is_ok() {
+        return client.get(&["projects", wanted], &[]).await;
+    }
+    let domain = maybe_domain(client, domain).await?.map(|id| id.to_string());
+    let query = [("name", Some(wanted.to_owned())), ("domain", domain)];
+    let rows: Vec<Project> = client.list(&["projects"], &query, None).await?;
+    let domains = domain_names(client).await?;
+    let describe = |project: &Project| {
+        let domain = domains.get(&project.domain).map(String::as_str).unwrap_or_default();
+        format!("{}  {}, domain {domain}", project.id, project.name)
+    };
+    Ok(pick("project", wanted, &rows, |project| &project.name, describe)?.clone())
+}
+
+/// The user with this id or name, in the domain with this id or name where one is given.
+pub(crate) async fn user(client: &Client, wanted: &str, domain: Option<&str>) -> anyhow::Result<User> {
+    if wanted.parse::<UserId>().is_ok() {
+        return client.get(&["users", wanted], &[]).await;
+    }
+    let domain = maybe_domain(client, domain).await?.map(|id| id.to_string());
+    let query = [("name", Some(wanted.to_owned())), ("domain", domain)];
+    let rows: Vec<User> = client.list(&["users"], &query, None).await?;
+    let domains = domain_names(client).await?;
+    let describe = |user: &User| {
+        let domain = domains.get(&user.domain).map(String::as_str).unwrap_or_default();
+        format!("{}  {}, domain {domain}", user.id, user.name)
+    };
+    Ok(pick("user", wanted, &rows, |user| &user.name, describe)?.clone())
 }
 
 /// A prewarm job, or the group of a host image's jobs.

@@ -58,6 +58,17 @@ pub const SHARE_RECEIVERS_DEFAULT: u32 = 10;
 pub const SHARE_RECEIVERS_MAX: u32 = 1000;
 /// Images of a project that are not public, when nobody says, as public clouds have it.
 pub const QUOTA_IMAGES_DEFAULT: u64 = 10;
+/// Calls a second of one token in the long run: far above what a person or a well-made program does, far below what a loop
+/// without a pause does to the others.
+pub const API_REQUESTS_PER_SECOND_DEFAULT: u32 = 200;
+/// Calls at once of one token: a program that looks at a thousand records after a pause.
+pub const API_BURST_DEFAULT: u32 = 1000;
+/// Most calls a second or at once that may be configured.
+pub const API_RATE_MAX: u32 = 100_000;
+/// Life of a token that somebody gets by logging in, hours: a long working day.
+pub const LOGIN_HOURS_DEFAULT: u32 = 12;
+/// Longest such life, hours (a month): what must live longer is a program's token.
+pub const LOGIN_HOURS_MAX: u32 = 720;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Days in the recycle bin: a long weekend to notice what was deleted by mistake.
@@ -155,6 +166,9 @@ struct Raw {
     agent_certificate_hours: Option<u32>,
     heartbeat_seconds: Option<u32>,
     hosts_may_ask: HostsMayAsk,
+    api_requests_per_second: Option<u32>,
+    api_burst: Option<u32>,
+    login_hours: Option<u32>,
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
@@ -204,6 +218,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Which images hosts may ask for.
     pub hosts_may_ask: HostsMayAsk,
+    /// How often callers may ask, and for how long they are logged in.
+    pub calls: Calls,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
     /// Whether `/metrics` answers without a token.
@@ -233,6 +249,17 @@ pub struct Sharing {
     pub receivers_max: u32,
     /// Limits of projects that have none of their own; 0 is none.
     pub quota: Figures,
+}
+
+/// How often callers may ask, and for how long they are logged in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Calls {
+    /// Calls a second of one token; 0: no bound.
+    pub per_second: u32,
+    /// Calls at once of one token, 1 to 100,000.
+    pub burst: u32,
+    /// Life of a token from a login, 1 hour to 30 days.
+    pub login_life: Duration,
 }
 
 /// A configuration, and the keys of the file that mean nothing.
@@ -289,6 +316,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
     let sharing = sharing(&raw, shown)?;
+    let calls = calls(&raw, &ranged)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -349,6 +377,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         heartbeat: Duration::from_secs(heartbeat_seconds.into()),
         hosts_may_ask: raw.hosts_may_ask,
+        calls,
         upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
@@ -418,6 +447,19 @@ fn formats(words: Option<Vec<String>>) -> Result<Vec<DiskFormat>, String> {
     Ok(formats)
 }
 
+/// Checks a number: key, value, least, most.
+type Ranged<'a> = &'a dyn Fn(&'static str, u32, u32, u32) -> Result<(), ConfigError>;
+
+fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
+    let per_second = raw.api_requests_per_second.unwrap_or(API_REQUESTS_PER_SECOND_DEFAULT);
+    ranged("api_requests_per_second", per_second, 0, API_RATE_MAX)?;
+    let burst = raw.api_burst.unwrap_or(API_BURST_DEFAULT);
+    ranged("api_burst", burst, 1, API_RATE_MAX)?;
+    let hours = raw.login_hours.unwrap_or(LOGIN_HOURS_DEFAULT);
+    ranged("login_hours", hours, 1, LOGIN_HOURS_MAX)?;
+    Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
+}
+
 /// What a filter of the log may be, if `text` is none.
 fn must_be_filter(text: &str) -> Result<(), String> {
     let parsed = tracing_subscriber::EnvFilter::try_new(text);
@@ -476,6 +518,9 @@ mod tests {
             ("source_transfers = 5000", "1 to 4096"),
             ("agent_certificate_hours = 0", "1 to 720"),
             ("heartbeat_seconds = 60", "1 to 45"),
+            ("api_requests_per_second = 100001", "0 to 100000"),
+            ("api_burst = 0", "1 to 100000"),
+            ("login_hours = 721", "1 to 720"),
             ("image_bytes_max = 0", "above 0"),
             ("share_receivers_max = 0", "1 to 1000"),
             ("quota_images = -1", "line 1"),

@@ -51,7 +51,13 @@ impl Place {
         let mut original = ingest.originals.create(IMAGE).unwrap();
         original.write(Bytes::from(b"an evil disk".repeat(1000))).unwrap();
         original.finish().unwrap();
-        let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: None, disk_bytes: None };
+        let spec = ImportSpec {
+            image: IMAGE,
+            declared: None,
+            expected: Checksums::default(),
+            sums: None,
+            disk_bytes: None,
+        };
         let imported = ingest.run_import(&spec, &AtomicBool::new(cancelled), &mut |_, _| ());
         (ingest, imported)
     }

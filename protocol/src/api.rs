@@ -18,8 +18,10 @@ pub mod prewarm;
 pub mod quota;
 pub mod share;
 pub mod system;
+pub mod tenant;
 pub mod token;
 pub mod usage;
+pub mod user;
 pub mod variant;
 
 use serde::{Deserialize, Serialize};

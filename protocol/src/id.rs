@@ -103,6 +103,10 @@ id_types! {
     DomainId;
     /// A row of the operation log.
     OperationId;
+    /// A user: a person who logs in.
+    UserId;
+    /// A grant: a role that a user has in a scope.
+    GrantId;
     /// One start of an agent process; tells a restart from a second agent with a copied key.
     BootId;
 }

@@ -18,6 +18,7 @@ mod identity;
 mod kill;
 mod memory;
 mod openapi;
+mod people;
 mod prewarm;
 mod renewal;
 mod restart;

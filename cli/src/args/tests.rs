@@ -91,6 +91,9 @@ fn wrong_usage_is_told_before_anything_is_sent() {
         &["hearth", "prewarm", "create", "noble", "--select", "colour=red"],
         &["hearth", "image", "import", "f", "--format", "vdi"],
         &["hearth", "cache", "list", "--status", "warm"],
+        &["hearth", "login", "--user", "alice", "--token", "hrt_x"],
+        &["hearth", "user", "grant", "alice", "--role", "member"],
+        &["hearth", "user", "grant", "alice", "--role", "member", "--system", "--project", "web"],
         &["hearth", "nonsense"],
         &["hearth"],
     ];

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
+use super::limits::Limits;
 use crate::config::Config;
 use crate::db::Db;
 use crate::fleet::FleetHandle;
 use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
 use crate::jobs::Jobs;
+use crate::passwords::Passwords;
 
 /// Uploads at once: each holds a file, four threads and at most 8 MiB.
 pub const UPLOADS_MAX: usize = 16;
@@ -46,6 +48,10 @@ pub struct Inner {
     pub downloads: Arc<Semaphore>,
     /// Places for event streams.
     pub event_streams: Arc<Semaphore>,
+    /// Hashes and compares passwords.
+    pub passwords: Passwords,
+    /// How often callers may ask.
+    pub limits: Limits,
     /// Ends streams that would keep the server from stopping.
     pub closing: tokio_util::sync::CancellationToken,
 }
@@ -85,6 +91,8 @@ impl App {
     pub fn new(parts: Parts) -> Self {
         let Parts { config, db, ingest, jobs, fleet, authority, figures, closing } = parts;
         Self(Arc::new(Inner {
+            limits: Limits::new(&config),
+            passwords: Passwords::default(),
             config,
             db,
             ingest,

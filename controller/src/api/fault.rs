@@ -14,6 +14,7 @@ use hearth_protocol::api::error::ErrorBody;
 
 use crate::db::DbError;
 use crate::logic::catalog::FieldError;
+use crate::passwords::PasswordError;
 
 /// Seconds after which a caller may try again when something is busy.
 const RETRY_AFTER_S: u32 = 2;
@@ -122,6 +123,21 @@ impl Fault {
     /// 415: not the kind of body this call takes.
     pub fn media_type(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message)
+    }
+
+    /// 401: a login that is none. One text for every cause, so that nobody learns which names exist.
+    #[must_use]
+    pub fn login_failed() -> Self {
+        let message = "user, password or scope is wrong, or the user may not log in now";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+            .hint("the domain is `default` unless you name another; an administrator can set a new password")
+    }
+
+    /// 429: more often than allowed.
+    pub fn too_many(message: impl Into<String>, retry_after_ms: u64) -> Self {
+        let mut fault = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message);
+        fault.0.retry_after_s = Some(u32::try_from(retry_after_ms.div_ceil(1000)).unwrap_or(u32::MAX).max(1));
+        fault
     }
 
     /// 507: no room.
@@ -241,6 +257,15 @@ impl From<FieldError> for Fault {
     }
 }
 
+impl From<PasswordError> for Fault {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => Self::unavailable(error.to_string()),
+            PasswordError::Hash(_) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<DbError> for Fault {
     fn from(error: DbError) -> Self {
         let text = error.to_string();
@@ -251,6 +276,8 @@ impl From<DbError> for Fault {
             }
             DbError::Quota { cure, .. } => Self::quota(text).hint(cure),
             DbError::State { .. } => Self::conflict(text),
+            DbError::LastAdministrator => Self::conflict(text)
+                .hint("make another one first: hearth token create NAME --role admin --scope system"),
             DbError::Revision { .. } => Self::new(StatusCode::PRECONDITION_FAILED, "revision", text),
             DbError::Cursor => Self::invalid("cursor", text),
             DbError::Conflict { .. } => Self::unavailable(text),
@@ -285,6 +312,7 @@ mod tests {
             (DbError::Exists { what: "image", key: "x".into() }, 409, "conflict"),
             (DbError::Revision { what: "image", key: "x".into(), found: 2, expected: 1 }, 412, "revision"),
             (DbError::Cursor, 400, "invalid"),
+            (DbError::LastAdministrator, 409, "conflict"),
             (DbError::Conflict { attempts: 60 }, 503, "unavailable"),
         ] {
             let fault = Fault::from(error);

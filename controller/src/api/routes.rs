@@ -169,6 +169,7 @@ fn describe(operation: &mut Operation, action: Option<Action>) {
             ("401", "No valid token"),
             ("403", "The token's role does not allow it"),
             ("404", "There is no such thing, or the caller may not see it"),
+            ("429", "The token asks too often; see the header `retry-after`"),
         ]);
         let schemes: [&str; 0] = [];
         operation.security = Some(vec![SecurityRequirement::new("bearer", schemes)]);

@@ -27,9 +27,10 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, distributions, download, events, health, host_image_batch, host_image_cache, host_images,
-    image_batch, image_edits, image_ends, image_list, images, join_tokens, launch, locations, openapi,
-    operations, ownership, prewarm_groups, prewarms, quotas, shares, system, tokens, upload, usage, variants,
+    cache, distributions, domains, download, events, grants, health, host_image_batch, host_image_cache,
+    host_images, image_batch, image_edits, image_ends, image_list, images, join_tokens, launch, locations,
+    login, openapi, operations, ownership, prewarm_groups, prewarms, projects, quotas, shares, system,
+    tokens, upload, usage, users, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -122,6 +123,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
     let routes = with_host_images(routes);
     let routes = sharing(routes, publish);
+    let routes = people(routes);
     if public_metrics {
         routes.open(routes!(health::figures))
     } else {
@@ -171,6 +173,36 @@ fn sharing(routes: Routes, publish: Action) -> Routes {
         .guarded(A::QuotaShow, quick, routes!(quotas::show))
         .guarded(A::QuotaUpdate, quick, routes!(quotas::update))
         .guarded(A::UsageRead, quick, routes!(usage::report))
+}
+
+/// Tenants, users, what they may do, and how they come in.
+fn people(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .open(routes!(login::login))
+        .guarded(A::Logout, quick, routes!(login::logout))
+        .guarded(A::PasswordChange, quick, routes!(login::change_password))
+        .guarded(A::TokenRotate, quick, routes!(tokens::rotate))
+        .guarded(A::DomainList, quick, routes!(domains::list))
+        .guarded(A::DomainCreate, quick, routes!(domains::create))
+        .guarded(A::DomainShow, quick, routes!(domains::show))
+        .guarded(A::DomainUpdate, quick, routes!(domains::update))
+        .guarded(A::DomainDelete, quick, routes!(domains::delete))
+        .guarded(A::ProjectList, quick, routes!(projects::list))
+        .guarded(A::ProjectCreate, quick, routes!(projects::create))
+        .guarded(A::ProjectShow, quick, routes!(projects::show))
+        .guarded(A::ProjectUpdate, quick, routes!(projects::update))
+        .guarded(A::ProjectDelete, quick, routes!(projects::delete))
+        .guarded(A::UserList, quick, routes!(users::list))
+        .guarded(A::UserCreate, quick, routes!(users::create))
+        .guarded(A::UserShow, quick, routes!(users::show))
+        .guarded(A::UserUpdate, quick, routes!(users::update))
+        .guarded(A::UserDelete, quick, routes!(users::delete))
+        .guarded(A::UserPassword, quick, routes!(users::set_password))
+        .guarded(A::GrantList, quick, routes!(grants::list))
+        .guarded(A::GrantCreate, quick, routes!(grants::create))
+        .guarded(A::GrantRevoke, quick, routes!(grants::revoke))
 }
 
 /// The listener that runs.
@@ -253,7 +285,7 @@ async fn serve(
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("16 KiB fit"))
         .keep_alive_interval(HEAD_TIME_MAX)
         .keep_alive_timeout(HEAD_TIME_MAX);
-    server.serve(router.into_make_service()).await
+    server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 /// Gives each connection a place, or closes it at once when all are taken.

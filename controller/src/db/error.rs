@@ -101,6 +101,9 @@ pub enum DbError {
         /// What to do.
         cure: &'static str,
     },
+    /// The change would lock everybody out.
+    #[error("this would take the last system administrator away: nobody could make another")]
+    LastAdministrator,
     /// The page mark was not made by this list.
     #[error("the cursor is not one that this list gave: ask for the first page without one")]
     Cursor,

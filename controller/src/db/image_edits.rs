@@ -130,6 +130,8 @@ impl Db {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let facts = &new.facts;
+                // It may be deleted at this moment.
+                tx.live_project(new.project).await?;
                 if facts.visibility != Visibility::Public {
                     tx.admit(new.project, Figures::one_image(0)).await?;
                 }

@@ -14,6 +14,7 @@
 //! 3. What an operator did and the operation row that says so are one transaction.
 //! 4. SQL never looks into JSON and never makes an id.
 
+pub mod administrators;
 pub mod backup;
 pub mod cache_list;
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod enrolment;
 pub mod entries;
 mod error;
 pub(crate) mod grams;
+pub mod grants;
 pub mod host_image_cache;
 pub mod host_image_changes;
 mod host_image_grams;
@@ -49,9 +51,12 @@ pub mod sealer;
 pub mod shares;
 mod sql;
 mod store;
+pub mod tenant_changes;
 pub mod tenants;
 pub mod tokens;
 pub mod usage;
+pub mod user_changes;
+pub mod users;
 pub mod variants;
 
 pub use changes::Change;

@@ -170,7 +170,7 @@ async fn change_owner_in(
     if image.project == project {
         return Ok(image);
     }
-    let new = tx.project(project).await?;
+    let new = tx.live_project(project).await?;
     if new.disabled {
         let (key, state) = (new.name, "disabled".to_owned());
         return Err(DbError::State { what: "project", key, state, allowed: "enable it first" });

@@ -78,7 +78,7 @@ impl Tx<'_> {
         }
         let used = self.used_by(project).await?;
         let Err(Exceeded { what, used, wanted, limit }) = admit(limits, used, more) else { return Ok(()) };
-        let of = format!("project {}", self.project(project).await?.name);
+        let of = format!("project {}", self.live_project(project).await?.name);
         let cure = "delete what is not needed, or ask a system administrator for more (hearth quota set)";
         Err(DbError::Quota { what, of, used, wanted, limit, cure })
     }
@@ -114,7 +114,7 @@ impl Db {
              imports = excluded.imports, updated_us = excluded.updated_us";
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.project(project).await?;
+                tx.live_project(project).await?;
                 let before = tx.own_limits(project).await?;
                 if before == own {
                     return Ok(());

@@ -21,6 +21,7 @@ use hearth_protocol::id::DomainId;
 /// Every version, oldest first.
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("migrations/0001_spine.sql")),
+    (2, include_str!("migrations/0002_people.sql")),
     (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
     (5, include_str!("migrations/0005_variants.sql")),
     (6, include_str!("migrations/0006_host_images.sql")),

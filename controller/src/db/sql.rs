@@ -14,8 +14,8 @@ use std::str::FromStr;
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
-    BootId, DomainId, Generation, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId,
-    OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId,
+    BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LeaseId,
+    LocationId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
 };
 use hearth_protocol::words::{
     Architecture, ConsumerKind, ContentKind, DiskDriver, DiskFormat, EntryStatus, ImageKind, ImageStatus,
@@ -68,7 +68,7 @@ text_args! {
     &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility Architecture OsType Virtualisation
-    DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus
+    DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus GrantId UserId
 }
 int_args! {
     i64, n => n;

@@ -11,7 +11,8 @@
 //! 1. `what_the_table_does_not_allow_is_denied`
 //! 2. `an_image_that_may_not_be_seen_is_hidden_not_denied`: its existence shows in no answer.
 //! 3. `nobody_makes_a_token_that_may_do_more_than_its_maker`
-//! 4. `an_offered_image_is_known_but_not_used`: until it is accepted.
+//! 4. `nobody_takes_over_a_user_who_may_do_more`: whoever sets a password can log in with it.
+//! 6. `an_offered_image_is_known_but_not_used`: until it is accepted.
 //! 5. `what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not`: ids of others cannot be tried out.
 
 use hearth_protocol::id::{DomainId, ProjectId};
@@ -86,6 +87,8 @@ pub enum Over {
     Own,
     /// The system.
     System,
+    /// The domain in which the resource lies: a role in a project is not enough.
+    Domain,
     /// What the resource belongs to; an image that is public or shared may be read from everywhere.
     Owner,
 }
@@ -95,12 +98,56 @@ pub enum Over {
 actions! {
     /// One's own token's record.
     WhoAmI = "token.whoami", Reader, Own;
+    /// The end of one's own token.
+    Logout = "token.logout", Reader, Own;
+    /// Another secret for one's own token; for a program's, whoever may end it and make it anew.
+    TokenRotate = "token.rotate", Reader, Own;
+    /// Another password for oneself.
+    PasswordChange = "user.change_password", Reader, Own;
     /// Tokens inside one's scope.
     TokenList = "token.list", Admin, Own;
     /// A new token.
     TokenCreate = "token.create", Admin, Owner;
     /// The end of a token.
     TokenRevoke = "token.revoke", Admin, Owner;
+    /// Domains that one manages or lies in.
+    DomainList = "domain.list", Reader, Own;
+    /// One domain.
+    DomainShow = "domain.show", Reader, Owner;
+    /// A new domain.
+    DomainCreate = "domain.create", Admin, System;
+    /// Name and state of a domain.
+    DomainUpdate = "domain.update", Admin, System;
+    /// The end of a domain.
+    DomainDelete = "domain.delete", Admin, System;
+    /// Projects inside one's scope.
+    ProjectList = "project.list", Reader, Own;
+    /// One project.
+    ProjectShow = "project.show", Reader, Owner;
+    /// A new project.
+    ProjectCreate = "project.create", Admin, Domain;
+    /// Name and state of a project.
+    ProjectUpdate = "project.update", Admin, Domain;
+    /// The end of a project.
+    ProjectDelete = "project.delete", Admin, Domain;
+    /// Users of one's domains.
+    UserList = "user.list", Reader, Domain;
+    /// One user.
+    UserShow = "user.show", Reader, Domain;
+    /// A new user.
+    UserCreate = "user.create", Admin, Domain;
+    /// Name and state of a user.
+    UserUpdate = "user.update", Admin, Domain;
+    /// The end of a user.
+    UserDelete = "user.delete", Admin, Domain;
+    /// A password for somebody else.
+    UserPassword = "user.set_password", Admin, Domain;
+    /// Grants inside one's scope.
+    GrantList = "grant.list", Admin, Own;
+    /// A role for a user.
+    GrantCreate = "grant.create", Admin, Domain;
+    /// The end of a grant.
+    GrantRevoke = "grant.revoke", Admin, Domain;
     /// Images that one may see.
     ImageList = "image.list", Reader, Own;
     /// The record of one image.
@@ -236,7 +283,9 @@ pub enum Resource {
         /// none does.
         share: Option<ShareStatus>,
     },
-    /// A place for new images.
+    /// A domain, or a place in it for projects and users.
+    Domain(DomainId),
+    /// A project, or a place in it for new images.
     Project {
         /// Its domain.
         domain: DomainId,
@@ -245,6 +294,15 @@ pub enum Resource {
     },
     /// A token with these rights.
     Token(Principal),
+    /// A user. Who would change one asks once for each of its grants.
+    User {
+        /// Its domain.
+        domain: DomainId,
+        /// What it may do by one of its grants.
+        holds: Option<Principal>,
+    },
+    /// A grant of these rights.
+    Grant(Principal),
 }
 
 /// What [`authorize`] says.
@@ -272,13 +330,28 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
             }
             allow_if(enough)
         }
-        (Over::Owner, Resource::Token(token)) => {
-            if !principal.scope.covers(token.scope) {
-                // Whoever is in a domain knows that it exists, and the system. Anything else might as well not.
-                let known = action == Action::TokenCreate && token.scope.covers(principal.scope);
-                return if known { Decision::Deny } else { Decision::Hide };
-            }
-            allow_if(enough && includes(principal.role, token.role))
+        (Over::Owner, Resource::Token(given)) => give(principal, action, *given, enough),
+        (Over::Domain, Resource::Grant(given)) => {
+            give(principal, action, *given, enough && may_ever(principal, action))
+        }
+        (Over::Owner, Resource::Domain(domain)) => {
+            let known = Scope::Domain(*domain).covers(principal.scope) || principal.scope == Scope::System;
+            if known { allow_if(enough) } else { Decision::Hide }
+        }
+        (Over::Domain, Resource::Whole) => allow_if(enough && may_ever(principal, action)),
+        (Over::Domain, Resource::Domain(domain)) => {
+            let inside = Scope::Domain(*domain).covers(principal.scope);
+            manage(principal, *domain, inside, enough)
+        }
+        (Over::Domain, Resource::Project { domain, project }) => {
+            let known = principal.scope.covers(Scope::Project(*domain, *project));
+            manage(principal, *domain, known, enough)
+        }
+        (Over::Domain, Resource::User { domain, holds }) => {
+            let more = holds.is_some_and(|held| {
+                !(principal.scope.covers(held.scope) && includes(principal.role, held.role))
+            });
+            manage(principal, *domain, false, enough && !more)
         }
         (Over::Owner, Resource::Image { domain, project, visibility, share }) => {
             let owned = principal.scope.covers(Scope::Project(*domain, *project));
@@ -300,12 +373,37 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
     }
 }
 
+/// The rule for what carries rights: nobody gives or takes more than they have.
+fn give(principal: Principal, action: Action, given: Principal, enough: bool) -> Decision {
+    if !principal.scope.covers(given.scope) {
+        // Whoever is in a domain knows that it exists, and the system. Anything else might as well not.
+        let makes = matches!(action, Action::TokenCreate | Action::GrantCreate);
+        let known = makes && given.scope.covers(principal.scope);
+        return if known { Decision::Deny } else { Decision::Hide };
+    }
+    allow_if(enough && includes(principal.role, given.role))
+}
+
+/// The rule for what lies in a domain: the domain's role decides; others may at most know that it exists.
+fn manage(principal: Principal, domain: DomainId, known: bool, enough: bool) -> Decision {
+    match (principal.scope.covers(Scope::Domain(domain)), known) {
+        (true, _) => allow_if(enough),
+        (false, true) => Decision::Deny,
+        (false, false) => Decision::Hide,
+    }
+}
+
 /// Whether `principal` may do `action` to anything at all: the check in front of every route, before anything of
 /// the request but its head is read.
 #[must_use]
 pub fn may_ever(principal: Principal, action: Action) -> bool {
     let (role, over) = action.rule();
-    includes(principal.role, role) && (over != Over::System || principal.scope == Scope::System)
+    let high_enough = match over {
+        Over::System => principal.scope == Scope::System,
+        Over::Domain => !matches!(principal.scope, Scope::Project(..)),
+        Over::Own | Over::Owner => true,
+    };
+    includes(principal.role, role) && high_enough
 }
 
 /// Which images a plain list shows: what one may use, not what is only offered.

@@ -18,6 +18,7 @@ pub mod host_image;
 pub mod host_state;
 pub mod join;
 pub mod liveness;
+pub mod login;
 pub mod plan;
 pub mod prewarm;
 pub mod quota;

@@ -15,6 +15,8 @@ mod harness;
 mod host_images;
 mod host_rights;
 mod lists;
+mod matrix;
+mod people;
 mod places;
 mod quotas;
 mod recycle;

@@ -12,6 +12,7 @@ mod fleet;
 mod host_images;
 mod image_lists;
 mod jobs;
+mod people;
 mod quotas;
 mod recycle;
 mod safety;

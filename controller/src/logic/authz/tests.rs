@@ -50,8 +50,19 @@ fn what_the_table_does_not_allow_is_denied() {
                     .contains(&name)
                     || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
-                "token.whoami" | "image.list" | "host_image.list" | "usage.read" => true,
-                "token.list" => principal.role == Role::Admin,
+                "token.whoami" | "token.logout" | "token.rotate" | "user.change_password" => true,
+                "image.list" | "host_image.list" | "usage.read" | "domain.list" | "project.list" => true,
+                "token.list" | "grant.list" => principal.role == Role::Admin,
+                "domain.create" | "domain.update" | "domain.delete" => {
+                    system && principal.role == Role::Admin
+                }
+                // Users are a domain's matter; what is done to one names it.
+                "user.list" | "user.show" => !matches!(principal.scope, Scope::Project(..)),
+                _ if ["project.", "user.", "grant."].iter().any(|noun| name.starts_with(noun))
+                    && name != "project.show" =>
+                {
+                    !matches!(principal.scope, Scope::Project(..)) && principal.role == Role::Admin
+                }
                 "image.batch" => principal.role != Role::Reader,
                 _ if reads_system => system,
                 "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
@@ -243,5 +254,69 @@ fn a_public_image_of_others_is_read_only() {
     for action in Action::ALL.iter().filter(|action| action.rule().1 == Over::Owner) {
         let decision = authorize(user, *action, &image(Visibility::Public, None));
         assert_eq!(decision == Decision::Allow, reads(*action), "{action:?}");
+    }
+}
+
+#[test]
+fn nobody_takes_over_a_user_who_may_do_more() {
+    let changes = [Action::UserUpdate, Action::UserDelete, Action::UserPassword];
+    for who in principals() {
+        for action in changes {
+            let ask = |holds| authorize(who, action, &Resource::User { domain: DOMAINS[0], holds });
+            let manages = [Scope::System, Scope::Domain(DOMAINS[0])].contains(&who.scope);
+            let expected = match (manages, who.role) {
+                (false, _) => Decision::Hide,
+                (true, Role::Admin) => Decision::Allow,
+                (true, _) => Decision::Deny,
+            };
+            assert_eq!(ask(None), expected, "{who:?} {action:?}");
+            for holds in principals() {
+                let allowed = ask(Some(holds)) == Decision::Allow;
+                let covered = who.scope.covers(holds.scope) && who.role == Role::Admin;
+                assert_eq!(allowed, manages && covered, "{who:?} {action:?} {holds:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn grants_are_given_like_tokens_but_not_by_projects() {
+    for who in principals() {
+        for given in principals() {
+            for action in [Action::GrantCreate, Action::GrantRevoke] {
+                let allowed = authorize(who, action, &Resource::Grant(given)) == Decision::Allow;
+                let in_project = matches!(who.scope, Scope::Project(..));
+                let covered = who.role == Role::Admin && who.scope.covers(given.scope);
+                assert_eq!(allowed, covered && !in_project, "{who:?} {action:?} {given:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_domain_manages_its_projects_and_a_project_sees_itself() {
+    let home = Resource::Project { domain: DOMAINS[0], project: PROJECTS[0] };
+    for who in principals() {
+        let show = authorize(who, Action::ProjectShow, &home);
+        assert_eq!(show, if at_home(who) { Decision::Allow } else { Decision::Hide }, "{who:?}");
+        for action in [Action::ProjectUpdate, Action::ProjectDelete] {
+            let manages = who.role == Role::Admin && at_home(who) && who.scope != HOME;
+            let expected = match (at_home(who), manages) {
+                (false, _) => Decision::Hide,
+                (true, true) => Decision::Allow,
+                (true, false) => Decision::Deny,
+            };
+            assert_eq!(authorize(who, action, &home), expected, "{who:?} {action:?}");
+        }
+        let lies_in = who.scope == Scope::System || Scope::Domain(DOMAINS[0]).covers(who.scope);
+        let show = authorize(who, Action::DomainShow, &Resource::Domain(DOMAINS[0]));
+        assert_eq!(show, if lies_in { Decision::Allow } else { Decision::Hide }, "{who:?}");
+        let place = authorize(who, Action::UserCreate, &Resource::Domain(DOMAINS[0]));
+        let expected = match (lies_in, who.role, who.scope) {
+            (false, ..) => Decision::Hide,
+            (true, Role::Admin, Scope::System | Scope::Domain(_)) => Decision::Allow,
+            _ => Decision::Deny,
+        };
+        assert_eq!(place, expected, "{who:?}");
     }
 }
