@@ -73,7 +73,17 @@ async fn the_catalog_by_hand() {
         let import = ["image", "import", raw.to_str().unwrap(), "--tag", "base", "--virtualisation", "kvm"];
         check(&cluster, &import, 0);
     }
-    let set = ["image", "set", "noble", "--os-type", "linux", "--description", "网页 server", "--property", "team=db"];
+    let set = [
+        "image",
+        "set",
+        "noble",
+        "--os-type",
+        "linux",
+        "--description",
+        "网页 server",
+        "--property",
+        "team=db",
+    ];
     assert!(text(&check(&cluster, &set, 0)).contains("team=db"));
     let stale = check(&cluster, &["image", "set", "noble", "--name", "x", "--revision", "1"], 4);
     assert!(text(&stale).contains("revision"), "{}", text(&stale));
@@ -110,7 +120,10 @@ async fn the_catalog_by_hand() {
     check(&cluster, &["image", "restore", "jammy", "--name", "jammy-2"], 0);
     check(&cluster, &["image", "delete", "jammy", "jammy-2"], 2);
     check(&cluster, &["image", "delete", "jammy", "jammy-2", "--yes"], 0);
-    assert!(text(&check(&cluster, &["image", "delete", "jammy", "jammy-2", "--now", "--yes"], 0)).contains("destroyed"));
+    assert!(
+        text(&check(&cluster, &["image", "delete", "jammy", "jammy-2", "--now", "--yes"], 0))
+            .contains("destroyed")
+    );
     assert!(names(&check(&cluster, &["image", "bin", "-o", "json"], 0)).is_empty());
     check(&cluster, &["image", "restore", "jammy"], 3);
     check(&cluster, &["image", "cancel", "jammy", "--yes"], 3);
