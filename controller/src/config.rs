@@ -228,6 +228,13 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged, in the words of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
+    /// Rules of the catalog.
+    pub catalog: CatalogRules,
+}
+
+/// What an operator decides about images.
+#[derive(Clone, Debug)]
+pub struct CatalogRules {
     /// Days that a deleted image stays in the recycle bin, 0 to 3,650; 0: there is no bin.
     pub bin_days: u32,
     /// Distributions that images are offered for.
@@ -303,7 +310,7 @@ fn parse(text: &str, shown: &Path, path: Option<PathBuf>) -> Result<Loaded, Conf
     Ok(Loaded { config: check(raw, shown, path)?, unknown_keys })
 }
 
-fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, ConfigError> {
+fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, ConfigError> {
     let error = |key: &'static str, value: &dyn std::fmt::Display, allowed: String| ConfigError::Value {
         path: shown.to_owned(),
         key,
@@ -317,6 +324,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     };
     let sharing = sharing(&raw, shown)?;
     let calls = calls(&raw, &ranged)?;
+    let catalog = catalog(&mut raw, shown)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -356,11 +364,6 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         .map_err(|(key, value, allowed)| error(key, &value, allowed))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
-    let bin_days = raw.bin_days.unwrap_or(BIN_DAYS_DEFAULT);
-    ranged("bin_days", bin_days, 0, BIN_DAYS_MAX)?;
-    let listed = raw.distributions.unwrap_or_else(distributions::built_in);
-    distributions::check_table(&listed)
-        .map_err(|wrong| error("distributions", &wrong.field, wrong.problem))?;
     Ok(Config {
         path,
         listen_https: address("listen_https", raw.listen_https)?,
@@ -382,9 +385,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
-        bin_days,
-        distributions: listed,
-        distributions_strict: raw.distributions_strict,
+        catalog,
         state_dir,
         sharing,
     })
@@ -458,6 +459,20 @@ fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
     let hours = raw.login_hours.unwrap_or(LOGIN_HOURS_DEFAULT);
     ranged("login_hours", hours, 1, LOGIN_HOURS_MAX)?;
     Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
+}
+
+/// Checks the rules of the catalog and takes them out of `raw`.
+fn catalog(raw: &mut Raw, shown: &Path) -> Result<CatalogRules, ConfigError> {
+    let wrong =
+        |key, value: String, allowed| ConfigError::Value { path: shown.to_owned(), key, value, allowed };
+    let bin_days = raw.bin_days.unwrap_or(BIN_DAYS_DEFAULT);
+    if bin_days > BIN_DAYS_MAX {
+        return Err(wrong("bin_days", bin_days.to_string(), format!("must be 0 to {BIN_DAYS_MAX}")));
+    }
+    let distributions = raw.distributions.take().unwrap_or_else(distributions::built_in);
+    distributions::check_table(&distributions)
+        .map_err(|error| wrong("distributions", error.field, error.problem))?;
+    Ok(CatalogRules { bin_days, distributions, distributions_strict: raw.distributions_strict })
 }
 
 /// What a filter of the log may be, if `text` is none.

@@ -141,7 +141,7 @@ impl Controller {
             .local_address()
             .map_err(|source| ServeError::System { what: "ask for the UDP address", source })?;
         let mut tasks = jobs.start(config.parallel_imports).await?;
-        tasks.push(task::spawn("purge", Arc::clone(&jobs).purger(config.bin_days)));
+        tasks.push(task::spawn("purge", Arc::clone(&jobs).purger(config.catalog.bin_days)));
         let sealing = db.clone();
         tasks.push(task::spawn("sealer", async move { sealing.run_sealer().await }));
         let address = config.listen_https;

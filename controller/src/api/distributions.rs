@@ -9,6 +9,6 @@ use super::app::App;
 #[utoipa::path(get, path = "/api/v1/distributions", tag = "images",
     responses((status = 200, body = Distributions)))]
 pub async fn list(State(app): State<App>) -> axum::Json<Distributions> {
-    let distributions = app.config.distributions.clone();
-    axum::Json(Distributions { strict: app.config.distributions_strict, distributions })
+    let distributions = app.config.catalog.distributions.clone();
+    axum::Json(Distributions { strict: app.config.catalog.distributions_strict, distributions })
 }

@@ -86,7 +86,7 @@ pub async fn remove(
     if_match: Option<u64>,
 ) -> Result<Image, Fault> {
     let image = find(app, caller, id).await?;
-    let means = deletion(image.status, how.now, app.config.bin_days);
+    let means = deletion(image.status, how.now, app.config.catalog.bin_days);
     let means = means.ok_or_else(|| {
         Fault::conflict(format!("image {} is in the recycle bin already", image.facts.name))
             .hint("`now=true` (hearth image delete --now) destroys it, restore brings it back")

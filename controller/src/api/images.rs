@@ -82,10 +82,10 @@ pub fn must_be_listed(
     distribution: &str,
     version: &str,
 ) -> Result<(), Fault> {
-    if !app.config.distributions_strict {
+    if !app.config.catalog.distributions_strict {
         return Ok(());
     }
-    let listed = check_listed(&app.config.distributions, architecture, distribution, version);
+    let listed = check_listed(&app.config.catalog.distributions, architecture, distribution, version);
     listed.map_err(|error| Fault::from(error).hint("hearth image distributions shows the table"))
 }
 
@@ -227,7 +227,7 @@ pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Op
 /// # Errors
 /// 500.
 pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
-    let days = app.config.bin_days;
+    let days = app.config.catalog.bin_days;
     if !caller.sees_caches() {
         return Ok(images.iter().map(|image| body(image, None, days)).collect());
     }

@@ -252,7 +252,7 @@ async fn a_strict_table_of_distributions_refuses_others() {
     assert!(table["distributions"].as_array().unwrap().len() > 10);
     free.client.image(json!({ "name": "odd", "distribution": "Plan 9", "version": "4" })).await;
     free.stop().await;
-    let place = Place::with(|config| config.distributions_strict = true).await;
+    let place = Place::with(|config| config.catalog.distributions_strict = true).await;
     let client = &place.client;
     let new = |distribution: &str, version: &str| json!({ "name": "x", "distribution": distribution, "version": version, "architecture": "aarch64" });
     for (sent, field) in [(new("Plan 9", "4"), "distribution"), (new("CentOS", "6.5"), "version")] {

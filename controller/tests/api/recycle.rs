@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hearth_controller::admin::fsck;
-use hearth_controller::clock;
 use hearth_controller::db::operations::Draft;
+use hearth_controller::{clock, task};
 use hearth_protocol::api::image::Image;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ConsumerKind, ImageStatus};
@@ -150,7 +150,7 @@ async fn the_days_in_the_bin_end_also_after_a_restart() {
 /// DL-2: without a bin a deletion is for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn zero_days_mean_no_bin() {
-    let place = Place::with(|config| config.bin_days = 0).await;
+    let place = Place::with(|config| config.catalog.bin_days = 0).await;
     let image = active(&place.client, "gone", 1000).await;
     delete(&place.client, image.id, "").await;
     fault(act(&place.client, image.id, "restore").await, 404).await;
@@ -236,7 +236,7 @@ async fn an_upload_that_is_cancelled_ends() {
     let id = client.image(json!({ "name": "half" })).await;
     let (feed, chunks) = futures::channel::mpsc::channel::<std::io::Result<Vec<u8>>>(1);
     let sending = client.ask(Method::PUT, &format!("/images/{id}/file"));
-    let sending = tokio::spawn(sending.body(reqwest::Body::wrap_stream(chunks)).send());
+    let sending = task::spawn("sending", sending.body(reqwest::Body::wrap_stream(chunks)).send());
     let mut feed = feed;
     futures::SinkExt::send(&mut feed, Ok(noise(3 << 20))).await.unwrap();
     let folder = place.config.state_dir.join("originals");

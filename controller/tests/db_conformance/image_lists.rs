@@ -115,7 +115,7 @@ async fn a_search_finds_descriptions_and_states(place: Place) {
 }
 
 /// Makes many rows at once, as no caller could.
-async fn copies(intruder: &mut AnyConnection, n: usize) {
+async fn copies(intruder: &mut AnyConnection, n: u32) {
     let columns = "kind, status, percent, reason, container_format, visibility, domain_id, project_id, architecture, \
          os_type, distribution, version, description, min_disk_bytes, min_memory_bytes, protected, properties, \
          expected, original_kept, revision, created_us, updated_us";
@@ -135,14 +135,8 @@ async fn counts_end_at_ten_thousand(place: Place) {
     let mut intruder = place.connect().await;
     copies(&mut intruder, 9_999).await;
     assert_eq!(count().await, Count { rows: 10_000, more: false });
-    intruder.execute("UPDATE image SET name = 'first' WHERE id = 'copy 1'").await.unwrap();
-    intruder.execute("DELETE FROM image WHERE id <> 'copy 1' AND name <> 'first'").await.unwrap();
-    queued_image(&db, "more").await;
-    assert_eq!(count().await.rows, 3);
-    intruder.execute("UPDATE image SET name = 'other' WHERE id = 'copy 1'").await.unwrap();
-    copies(&mut intruder, 0).await;
-    intruder.execute("DELETE FROM image WHERE id LIKE 'copy%'").await.unwrap();
-    copies(&mut intruder, 12_000).await;
+    queued_image(&db, "one more").await;
+    assert_eq!(count().await, Count { rows: 10_000, more: true });
     assert_eq!(count().await.to_string(), "10,000+");
 }
 
@@ -153,7 +147,9 @@ async fn a_database_of_version_one_is_searched_by_description_too(place: Place) 
     let mut old = place.connect().await;
     let lines = SPINE.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
     let mut hasher = blake3::Hasher::new();
-    lines.for_each(|line| drop(hasher.update(line.as_bytes()).update(b"\n")));
+    for line in lines {
+        hasher.update(line.as_bytes()).update(b"\n");
+    }
     old.execute(SPINE).await.unwrap();
     let id = "01234567-89ab-7def-8123-456789abcdef";
     let rows = format!(

@@ -52,8 +52,9 @@ async fn a_restore_and_the_end_of_the_days_cannot_both_win(place: Place) {
     for n in 0..5 {
         let image = active_image(&db, &format!("image {n}")).await;
         db.bin_image(image.id, None, &op("image.delete")).await.unwrap();
-        let purge = db.purge_image(image.id, i64::MAX, &op("image.purge"));
-        let (restored, purged) = tokio::join!(db.restore_image(image.id, None, &op("image.restore")), purge);
+        let (back, end) = (op("image.restore"), op("image.purge"));
+        let (restored, purged) =
+            tokio::join!(db.restore_image(image.id, None, &back), db.purge_image(image.id, i64::MAX, &end));
         let purged = purged.unwrap().is_some();
         assert_ne!(restored.is_ok(), purged);
         let left = db.image(image.id).await.unwrap().unwrap();
