@@ -246,6 +246,41 @@ mod tests {
         assert!(named("same", &many).unwrap_err().message.ends_with("and 15 more"));
     }
 
+    fn job(id: u8, image: &str, state: &str, group: Option<(u8, &str)>) -> Prewarm {
+        let long = |n: u8| format!("01234567-89ab-7def-8123-4567890000{n:02}");
+        let mut row = serde_json::json!({
+            "id": long(id), "image": long(90), "image_name": image, "content": "0".repeat(64), "state": state,
+            "targets": { "all": true }, "priority": "bulk", "start": "", "keep": "pinned", "total": 1, "active": 0,
+            "failed": 0, "done_bytes": 0, "data_bytes": 0, "moved_bytes": 0, "created_by": "", "created_at": "",
+        });
+        if let Some((id, name)) = group {
+            row["group"] = long(id).into();
+            row["host_image_name"] = name.into();
+        }
+        serde_json::from_value(row).unwrap()
+    }
+
+    /// HI-3: the jobs of a host image are one thing under its name, and single ones under those of its disks.
+    #[test]
+    fn the_jobs_of_a_host_image_are_named_as_one() {
+        let erp = |id, image, state| job(id, image, state, Some((50, "erp")));
+        let rows = [
+            erp(1, "erp-system", "done"),
+            erp(2, "erp-data", "running"),
+            job(3, "noble", "done", None),
+            job(4, "erp", "done", None),
+        ];
+        let pick = |wanted: &str| pick_prewarm(wanted, &rows);
+        let group = PrewarmRef::Group(rows[0].group.unwrap());
+        assert_eq!(pick("erp"), Ok(group), "the unfinished one of two that have the name");
+        assert_eq!(pick("000050"), Ok(group));
+        assert_eq!(pick("erp-data"), Ok(PrewarmRef::Job(rows[1].id)));
+        assert_eq!(pick("000003"), Ok(PrewarmRef::Job(rows[2].id)));
+        assert_eq!(pick("focal").unwrap_err().exit, Exit::NotFound);
+        let over = [erp(1, "erp-system", "done"), job(4, "erp", "done", None)];
+        assert_eq!(pick_prewarm("erp", &over).unwrap_err().exit, Exit::Usage);
+    }
+
     #[test]
     fn an_unknown_name_is_not_found() {
         let failure = named("focal", &[("noble", 1)]).unwrap_err();
