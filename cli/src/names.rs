@@ -182,21 +182,17 @@ fn candidates(
     };
     let mut found: Vec<Candidate> = Vec::new();
     for row in rows {
-        let text = |id: String, name: &str| format!("{id}  {name}  {}, made {}", row.state, row.created_at);
         if job(row) {
-            let target = PrewarmRef::Job(row.id);
-            found.push(Candidate {
-                target,
-                open: open(row),
-                text: text(row.id.to_string(), &row.image_name),
-            });
+            let text = format!("{}  {}  {}, made {}", row.id, row.image_name, row.state, row.created_at);
+            found.push(Candidate { target: PrewarmRef::Job(row.id), open: open(row), text });
         }
         let (Some(id), Some(name)) = (row.group, &row.host_image_name) else { continue };
         let target = PrewarmRef::Group(id);
         match found.iter_mut().find(|candidate| candidate.target == target) {
             Some(known) => known.open |= open(row),
             None if group(id, name) => {
-                found.push(Candidate { target, open: open(row), text: text(id.to_string(), name) });
+                let text = format!("{id}  {name}  host image, made {}", row.created_at);
+                found.push(Candidate { target, open: open(row), text });
             }
             None => {}
         }
