@@ -258,21 +258,17 @@ fn candidates(
     };
     let mut found: Vec<Candidate> = Vec::new();
     for row in rows {
-        let text = |id: String, name: &str| format!("{id}  {name}  {}, made {}", row.state, row.created_at);
         if job(row) {
-            let target = PrewarmRef::Job(row.id);
-            found.push(Candidate {
-                target,
-                open: open(row),
-                text: text(row.id.to_string(), &row.image_name),
-            });
+            let text = format!("{}  {}  {}, made {}", row.id, row.image_name, row.state, row.created_at);
+            found.push(Candidate { target: PrewarmRef::Job(row.id), open: open(row), text });
         }
         let (Some(id), Some(name)) = (row.group, &row.host_image_name) else { continue };
         let target = PrewarmRef::Group(id);
         match found.iter_mut().find(|candidate| candidate.target == target) {
             Some(known) => known.open |= open(row),
             None if group(id, name) => {
-                found.push(Candidate { target, open: open(row), text: text(id.to_string(), name) });
+                let text = format!("{id}  {name}  host image, made {}", row.created_at);
+                found.push(Candidate { target, open: open(row), text });
             }
             None => {}
         }
@@ -320,6 +316,41 @@ mod tests {
         assert!(failure.message.contains("id 1") && failure.message.contains("id 2"), "{}", failure.message);
         let many: Vec<(&str, u32)> = (0..25).map(|n| ("same", n)).collect();
         assert!(named("same", &many).unwrap_err().message.ends_with("and 15 more"));
+    }
+
+    fn job(id: u8, image: &str, state: &str, group: Option<(u8, &str)>) -> Prewarm {
+        let long = |n: u8| format!("01234567-89ab-7def-8123-4567890000{n:02}");
+        let mut row = serde_json::json!({
+            "id": long(id), "image": long(90), "image_name": image, "content": "0".repeat(64), "state": state,
+            "targets": { "all": true }, "priority": "bulk", "start": "", "keep": "pinned", "total": 1, "active": 0,
+            "failed": 0, "done_bytes": 0, "data_bytes": 0, "moved_bytes": 0, "created_by": "", "created_at": "",
+        });
+        if let Some((id, name)) = group {
+            row["group"] = long(id).into();
+            row["host_image_name"] = name.into();
+        }
+        serde_json::from_value(row).unwrap()
+    }
+
+    /// HI-3: the jobs of a host image are one thing under its name, and single ones under those of its disks.
+    #[test]
+    fn the_jobs_of_a_host_image_are_named_as_one() {
+        let erp = |id, image, state| job(id, image, state, Some((50, "erp")));
+        let rows = [
+            erp(1, "erp-system", "done"),
+            erp(2, "erp-data", "running"),
+            job(3, "noble", "done", None),
+            job(4, "erp", "done", None),
+        ];
+        let pick = |wanted: &str| pick_prewarm(wanted, &rows);
+        let group = PrewarmRef::Group(rows[0].group.unwrap());
+        assert_eq!(pick("erp"), Ok(group), "the unfinished one of two that have the name");
+        assert_eq!(pick("000050"), Ok(group));
+        assert_eq!(pick("erp-data"), Ok(PrewarmRef::Job(rows[1].id)));
+        assert_eq!(pick("000003"), Ok(PrewarmRef::Job(rows[2].id)));
+        assert_eq!(pick("focal").unwrap_err().exit, Exit::NotFound);
+        let over = [erp(1, "erp-system", "done"), job(4, "erp", "done", None)];
+        assert_eq!(pick_prewarm("erp", &over).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! **Why images of others are not refused but not found.** A refusal would tell that the id exists; so an image that the
 //! caller may not see answers in a merge as one that is not there.
 //! **Invariants.** Every handler finds a host image through the caller's scope. Of a disk whose image the caller may not see,
-//! place and state are told and nothing else.
+//! place and state are told, and its part of the sums; never its id, name or owner.
 
 use std::collections::HashSet;
 

@@ -165,7 +165,7 @@ fn seen_by(stmt: Stmt, scope: Scope) -> Stmt {
 
 fn disks_of(ids: &[HostImageId]) -> Stmt {
     let stmt = sql("image", DISKS).list(ids.iter().copied());
-    stmt.text(" ORDER BY host_image_member.host_image_id, host_image_member.position")
+    stmt.text(" ORDER BY host_image_member.position")
 }
 
 /// Gives each host image its disks, from rows in order of position.

@@ -91,6 +91,7 @@ async fn opening_twice_changes_nothing(place: Place) {
     let instance = db.setting("instance_id").await.unwrap().unwrap();
     let version = db.schema_version().await.unwrap();
     let id = queued_image(&db, "stays").await;
+    let version = db.schema_version().await.unwrap();
     db.close().await;
     let db = place.open().await;
     assert_eq!(db.setting("instance_id").await.unwrap().unwrap(), instance);

@@ -130,7 +130,8 @@ pub struct HostImage {
     pub updated_at: String,
 }
 
-/// A disk of a host image. Of an image that the caller may not see only place and state are told.
+/// A disk of a host image. Of an image that the caller may not see only place and state are told; the sizes of the host
+/// image count it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SubImage {
     /// 0 is the system disk, n is data disk n.
