@@ -83,6 +83,8 @@ pub const SCAN_SECONDS_DEFAULT: u32 = 900;
 pub const SCAN_SECONDS_MAX: u32 = 86_400;
 /// What `scan_command` and `scan_read` may hold.
 const SCAN_ALLOWED: &str = "must be absolute paths; scan_command may have arguments behind its path";
+/// What `listen_https` and `listen_quic` may be.
+const LISTEN_ALLOWED: &str = "must be IP:PORT, for example 0.0.0.0:7443 or [::]:7443";
 /// What `sandbox` may be.
 const SANDBOX_ALLOWED: &str = "must be \"required\" or \"best-effort\"";
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
@@ -230,6 +232,8 @@ pub struct Config {
     pub log_filter: String,
     /// Rules of the catalog.
     pub catalog: CatalogRules,
+    /// With whom images may be shared, and what projects may have.
+    pub sharing: Sharing,
 }
 
 /// What an operator decides about images.
@@ -241,8 +245,6 @@ pub struct CatalogRules {
     pub distributions: Vec<Distribution>,
     /// Whether an image of another distribution is refused.
     pub distributions_strict: bool,
-    /// With whom images may be shared, and what projects may have.
-    pub sharing: Sharing,
 }
 
 /// With whom images may be shared, and what projects may have.
@@ -329,17 +331,10 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
     }
-    let address = |key, text: Option<String>| {
-        let text = text.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
-        text.parse::<SocketAddr>()
-            .map_err(|_| error(key, &text, "must be IP:PORT, for example 0.0.0.0:7443 or [::]:7443".into()))
-    };
-    let database_url =
-        raw.database_url.unwrap_or_else(|| format!("sqlite://{}", state_dir.join("hearth.sqlite").display()));
-    if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| database_url.starts_with(scheme)) {
-        // The value may hold a password: it is not shown.
-        return wrong("database_url", &"(hidden)", "must begin with sqlite: or postgres:".into());
-    }
+    let address = |key, text| listen(text).map_err(|text| error(key, &text, LISTEN_ALLOWED.into()));
+    // The value may hold a password: it is not shown.
+    let hidden = |allowed: &'static str| error("database_url", &"(hidden)", allowed.into());
+    let database_url = database(raw.database_url, &state_dir).map_err(hidden)?;
     let parallel_imports = raw.parallel_imports.unwrap_or(PARALLEL_IMPORTS_DEFAULT);
     if !(1..=PARALLEL_IMPORTS_MAX).contains(&parallel_imports) {
         return wrong("parallel_imports", &parallel_imports, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
@@ -349,19 +344,19 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     let hours = raw.agent_certificate_hours.unwrap_or(AGENT_CERTIFICATE_HOURS_DEFAULT);
     ranged("agent_certificate_hours", hours, AGENT_CERTIFICATE_HOURS_MIN, AGENT_CERTIFICATE_HOURS_MAX)?;
     let image_bytes_max = raw.image_bytes_max.unwrap_or(IMAGE_BYTES_MAX_DEFAULT);
-    let heartbeat_seconds = raw.heartbeat_seconds.unwrap_or(HEARTBEAT_SECONDS_DEFAULT);
-    ranged("heartbeat_seconds", heartbeat_seconds, 1, HEARTBEAT_SECONDS_MAX)?;
+    let heartbeat_s = raw.heartbeat_seconds.unwrap_or(HEARTBEAT_SECONDS_DEFAULT);
+    ranged("heartbeat_seconds", heartbeat_s, 1, HEARTBEAT_SECONDS_MAX)?;
     if !(1..=crate::logic::catalog::SIZE_BYTES_MAX).contains(&image_bytes_max) {
         return wrong("image_bytes_max", &image_bytes_max, "must be a number of bytes above 0".into());
     }
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox =
-        sandbox_mode(raw.sandbox).map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
+    let sandbox = sandbox_mode(raw.sandbox);
+    let sandbox = sandbox.map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
     let variants = formats(raw.variants).map_err(|word| error("variants", &word, VARIANTS_ALLOWED.into()))?;
-    let scanner = scanner(raw.scan_command, raw.scan_read, raw.scan_seconds)
-        .map_err(|(key, value, allowed)| error(key, &value, allowed))?;
+    let scanner = scanner(raw.scan_command, raw.scan_read, raw.scan_seconds);
+    let scanner = scanner.map_err(|(key, value, allowed)| error(key, &value, allowed))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -378,7 +373,7 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         image_bytes_max,
         source_transfers,
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
-        heartbeat: Duration::from_secs(heartbeat_seconds.into()),
+        heartbeat: Duration::from_secs(heartbeat_s.into()),
         hosts_may_ask: raw.hosts_may_ask,
         calls,
         upload_silence: UPLOAD_SILENCE_MAX,
@@ -408,6 +403,19 @@ fn sharing(raw: &Raw, shown: &Path) -> Result<Sharing, ConfigError> {
             imports: raw.quota_imports,
         },
     })
+}
+
+/// The address that a text names, or the text that names none.
+fn listen(text: Option<String>) -> Result<SocketAddr, String> {
+    let text = text.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+    text.parse().map_err(|_| text)
+}
+
+/// The database of this value, or what it must be.
+fn database(given: Option<String>, state_dir: &Path) -> Result<String, &'static str> {
+    let url = given.unwrap_or_else(|| format!("sqlite://{}", state_dir.join("hearth.sqlite").display()));
+    let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
+    known.then_some(url).ok_or("must begin with sqlite: or postgres:")
 }
 
 /// The mode that a word names, or the word that names none.

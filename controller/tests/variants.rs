@@ -63,7 +63,13 @@ impl Place {
             .chunks(1 << 20)
             .for_each(|part| original.write(Bytes::copy_from_slice(part)).unwrap());
         original.finish().unwrap();
-        let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: None };
+        let spec = ImportSpec {
+            image: IMAGE,
+            declared: None,
+            expected: Checksums::default(),
+            sums: None,
+            disk_bytes: None,
+        };
         let content = ingest.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap().content;
         Self { folder, ingest, content, disk }
     }
@@ -114,8 +120,13 @@ fn every_format_converts_back_to_the_disk() {
         assert!(meta.blocks() * 512 < 40 << 20, "{format} takes {} bytes", meta.blocks() * 512);
         // What we made we take: the way back is an import like any other.
         fs::copy(&made, place.ingest.originals.path(IMAGE)).unwrap();
-        let spec =
-            ImportSpec { image: IMAGE, declared: Some(format), expected: Checksums::default(), sums: None };
+        let spec = ImportSpec {
+            image: IMAGE,
+            declared: Some(format),
+            expected: Checksums::default(),
+            sums: None,
+            disk_bytes: None,
+        };
         let again = place.ingest.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap();
         assert!(
             again.content == place.content || format == DiskFormat::Vmdk,

@@ -97,17 +97,6 @@ pub fn build(app: App) -> Routes {
         .guarded(A::JoinTokenList, quick, routes!(join_tokens::list))
         .guarded(A::JoinTokenRevoke, quick, routes!(join_tokens::revoke));
     let routes = routes
-        .guarded(A::ImageUpdate, quick, routes!(image_edits::update))
-        .guarded(A::ImageProtect, quick, routes!(image_edits::protect))
-        .guarded(A::ImageUnprotect, quick, routes!(image_edits::unprotect))
-        .guarded(A::ImageDeactivate, quick, routes!(image_edits::deactivate))
-        .guarded(A::ImageReactivate, quick, routes!(image_edits::reactivate))
-        .guarded(A::ImageDelete, quick, routes!(image_ends::delete))
-        .guarded(A::ImageRestore, quick, routes!(image_ends::restore))
-        .guarded(A::ImageCancel, quick, routes!(image_ends::cancel))
-        // A hundred files may take a while to go; the number of images bounds it.
-        .guarded(A::ImageBatch, Pace::Stream, routes!(image_batch::batch));
-    let routes = routes
         .guarded(A::PrewarmCreate, quick, routes!(prewarms::create))
         .guarded(A::PrewarmList, quick, routes!(prewarms::list))
         .guarded(A::PrewarmList, quick, routes!(prewarms::show))
@@ -121,6 +110,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
+    let routes = image_changes(routes);
     let routes = with_host_images(routes);
     let routes = sharing(routes, publish);
     let routes = people(routes);
@@ -129,6 +119,23 @@ pub fn build(app: App) -> Routes {
     } else {
         routes.guarded(A::MetricsRead, quick, routes!(health::figures))
     }
+}
+
+/// What people change in images, and how images end.
+fn image_changes(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::ImageUpdate, quick, routes!(image_edits::update))
+        .guarded(A::ImageProtect, quick, routes!(image_edits::protect))
+        .guarded(A::ImageUnprotect, quick, routes!(image_edits::unprotect))
+        .guarded(A::ImageDeactivate, quick, routes!(image_edits::deactivate))
+        .guarded(A::ImageReactivate, quick, routes!(image_edits::reactivate))
+        .guarded(A::ImageDelete, quick, routes!(image_ends::delete))
+        .guarded(A::ImageRestore, quick, routes!(image_ends::restore))
+        .guarded(A::ImageCancel, quick, routes!(image_ends::cancel))
+        // A hundred files may take a while to go; the number of images bounds it.
+        .guarded(A::ImageBatch, Pace::Stream, routes!(image_batch::batch))
 }
 
 /// Host images, and the prewarm jobs of all their disks.

@@ -89,7 +89,6 @@ async fn a_database_of_a_newer_version_is_refused(place: Place) {
 async fn opening_twice_changes_nothing(place: Place) {
     let db = place.open().await;
     let instance = db.setting("instance_id").await.unwrap().unwrap();
-    let version = db.schema_version().await.unwrap();
     let id = queued_image(&db, "stays").await;
     let version = db.schema_version().await.unwrap();
     db.close().await;
