@@ -116,7 +116,7 @@ impl LogCommand {
 }
 
 /// RFC 3339 text of a moment where durations count backwards.
-fn back(moment: Moment) -> String {
+pub(crate) fn back(moment: Moment) -> String {
     let now = clock::now();
     match moment {
         Moment::At(at) => at.to_string(),

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! <state_dir>/LOCK            one controller at a time (flock)
+//!             VERSION         number of this lay-out
+//!             before-upgrade/ the database as it was before each upgrade
 //!             ca/             ca.key, ca.crt
 //!             hearth.sqlite   the database, unless it is elsewhere
-//!             content/        content objects      originals/  uploaded files      staging/  imports that run
+//!             content/        content objects      originals/  uploaded files
+//!             variants/       other formats        staging/    imports that run
 //! ```
 //!
 //! **Invariants.** Folders are made with mode 0700, keys with 0600. Two processes never work on one folder: the lock belongs to the open
@@ -46,6 +49,18 @@ pub enum StateError {
         /// Its owner.
         user: String,
     },
+    /// The folder is of a newer program.
+    #[error(
+        "{path} says {found:?}, this program knows lay-outs up to {known}: start the newer program, or restore a backup"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// Newest lay-out of this program.
+        known: u32,
+    },
     /// `init` did not run, or not to its end.
     #[error("{path} holds no controller yet: run `hearth-controller init` first")]
     Empty {
@@ -53,6 +68,11 @@ pub enum StateError {
         path: PathBuf,
     },
 }
+
+/// Number of the lay-out. The first release wrote none: no number means 1.
+const LAYOUT_VERSION: u32 = 1;
+/// Largest file that may hold it.
+const VERSION_BYTES_MAX: u64 = 64;
 
 /// The folder, held by this process until dropped.
 #[derive(Debug)]
@@ -80,6 +100,7 @@ impl StateFolder {
                 Errno::EWOULDBLOCK => StateError::Locked { path: file.clone() },
                 other => StateError::Folder { path: file.clone(), source: other.into() },
             })?;
+        note_version(&path.join("VERSION"))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -100,6 +121,31 @@ impl StateFolder {
             Err(StateError::Empty { path: self.path.clone() })
         }
     }
+}
+
+/// Refuses a lay-out that this program does not know; writes the number where there is none.
+fn note_version(file: &Path) -> Result<(), StateError> {
+    use std::io::Read as _;
+    let failed = |source| StateError::Folder { path: file.to_owned(), source };
+    let mut found = String::new();
+    match File::open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return write_private(file, format!("{LAYOUT_VERSION}\n").as_bytes()).map_err(failed);
+        }
+        opened => {
+            opened.map_err(failed)?.take(VERSION_BYTES_MAX).read_to_string(&mut found).map_err(failed)?
+        }
+    };
+    let found = found.trim().to_owned();
+    let is_known = found.parse().is_ok_and(|number: u32| (1..=LAYOUT_VERSION).contains(&number));
+    let path = file.to_owned();
+    if is_known { Ok(()) } else { Err(StateError::Version { path, found, known: LAYOUT_VERSION }) }
+}
+
+/// Folder of the copies of the database that upgrades make, under `state_dir`.
+#[must_use]
+pub fn upgrade_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("before-upgrade")
 }
 
 /// Refuses root in a folder of another user, or where the folder is to be made in that of another user.
@@ -162,6 +208,20 @@ mod tests {
         assert!(matches!(first.must_be_set_up(), Err(StateError::Empty { .. })));
         drop(first);
         StateFolder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_layout_of_a_newer_program_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateFolder::take(dir.path()).unwrap());
+        let file = dir.path().join("VERSION");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "1\n");
+        drop(StateFolder::take(dir.path()).unwrap());
+        for found in ["2", "0", "", "x"] {
+            std::fs::write(&file, found).unwrap();
+            let refused = StateFolder::take(dir.path()).unwrap_err();
+            assert!(matches!(refused, StateError::Version { known: 1, .. }), "{found}: {refused}");
+        }
     }
 
     #[test]

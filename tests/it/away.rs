@@ -48,7 +48,8 @@ fn lease(cluster: &Cluster, image: &Image, consumer: &str) -> String {
 
 async fn job(cluster: &Cluster, image: &Image, keep: Keep, rate_bytes_per_s: Option<u64>) -> Prewarm {
     let body = PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { all: true, ..Targets::default() },
         priority: None,
         deadline: None,
@@ -102,6 +103,7 @@ fn use_host(cluster: &Cluster, [held, _, moving]: &[Image; 3], vm: u32) {
     assert!(copy.status == "caching" && copy.path.is_none(), "{copy:?}");
 }
 
+/// Proves CA-7, CA-8.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_work_on_without_a_controller_and_are_shown_rightly_when_it_is_back() {
     let mut cluster = Cluster::start(2).await.unwrap();

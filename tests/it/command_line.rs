@@ -119,6 +119,104 @@ async fn logs_files_and_links_by_hand() {
     assert_eq!(String::from_utf8_lossy(&gone.unwrap().stdout), "410");
 }
 
+/// AT-1, AT-3, DL-1, DL-2, LS-1: the catalog's verbs, on one image and on many.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalog_by_hand() {
+    let cluster = Cluster::start(0).await.unwrap();
+    for (n, name) in ["noble", "jammy"].iter().enumerate() {
+        let raw = cluster.dir().join(format!("{name}.raw"));
+        disk::ext4(&raw, 16, 2, 90 + n as u64).unwrap();
+        let import = ["image", "import", raw.to_str().unwrap(), "--tag", "base", "--virtualisation", "kvm"];
+        check(&cluster, &import, 0);
+    }
+    let set = [
+        "image",
+        "set",
+        "noble",
+        "--os-type",
+        "linux",
+        "--description",
+        "网页 server",
+        "--property",
+        "team=db",
+    ];
+    assert!(text(&check(&cluster, &set, 0)).contains("team=db"));
+    let stale = check(&cluster, &["image", "set", "noble", "--name", "x", "--revision", "1"], 4);
+    assert!(text(&stale).contains("revision"), "{}", text(&stale));
+    let shown = json(&check(&cluster, &["image", "show", "noble", "-o", "json"], 0));
+    assert_eq!((shown["os_type"].as_str(), shown["virtualisation"].as_str()), (Some("linux"), Some("kvm")));
+    check(&cluster, &["image", "set", "noble", "--clear", "description", "--remove-property", "team"], 0);
+    check(&cluster, &["image", "set", "noble"], 2);
+
+    check(&cluster, &["image", "tag", "noble", "jammy", "--tag", "Prod"], 0);
+    check(&cluster, &["image", "untag", "jammy", "--tag", "prod"], 0);
+    let names = |output: &Output| -> Vec<String> {
+        let rows = json(output)["items"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let list = |args: &[&str]| names(&check(&cluster, &[&["image", "list", "-o", "json"], args].concat(), 0));
+    assert_eq!(list(&["--tag", "prod", "--tag", "BASE"]), ["noble"]);
+    assert_eq!(list(&["--sort", "name"]), ["jammy", "noble"]);
+    assert_eq!(list(&["--sort", "name", "--order", "desc", "--created-after", "1h"]), ["noble", "jammy"]);
+    assert!(list(&["--created-before", "1h"]).is_empty());
+    assert!(text(&check(&cluster, &["image", "list", "--count"], 0)).contains('2'));
+    check(&cluster, &["image", "list", "--at", "nowhere"], 3);
+
+    check(&cluster, &["image", "protect", "noble"], 0);
+    let some = check(&cluster, &["image", "delete", "noble", "jammy", "--yes"], 4);
+    assert!(text(&some).contains("protected") && text(&some).contains("ok"), "{}", text(&some));
+    assert_eq!(list(&[]), ["noble"]);
+    assert!(text(&check(&cluster, &["image", "bin"], 0)).contains("jammy"));
+    check(&cluster, &["image", "unprotect", "noble"], 0);
+    check(&cluster, &["image", "deactivate", "noble"], 0);
+    check(&cluster, &["image", "reactivate", "noble"], 0);
+    check(&cluster, &["image", "set", "noble", "--name", "jammy"], 0);
+    let taken = check(&cluster, &["image", "restore", "jammy"], 4);
+    assert!(text(&taken).contains("jammy-2"), "{}", text(&taken));
+    check(&cluster, &["image", "restore", "jammy", "--name", "jammy-2"], 0);
+    check(&cluster, &["image", "delete", "jammy", "jammy-2"], 2);
+    check(&cluster, &["image", "delete", "jammy", "jammy-2", "--yes"], 0);
+    assert!(
+        text(&check(&cluster, &["image", "delete", "jammy", "jammy-2", "--now", "--yes"], 0))
+            .contains("destroyed")
+    );
+    assert!(names(&check(&cluster, &["image", "bin", "-o", "json"], 0)).is_empty());
+    check(&cluster, &["image", "restore", "jammy"], 3);
+    check(&cluster, &["image", "cancel", "jammy", "--yes"], 3);
+    assert!(text(&check(&cluster, &["image", "distributions"], 0)).contains("Ubuntu"));
+}
+
+/// IMG-2, DW-1: another format is made, downloaded with its checksum compared, resumed, and removed by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_format_by_hand() {
+    let cluster = Cluster::start(0).await.unwrap();
+    let raw = cluster.dir().join("noble.raw");
+    disk::ext4(&raw, 64, 10, 81).unwrap();
+    check(&cluster, &["image", "import", raw.to_str().unwrap(), "--format", "raw"], 0);
+    let made = check(&cluster, &["image", "variant", "create", "noble", "vhdx", "--wait", "-o", "json"], 0);
+    assert_eq!(json(&made)["status"], "active");
+    let listed = check(&cluster, &["image", "variants", "noble"], 0);
+    assert!(text(&listed).contains("vhdx") && text(&listed).contains("active"), "{}", text(&listed));
+    let to = cluster.dir().join("noble.vmdk");
+    let path = to.to_str().unwrap();
+    // It is made because it is asked for, and what was begun before is gone on with.
+    check(&cluster, &["image", "download", "noble", "--format", "vmdk", "--file", path], 0);
+    let whole = std::fs::read(&to).unwrap();
+    std::fs::rename(&to, format!("{path}.part")).unwrap();
+    let part = std::fs::File::options().write(true).open(format!("{path}.part")).unwrap();
+    part.set_len(whole.len() as u64 / 2).unwrap();
+    check(&cluster, &["image", "download", "noble", "--format", "vmdk", "--file", path], 0);
+    assert!(std::fs::read(&to).unwrap() == whole);
+    let same =
+        Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "vmdk"]).args([&raw, &to]).output();
+    let same = same.unwrap();
+    assert!(same.status.success(), "{}", text(&same));
+    check(&cluster, &["image", "download", "noble", "--format", "vmdk", "--file", path], 2);
+    check(&cluster, &["image", "download", "noble", "--format", "iso"], 2);
+    check(&cluster, &["image", "variant", "delete", "noble", "vmdk", "--yes"], 0);
+    check(&cluster, &["image", "variant", "delete", "noble", "vmdk", "--yes"], 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_tell_what_went_wrong() {
     let cluster = Cluster::start(0).await.unwrap();
@@ -128,7 +226,10 @@ async fn exit_codes_tell_what_went_wrong() {
     check(&cluster, &["prewarm", "create", "nothing"], 2);
     check(&cluster, &["transfer", "stop"], 2);
     // A noun alone is answered with its verbs.
-    assert!(text(&check(&cluster, &["image"], 2)).contains("Download the file as it was imported"));
+    assert!(
+        text(&check(&cluster, &["image"], 2))
+            .contains("Download the file as it was imported, or in another format")
+    );
 
     let run = |name: &str, value: &str| {
         let mut command = Command::new(&programs::get().hearth);

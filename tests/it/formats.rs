@@ -46,6 +46,7 @@ fn make(dir: &Path, seed: u64, variant: &Variant) -> PathBuf {
     file
 }
 
+/// Proves IMG-1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cached_disk_equals_what_qemu_img_makes_of_it() {
     let cluster = Cluster::start(1).await.unwrap();
@@ -64,6 +65,7 @@ async fn a_cached_disk_equals_what_qemu_img_makes_of_it() {
     }
 }
 
+/// Proves IMG-1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cached_iso_equals_its_source() {
     let cluster = Cluster::start(1).await.unwrap();

@@ -67,6 +67,7 @@ async fn at(cluster: &Cluster, image: &Image, host: &str) -> Option<CacheEntry> 
     cluster.entries(image.id).await.unwrap().into_iter().find(|entry| entry.location_name == host)
 }
 
+/// Proves CA-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_job_begins_nothing_and_a_resumed_one_ends() {
     let mut cluster = Cluster::start(2).await.unwrap();
@@ -96,6 +97,7 @@ async fn a_paused_job_begins_nothing_and_a_resumed_one_ends() {
     run(&cluster, &["prewarm", "pause", "nothing"], 3);
 }
 
+/// Proves CA-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_stops_its_transfers_and_leaves_what_is_there_without_a_hold() {
     let mut cluster = Cluster::start(2).await.unwrap();
@@ -129,6 +131,7 @@ async fn a_cancelled_job_stops_its_transfers_and_leaves_what_is_there_without_a_
     cluster.agent(1).check_alive().unwrap();
 }
 
+/// Proves CA-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_takes_up_the_failed_hosts_and_no_others() {
     let cluster = Cluster::start(2).await.unwrap();
@@ -156,6 +159,7 @@ async fn a_retry_takes_up_the_failed_hosts_and_no_others() {
     run(&cluster, &["prewarm", "retry", "a"], 4);
 }
 
+/// Proves CA-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn demand_comes_before_a_deadline_before_bulk() {
     let extra = Extra { controller: "source_transfers = 1\n".into(), ..Extra::default() };
@@ -185,6 +189,7 @@ async fn demand_comes_before_a_deadline_before_bulk() {
     is(&run(&cluster, &undated, 2), &["priority deadline needs a deadline"]);
 }
 
+/// Proves CA-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_begins_at_its_start_time_moves_no_faster_than_its_rate_and_holds_as_long_as_asked() {
     let cluster = Cluster::start(2).await.unwrap();
@@ -213,6 +218,7 @@ async fn a_job_begins_at_its_start_time_moves_no_faster_than_its_rate_and_holds_
     is(&run(&cluster, &["prewarm", "create", "a", "--all", "--rate", "1KB"], 2), &["65536"]);
 }
 
+/// Proves CA-2, CA-10.
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_are_named_selected_or_all_and_a_dry_run_changes_nothing() {
     let cluster = Cluster::start(3).await.unwrap();

@@ -28,6 +28,7 @@ fn enrol(cluster: &Cluster, name: &str, token: &str) -> std::process::Output {
     command.output().unwrap()
 }
 
+/// Proves PE-1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_token_is_good_once_and_for_its_names_only() {
     let cluster = Cluster::start(0).await.unwrap();
@@ -72,6 +73,7 @@ async fn a_reader_reads_and_a_revoked_token_does_nothing() {
         domain: None,
         project: None,
         ttl_s: Some(3600),
+        user: None,
     };
     let made: TokenRecord = cluster.api.post("/tokens", &body).await.unwrap();
     let reader = cluster.api.with_token(&made.token.unwrap());
@@ -85,6 +87,7 @@ async fn a_reader_reads_and_a_revoked_token_does_nothing() {
     assert_eq!(refused(nobody.get::<TokenRecord>("/whoami").await).status, 401);
 }
 
+/// Proves LG-1.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_names_what_was_done_and_verifies() {
     let cluster = Cluster::start(1).await.unwrap();

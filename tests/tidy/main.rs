@@ -15,6 +15,7 @@
 )]
 
 mod docs;
+mod features;
 mod layers;
 mod lex;
 mod rust;
@@ -49,6 +50,7 @@ const RULES: &[(&str, Rule)] = &[
     ("dependency-reasons", docs::dependencies_have_reasons),
     ("make-targets", docs::targets_are_explained),
     ("private-words", docs::private_words),
+    ("features", features::features_are_proved),
 ];
 
 #[test]

@@ -7,3 +7,4 @@ pub mod init;
 pub mod log_archive;
 pub mod log_file;
 pub mod restore;
+mod variants;

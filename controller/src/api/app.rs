@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
+use super::limits::Limits;
 use crate::config::Config;
 use crate::db::Db;
 use crate::fleet::FleetHandle;
@@ -12,6 +13,7 @@ use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
 use crate::jobs::Jobs;
 use crate::logic::guesses::Guesses;
+use crate::passwords::Passwords;
 
 /// Uploads at once: each holds a file, four threads and at most 8 MiB.
 pub const UPLOADS_MAX: usize = 16;
@@ -53,6 +55,10 @@ pub struct Inner {
     pub guesses: Mutex<Guesses>,
     /// Places for event streams.
     pub event_streams: Arc<Semaphore>,
+    /// Hashes and compares passwords.
+    pub passwords: Passwords,
+    /// How often callers may ask.
+    pub limits: Limits,
     /// Ends streams that would keep the server from stopping.
     pub closing: tokio_util::sync::CancellationToken,
 }
@@ -92,6 +98,8 @@ impl App {
     pub fn new(parts: Parts) -> Self {
         let Parts { config, db, ingest, jobs, fleet, authority, figures, closing } = parts;
         Self(Arc::new(Inner {
+            limits: Limits::new(&config),
+            passwords: Passwords::default(),
             config,
             db,
             ingest,

@@ -91,7 +91,7 @@ fn named(text: &str) -> Option<&str> {
     rest.split('`').next()
 }
 
-/// Query parameters of type `T`; unknown ones are refused by the type.
+/// Query parameters of type `T`; unknown ones are refused by the type. A parameter that is a list is given again.
 #[derive(Debug)]
 pub struct Query<T>(pub T);
 
@@ -108,17 +108,36 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 /// # Errors
 /// 400 with the name of the parameter.
 pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Fault> {
-    let query = axum::extract::Query::<T>::try_from_uri(uri).map_err(|error| {
-        let text = error.body_text();
-        let text = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, text)| text).to_owned();
+    let text = uri.query().unwrap_or_default();
+    if !is_utf8(text) {
+        return Err(Fault::bad_request("the query is not UTF-8"));
+    }
+    let query = serde_html_form::Deserializer::from_bytes(text.as_bytes());
+    let query = serde_path_to_error::deserialize(query).map_err(|error| {
+        let text = error.inner().to_string();
         let fault = Fault::bad_request(format!("the query cannot be used: {text}"));
-        // serde_path_to_error prefixes the parameter: `limit: invalid digit …`.
-        match named(&text).or_else(|| text.split_once(": ").map(|(field, _)| field)) {
-            Some(field) if field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => fault.field(field),
-            _ => fault,
+        match (named(&text), error.path().to_string()) {
+            (Some(field), _) => fault.field(field),
+            (None, path) if path == "." || path == "?" => fault,
+            // The path of one value of a list ends with its number.
+            (None, path) => fault.field(path.split(['[', '.']).next().unwrap_or_default()),
         }
     })?;
-    Ok(query.0)
+    Ok(query)
+}
+
+/// Whether a query is UTF-8 once its escapes are undone. What is not would become other characters silently.
+fn is_utf8(query: &str) -> bool {
+    let mut bytes = Vec::with_capacity(query.len());
+    let mut rest = query.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &tail[2..]).0,
+            None => (bytes.push(*first), rest = tail).0,
+        }
+    }
+    String::from_utf8(bytes).is_ok()
 }
 
 /// Parameters of the path. One that is no id names nothing: 404.
@@ -154,13 +173,19 @@ mod tests {
         check("", None);
         check("{", None);
         check("[]", None);
-        check("{}", Some("image"));
+        check("{}", Some("targets"));
         check(r#"{"image":"x"}"#, Some("image"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":true}},"nonsense":1}}"#), Some("nonsense"));
         check(&format!(r#"{{"image":"{image}","targets":{{"zone":"z1"}}}}"#), Some("targets.zone"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":"yes"}}}}"#), Some("targets.all"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":true}}}} {{}}"#), None);
         check("\u{0}\u{1}", None);
+    }
+
+    #[test]
+    fn a_query_of_other_bytes_than_text_is_seen() {
+        assert!(is_utf8("q=%E9%95%9C&x=100%&y=%zz&z=+"));
+        assert!(!is_utf8("q=%FF") && !is_utf8("q=%E9%95"));
     }
 
     #[test]

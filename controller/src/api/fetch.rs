@@ -81,10 +81,8 @@ pub async fn fetch(
     let wait =
         app.guesses.lock().unwrap_or_else(PoisonError::into_inner).may_try(place(from), clock::monotonic());
     if let Err(wait) = wait {
-        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-        return Err(
-            Fault::too_many("too many wrong addresses were tried from where you are").retry_after(seconds)
-        );
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        return Err(Fault::too_many("too many wrong addresses were tried from where you are", wait_ms));
     }
     let Some(link) = find(&app, &address).await? else {
         app.guesses.lock().unwrap_or_else(PoisonError::into_inner).missed(place(from), clock::monotonic());
@@ -93,7 +91,7 @@ pub async fn fetch(
     let (image, sha256) = opened(&app, &link).await?;
     let method = request.method().clone();
     let file =
-        FileToServe { path: app.ingest.originals.path(image.id), sha256, file_name: file_name(&image) };
+        FileToServe { path: app.ingest.originals.path(image.id), sha256, name: file_name(&image), op: None };
     let mut answer = serve_file(&app, file, request).await?;
     let sends = matches!(answer.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if method == Method::GET && sends && link.first_used_us.is_none() {

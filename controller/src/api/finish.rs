@@ -18,7 +18,6 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures::FutureExt as _;
-use hearth_protocol::api::error::ErrorBody;
 use tracing::Instrument as _;
 
 use super::fault::{Fault, Parts};
@@ -86,12 +85,11 @@ fn written(response: Response, id: &str) -> Response {
         None => Fault::of_status(head.status),
     };
     drop(body);
-    let Parts { status, code, message, hint, field, retry_after_s, cause } = fault.parts().clone();
+    let Parts { status, code, retry_after_s, cause, .. } = fault.parts().clone();
     if let Some(cause) = cause {
         tracing::error!(cause, code, "call failed");
     }
-    let text = ErrorBody { code: code.to_owned(), message, hint, field, request_id: id.to_owned() };
-    let bytes = serde_json::to_vec(&text).expect("an error body is plain texts");
+    let bytes = serde_json::to_vec(&fault.body(id)).expect("an error body is plain texts");
     head.status = status;
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

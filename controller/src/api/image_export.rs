@@ -4,6 +4,7 @@
 
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
+use hearth_protocol::api::Page;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::Image;
 
@@ -12,7 +13,7 @@ use super::body::Query;
 use super::caller::Caller;
 use super::export::{self, Cell, Column, ExportQuery, Sheet};
 use super::fault::Fault;
-use super::images::{self, ListQuery};
+use super::image_list::{self, ListQuery};
 
 macro_rules! column {
     ($name:literal, $usual:literal, $cell:expr) => {
@@ -80,7 +81,8 @@ pub async fn export(
         let (app, caller) = (app.clone(), caller.clone());
         async move {
             let query: ListQuery = export::parse_list(&query)?;
-            images::list(State(app), caller, Query(query)).await.map(|answer| answer.0)
+            let page = image_list::list(State(app), caller, Query(query)).await?.0;
+            Ok(Page { items: page.items, next: page.next })
         }
     };
     export::answer(&place, &IMAGES, wanted, list, page).await

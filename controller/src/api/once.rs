@@ -36,6 +36,8 @@ pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const KEY_BYTES_MAX: usize = 128;
 /// How long a key is remembered, microseconds: a day.
 const KEPT_US: i64 = 24 * 3600 * 1_000_000;
+/// When to look again whether a token may have another key, milliseconds (an hour): ended keys are forgotten hourly.
+const FULL_WAIT_MS: u64 = 3_600_000;
 /// Keys that one token may have at a time: with [`ANSWER_BYTES_MAX`] bounds what it can store here.
 const KEYS_MAX: u32 = 10_000;
 /// Largest answer that is kept: records are a few kilobytes.
@@ -76,10 +78,9 @@ async fn keyed(app: App, kept: Kept, request: Request, next: Next) -> Result<Res
     match app.db.claim_key(&key, now_us.saturating_add(KEPT_US), KEYS_MAX).await? {
         Claim::Fresh => {}
         Claim::TooMany => {
-            return Err(Fault::too_many(format!(
-                "this token has {KEYS_MAX} idempotency keys of the last 24 hours"
-            ))
-            .hint("leave the key out, or wait until the oldest ones end"));
+            let message = format!("this token has {KEYS_MAX} idempotency keys of the last 24 hours");
+            return Err(Fault::too_many(message, FULL_WAIT_MS)
+                .hint("leave the key out, or wait until the oldest ones end"));
         }
         Claim::Used { same: false, .. } => {
             return Err(Fault::key_reused("this idempotency key was used for another request")

@@ -12,7 +12,6 @@ use hearth_protocol::api::Page;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::operation::{LogFinding, LogVerification, Operation as OperationBody};
 use hearth_protocol::id::{ImageId, LocationId, OperationId};
-use hearth_protocol::words::Visibility;
 use serde::Deserialize;
 
 use super::app::App;
@@ -250,7 +249,7 @@ pub async fn show(
             domain: image.domain,
             project: image.project,
             visibility: image.facts.visibility,
-            shared_with_caller: image.facts.visibility == Visibility::Shared,
+            share: None,
         };
         let about_caches = found.draft.action.starts_with("cache.");
         if about_caches || caller.may_do(Action::ImageLog, &resource, "operation", id).is_err() {

@@ -7,7 +7,7 @@
 //! agent says so); a silent location makes its rows `stale`, with the last known state beside it. A copy that nobody wants
 //! any more is shown as long as it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hearth_protocol::api::Page;
 use hearth_protocol::digest::ContentId;
@@ -95,7 +95,7 @@ const JOINS: &str = ") AS wanted_or_seen GROUP BY image_id, location_id) AS pair
      WHERE im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
 
 /// All rows that match, with the filters pushed to where indexes serve them. `images`: of these alone.
-fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i64) -> Stmt {
+pub(super) fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i64) -> Stmt {
     let only = |stmt: Stmt, text| match images {
         Some(images) => stmt.text(text).list(images.iter().copied()),
         None => stmt,
@@ -221,6 +221,22 @@ impl Db {
             shown(&active, Some(images), now_us).wrapped(count, ") AS counted GROUP BY counted.image_id");
         let rows = self.rows(stmt).await?;
         rows.iter().map(|row| Ok((row.parse("image_id")?, row.size("n")?))).collect()
+    }
+
+    /// Which of these images (at most a page of them) are `active` as shown at a location.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn active_at(
+        &self,
+        location: LocationId,
+        images: &[ImageId],
+        now_us: i64,
+    ) -> Result<HashSet<ImageId>, DbError> {
+        let status = Some(EntryStatus::Active);
+        let active = CacheFilter { location: Some(location), status, ..CacheFilter::default() };
+        let rows = self.rows(shown(&active, Some(images), now_us)).await?;
+        rows.iter().map(|row| row.parse("image_id")).collect()
     }
 
     /// Contents at a location that no image has any more: the rest of what its disk holds.

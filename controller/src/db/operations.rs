@@ -19,8 +19,10 @@ use super::store::{Db, Tx};
 db_words! {
     /// What kind of party acted.
     WhoKind, "kind of actor" {
-        /// A person or script with a bearer token.
+        /// A script with a bearer token.
         Token = "token",
+        /// A person who logged in, or a token that belongs to one.
+        User = "user",
         /// An agent.
         Agent = "agent",
         /// The controller itself.
@@ -42,7 +44,7 @@ db_words! {
 pub struct Draft {
     /// Id of the row.
     pub id: OperationId,
-    /// Name of the token, id of the agent, or `system`.
+    /// Name of the user or token, id of the agent, or `system`.
     pub who: String,
     /// Kind of actor.
     pub who_kind: WhoKind,

@@ -3,18 +3,34 @@
 //! **What.** Each file in `migrations/` brings the database one version further; a table remembers how far it is.
 //! **Why our own dozen lines.** The driver's migrator writes engine-specific SQL. One hash over all statements is enough to tell
 //! a database of an earlier development build, which has the same number, from one that this program can use.
+//! **Why an older database is not brought further by whoever opens it.** A migration has no way back but a backup, and only
+//! `serve` is run by somebody who wants the new program: [`Db::upgrade`] makes the backup, all other openings refuse.
 //! **Invariants.** All missing versions are applied in one transaction or none is. A database of a newer version is never
 //! touched. A published file is never changed: a change is a new file.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
 use super::error::DbError;
 use super::ids::new_id;
 use super::sql::{Stmt, sql};
-use super::store::{Db, Tx};
+use super::store::{Db, Engine, Tx};
+use crate::clock;
 use hearth_protocol::id::DomainId;
 
 /// Every version, oldest first.
-const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("migrations/0001_spine.sql")), (7, include_str!("migrations/0007_links.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("migrations/0001_spine.sql")),
+    (2, include_str!("migrations/0002_people.sql")),
+    (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
+    (5, include_str!("migrations/0005_variants.sql")),
+    (6, include_str!("migrations/0006_host_images.sql")),
+    (7, include_str!("migrations/0007_links.sql")),
+    (8, include_str!("migrations/0008_sharing.sql")),
+];
+
+/// The version that searches descriptions too: images of an older one are folded anew.
+const ATTRIBUTES: i64 = 3;
 
 /// Format of the folder beside the database (content objects, originals); a newer program may raise it.
 const DATA_VERSION: &str = "1";
@@ -27,24 +43,55 @@ pub(super) fn newest() -> i64 {
     MIGRATIONS.last().map_or(0, |(version, _)| *version)
 }
 
-/// Brings the schema to [`newest`].
-pub(super) async fn migrate(db: &Db) -> Result<(), DbError> {
-    db.write_tx(|tx| Box::pin(migrate_in(tx))).await
+/// An upgrade that was made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upgraded {
+    /// Version before.
+    pub from: i64,
+    /// Version now.
+    pub to: i64,
+    /// The database as it was before.
+    pub backup: PathBuf,
 }
 
-async fn migrate_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
+/// Makes the schema of an empty database; refuses one of another version.
+pub(super) async fn settle(db: &Db) -> Result<(), DbError> {
+    db.write_tx(|tx| Box::pin(settle_in(tx))).await
+}
+
+async fn settle_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
     let table = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, applied_us BIGINT NOT NULL)";
     tx.run(sql("schema_version", table)).await?;
+    match known_version(tx).await? {
+        0 => bring_further(tx, 0).await,
+        found if found < newest() => Err(DbError::OlderVersion { found, known: newest() }),
+        _ => Ok(()),
+    }
+}
+
+/// The version of the database, 0 for an empty one, if this program knows it.
+async fn known_version(tx: &mut Tx<'_>) -> Result<i64, DbError> {
     let found = version_in(tx).await?;
+    if found == 0 {
+        return Ok(0);
+    }
     if found > newest() {
         return Err(DbError::NewerVersion { found, known: newest() });
     }
-    if found > 0 && meta(tx, SCHEMA_KEY).await? != Some(fingerprint(found)) {
+    if meta(tx, SCHEMA_KEY).await? != Some(fingerprint(found)) {
         return Err(DbError::OtherSchema { version: found });
     }
+    Ok(found)
+}
+
+/// Applies every version above `found`.
+async fn bring_further(tx: &mut Tx<'_>, found: i64) -> Result<(), DbError> {
     for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
         for statement in statements(text) {
             tx.run(statement).await?;
+        }
+        if *version == ATTRIBUTES {
+            tx.fold_all().await?;
         }
         let insert =
             sql("schema_version", "INSERT INTO schema_version (version, applied_us) VALUES ($1, $2)");
@@ -56,10 +103,45 @@ async fn migrate_in(tx: &mut Tx<'_>) -> Result<(), DbError> {
         put_meta(tx, "instance_id", &instance.to_string()).await?;
         put_meta(tx, "data_version", DATA_VERSION).await?;
     }
-    if found < newest() {
-        put_meta(tx, SCHEMA_KEY, &fingerprint(newest())).await?;
+    put_meta(tx, SCHEMA_KEY, &fingerprint(newest())).await
+}
+
+/// The version of the database that `db` is connected to; 0 if it has no schema.
+async fn standing(db: &Db) -> Result<i64, DbError> {
+    let mut tx = db.begin_read().await?;
+    let named = match db.engine() {
+        Engine::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'",
+        Engine::Postgres => {
+            "SELECT CAST(table_name AS TEXT) AS name FROM information_schema.tables \
+             WHERE table_schema = current_schema() AND table_name = 'schema_version'"
+        }
+    };
+    if tx.row(sql("schema_version", named)).await?.is_none() {
+        return Ok(0);
     }
-    Ok(())
+    known_version(&mut tx).await
+}
+
+async fn upgrade_with(db: &Db, backups: &Path) -> Result<Option<Upgraded>, DbError> {
+    let from = standing(db).await?;
+    if from == 0 || from == newest() {
+        return Ok(None);
+    }
+    let failed = |source| DbError::File { verb: "make the folder", path: backups.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(backups).map_err(failed)?;
+    let kind = if db.engine() == Engine::Sqlite { "sqlite" } else { "pg_dump" };
+    let made_s = clock::unix_us() / 1_000_000;
+    let backup = backups.join(format!("version-{from}-{made_s}.{kind}"));
+    db.backup(&backup).await?;
+    db.write_tx(move |tx| {
+        Box::pin(async move {
+            // Asked again: another process may have been as quick.
+            let found = known_version(tx).await?;
+            if found < newest() { bring_further(tx, found).await } else { Ok(()) }
+        })
+    })
+    .await?;
+    Ok(Some(Upgraded { from, to: newest(), backup }))
 }
 
 async fn version_in(tx: &mut Tx<'_>) -> Result<i64, DbError> {
@@ -100,6 +182,18 @@ pub(super) async fn put_meta(tx: &mut Tx<'_>, key: &str, value: &str) -> Result<
 }
 
 impl Db {
+    /// Brings an older database at `place` to this program's version, after a backup of it in the folder `backups` (made if
+    /// need be). `None`: there was nothing to do. Nobody else may have the database open.
+    ///
+    /// # Errors
+    /// [`DbError::NewerVersion`], [`DbError::OtherSchema`], a backup or migration that failed; then the database is as before.
+    pub async fn upgrade(place: &str, backups: &Path) -> Result<Option<Upgraded>, DbError> {
+        let db = Self::connect_writer(place).await?;
+        let done = upgrade_with(&db, backups).await;
+        db.close().await;
+        done
+    }
+
     /// Version of the schema in the database.
     ///
     /// # Errors

@@ -16,10 +16,11 @@
 use std::marker::PhantomData;
 use std::path::Path;
 use std::str::FromStr as _;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use hearth_protocol::id::ImageId;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyPool, Executor as _, Transaction};
 use tokio::sync::broadcast;
@@ -29,6 +30,7 @@ use super::error::{DbError, is_conflict};
 use super::schema;
 use super::sql::{Row, Stmt};
 use crate::clock;
+use crate::logic::quota::Figures;
 
 /// Readers at the same time. On SQLite each has a page cache of 2 MB; on PostgreSQL each is a server process.
 const READERS_MAX: u32 = 8;
@@ -65,28 +67,45 @@ struct Inner {
     writer: AnyPool,
     reader: AnyPool,
     changes: broadcast::Sender<Change>,
+    limits: OnceLock<Figures>,
 }
 
 impl Db {
-    /// Opens the database at `place` and brings its schema to this program's version.
+    /// Opens the database at `place`; an empty one gets this program's schema.
     ///
     /// `place` is a file path (or `sqlite:PATH`; made if missing, its folder must exist) or `postgres://…`.
     ///
     /// # Errors
-    /// [`DbError::Address`], [`DbError::Open`], [`DbError::NewerVersion`], or a failed migration, after which the
-    /// database is as before.
+    /// [`DbError::Address`], [`DbError::Open`], [`DbError::OlderVersion`] (see [`Db::upgrade`]), [`DbError::NewerVersion`], or
+    /// a failed statement, after which the database is as before.
     pub async fn open(place: &str) -> Result<Self, DbError> {
+        let db = Self::connect_writer(place).await?;
+        schema::settle(&db).await?;
+        let inner = Arc::into_inner(db.inner).expect("nobody else has seen this store");
+        let reader = connect(inner.engine, &inner.url, READERS_MAX, true).await?;
+        Ok(Self { inner: Arc::new(Inner { reader, ..inner }) })
+    }
+
+    /// A store whose readers use the writer's connections, and whose schema nobody looked at yet.
+    pub(super) async fn connect_writer(place: &str) -> Result<Self, DbError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         let (engine, url) = address(place)?;
         let (changes, _) = broadcast::channel(BEHIND_MAX);
         let writers = if engine == Engine::Sqlite { 1 } else { PG_WRITERS_MAX };
         let writer = connect(engine, &url, writers, false).await?;
-        let db = Self { inner: Arc::new(Inner { engine, reader: writer.clone(), url, writer, changes }) };
-        schema::migrate(&db).await?;
-        let inner = Arc::into_inner(db.inner).expect("nobody else has seen this store");
-        let reader = connect(engine, &inner.url, READERS_MAX, true).await?;
-        Ok(Self { inner: Arc::new(Inner { reader, ..inner }) })
+        let (reader, limits) = (writer.clone(), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { engine, reader, url, writer, changes, limits }) })
+    }
+
+    /// Sets the limits of projects that have none of their own; the first call holds. Without it there are none: tools that
+    /// work beside the controller are not refused.
+    pub fn set_default_limits(&self, limits: Figures) {
+        self.inner.limits.get_or_init(|| limits);
+    }
+
+    fn default_limits(&self) -> Figures {
+        self.inner.limits.get().copied().unwrap_or_default()
     }
 
     /// The engine that holds the data.
@@ -128,7 +147,11 @@ impl Db {
     {
         for attempt in 0..WRITE_ATTEMPTS_MAX {
             let mut tx = self.begin_write().await?;
-            match body(&mut tx).await {
+            let done = match body(&mut tx).await {
+                Ok(value) => tx.settle_tenures().await.map(|()| value).map_err(E::from),
+                Err(error) => Err(error),
+            };
+            match done {
                 Ok(value) => match tx.commit(&self.inner.changes).await {
                     Ok(()) => return Ok(value),
                     Err(error) if is_conflict(&error) => {}
@@ -153,7 +176,7 @@ impl Db {
             Engine::Postgres => "BEGIN ISOLATION LEVEL SERIALIZABLE",
         };
         let tx = self.inner.writer.begin_with(begin).await.map_err(|error| DbError::sql(begin, error))?;
-        Ok(Tx { tx, now_us: clock::unix_us(), changes: Vec::new(), conflict: false, scope: PhantomData })
+        Ok(Tx::new(tx, clock::unix_us(), self.default_limits()))
     }
 
     /// A transaction that reads one snapshot, for calls that need several statements.
@@ -163,7 +186,7 @@ impl Db {
             Engine::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
         let tx = self.inner.reader.begin_with(begin).await.map_err(|error| DbError::sql(begin, error))?;
-        Ok(Tx { tx, now_us: clock::unix_us(), changes: Vec::new(), conflict: false, scope: PhantomData })
+        Ok(Tx::new(tx, clock::unix_us(), self.default_limits()))
     }
 
     /// All rows of a reading statement.
@@ -189,10 +212,29 @@ pub struct Tx<'a> {
     now_us: i64,
     changes: Vec<Change>,
     conflict: bool,
+    limits: Figures,
     scope: PhantomData<&'a ()>,
 }
 
 impl Tx<'_> {
+    const fn new(tx: Transaction<'static, Any>, now_us: i64, limits: Figures) -> Self {
+        Self { tx, now_us, changes: Vec::new(), conflict: false, limits, scope: PhantomData }
+    }
+
+    /// Limits of projects that have none of their own.
+    pub(super) const fn default_limits(&self) -> Figures {
+        self.limits
+    }
+
+    /// Images that changed so far.
+    pub(super) fn changed_images(&self) -> Vec<ImageId> {
+        let image = |change: &Change| match change {
+            Change::Image(id) => Some(*id),
+            _ => None,
+        };
+        self.changes.iter().filter_map(image).collect()
+    }
+
     /// When the transaction began, microseconds since the epoch: one time for all its rows.
     #[must_use]
     pub const fn now_us(&self) -> i64 {

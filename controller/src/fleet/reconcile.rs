@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{Generation, LocationId};
-use hearth_protocol::words::EntryStatus;
+use hearth_protocol::words::{EntryStatus, ImageStatus};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{sleep, timeout};
@@ -64,7 +64,7 @@ impl Dirty {
             Change::Intents => self.intents = true,
             Change::Prewarm(_) => self.jobs = true,
             Change::Settings => self.settings = true,
-            Change::Entries(_) | Change::Jobs | Change::Operations => {}
+            Change::Entries(_) | Change::HostImage(_) | Change::Jobs | Change::Operations => {}
         }
     }
 }
@@ -159,8 +159,9 @@ impl Reconciler {
         if std::mem::take(&mut self.dirty.images) {
             self.model.contents =
                 db.contents().await?.into_iter().map(|content| (content.id, content)).collect();
-            let images = db.all_images().await?;
-            self.model.names = images.into_iter().map(|image| (image.id, image.facts.name)).collect();
+            let images = db.all_images().await?.into_iter();
+            let active = images.filter(|image| image.status == ImageStatus::Active);
+            self.model.names = active.map(|image| (image.id, image.facts.name)).collect();
         }
         if std::mem::take(&mut self.dirty.locations) {
             let locations = db.locations(false).await?;

@@ -1,37 +1,62 @@
-//! Forgets what has ended long enough ago: kept answers, and download links.
+//! The end of the recycle bin: what has been there for its days is destroyed.
 //!
-//! **Why in one place.** Rows that only time removes pile up unseen; whoever adds such a table adds it here.
-//!
-//! **Invariants.** Nothing is forgotten before it has ended. A database that does not answer is asked again.
+//! **What.** A task that looks once a minute, at start too, and destroys what is due with a row in the log for each.
+//! **Why no timer per image.** The record says since when it is in the bin: a restart, a changed `bin_days` or a restored
+//! database needs nothing but the next look.
+//! **Why the steady clock.** A wall clock that jumps ahead by days must not empty every bin before somebody sees it.
+//! **Invariants.** Nothing else is ever destroyed without being asked for. A restore that came first wins: the state is checked
+//! in the transaction that destroys.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Jobs;
 use crate::clock;
-use crate::db::Db;
+use crate::db::DbError;
+use crate::db::operations::Draft;
+use crate::logic::deletion::purge_before_us;
 
-/// Time between two purges.
-const PURGE_EVERY: Duration = Duration::from_secs(3600);
-/// How long a link that ended still says that it ended, microseconds: 30 days.
-const ENDED_LINKS_US: i64 = 30 * 24 * 3600 * 1_000_000;
+/// Time between two looks: an image may stay a minute longer than its days.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Purges for ever: at once and then every hour. To be run as a task.
-pub async fn run(db: Db) {
-    loop {
-        purge(&db, clock::unix_us()).await;
-        tokio::time::sleep(PURGE_EVERY).await;
-    }
-}
-
-/// One purge at `now_us`.
-pub async fn purge(db: &Db, now_us: i64) {
-    let (answers, links) = (db.forget_answers(now_us).await, db.forget_links(now_us - ENDED_LINKS_US).await);
-    for (what, result) in [("answers", answers), ("links", links)] {
-        match result {
-            Ok(0) => {}
-            Ok(n) => tracing::info!(what, n, "forgot what had ended"),
-            Err(error) => {
-                tracing::warn!(what, error = crate::api::fault::chain(&error), "cannot forget what has ended")
+impl Jobs {
+    /// Looks after the recycle bin until the controller stops.
+    pub async fn purger(self: Arc<Self>, bin_days: u32) {
+        while !self.closing.is_cancelled() {
+            let before_us = purge_before_us(clock::steady_unix_us(), bin_days);
+            match self.purge(before_us).await {
+                // There may be more than one look takes.
+                Ok(n) if n > 0 => {
+                    tracing::info!(n, "destroyed images whose days in the recycle bin were over")
+                }
+                Ok(_) => tokio::select! {
+                    () = self.closing.cancelled() => {}
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                },
+                Err(error) => {
+                    tracing::error!(
+                        error = crate::api::fault::chain(&error),
+                        "cannot look after the recycle bin"
+                    );
+                    tokio::time::sleep(super::NOTE_EVERY).await;
+                }
             }
         }
+    }
+
+    /// Destroys what came into the recycle bin at `before_us` or earlier; says how many images that were.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn purge(&self, before_us: i64) -> Result<u32, DbError> {
+        let mut n = 0;
+        for (id, name) in self.db.binned_before(before_us).await? {
+            let op = Draft::system("image.purge").on("image", id, name);
+            if let Some(gone) = self.db.purge_image(id, before_us, &op).await? {
+                self.clean_up(&gone).await;
+                n += 1;
+            }
+        }
+        Ok(n)
     }
 }

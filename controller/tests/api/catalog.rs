@@ -86,6 +86,7 @@ async fn a_join_token_is_shown_once() {
     place.stop().await;
 }
 
+/// Proves CA-10.
 #[tokio::test(flavor = "multi_thread")]
 async fn transfers_stop_and_start() {
     let place = Place::new().await;

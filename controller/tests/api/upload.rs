@@ -63,7 +63,7 @@ async fn a_deleted_image_leaves_nothing() {
         assert_eq!(client.ended(id).await.status, ImageStatus::Active);
     }
     let objects = place.config.state_dir.join("content");
-    let delete = |id| client.ask(Method::DELETE, &format!("/images/{id}")).send();
+    let delete = |id| client.ask(Method::DELETE, &format!("/images/{id}?now=true")).send();
     assert_eq!(delete(one).await.unwrap().status(), StatusCode::NO_CONTENT);
     fault(client.ask(Method::GET, &format!("/images/{one}")).send().await.unwrap(), 404).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -92,6 +92,7 @@ async fn a_protected_image_and_a_stale_revision_are_refused() {
     place.stop().await;
 }
 
+/// Proves IN-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_checksum_is_named_and_nothing_is_kept() {
     let place = Place::new().await;
@@ -108,6 +109,7 @@ async fn a_wrong_checksum_is_named_and_nothing_is_kept() {
     place.stop().await;
 }
 
+/// Proves IMG-1, IMG-5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mislabelled_file_is_killed_with_the_reason() {
     let place = Place::new().await;

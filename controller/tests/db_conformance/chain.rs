@@ -47,6 +47,7 @@ async fn sealed_rows_are_intact_and_waiting_rows_are_counted(place: Place) {
     assert_ne!(after.head, before.head);
 }
 
+/// Proves LG-1.
 async fn any_changed_column_is_found(place: Place) {
     let db = sealed(&place, 5).await;
     let mut intruder = place.connect().await;
@@ -96,6 +97,7 @@ async fn check_change(db: &Db, intruder: &mut sqlx::AnyConnection, column: &str,
     run(intruder, "DROP TABLE saved".to_owned()).await;
 }
 
+/// Proves LG-1.
 async fn a_removed_reordered_or_planted_row_is_found(place: Place) {
     let db = sealed(&place, 5).await;
     let mut intruder = place.connect().await;

@@ -220,6 +220,7 @@ async fn leases_are_replaced_as_a_whole(place: Place) {
     assert_eq!(db.leases_at(ids[1]).await.unwrap(), vec![lease(1, "vm 3")]);
 }
 
+/// Proves CA-1, CA-8.
 async fn the_cache_list_joins_wishes_and_observations(place: Place) {
     let db = place.open().await;
     let image = active_image(&db, "listed").await;

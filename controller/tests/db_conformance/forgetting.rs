@@ -5,7 +5,7 @@ use hearth_controller::db::kept_answers::{Claim, Key, State};
 use hearth_controller::db::links::Link;
 use hearth_controller::db::operations::OperationFilter;
 use hearth_controller::db::{Db, DbError, PageRequest, new_id};
-use hearth_controller::jobs::purge::purge;
+use hearth_controller::jobs::forget::purge;
 use hearth_protocol::id::ImageId;
 
 use crate::engines::Place;

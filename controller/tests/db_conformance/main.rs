@@ -11,9 +11,18 @@ mod engines;
 mod fixture;
 mod fleet;
 mod forgetting;
+mod host_images;
+mod image_lists;
 mod jobs;
+mod people;
+mod quotas;
+mod recycle;
 mod safety;
 mod search;
+mod sharing;
+mod upgrade;
+mod variants;
+mod worlds;
 
 /// Runs each function once per engine.
 macro_rules! on_both_engines {

@@ -30,7 +30,7 @@ pub struct Operation {
     #[serde(default)]
     pub hash: Option<String>,
     /// More, as JSON; a change as `{"before": {…}, "after": {…}}`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub details: serde_json::Value,
 }
 

@@ -19,6 +19,7 @@ fn in_use(result: Result<(), StoreError>) -> InUse {
     }
 }
 
+/// Proves CA-3.
 #[test]
 fn i9_a_leased_entry_is_never_removed_and_the_consumer_is_named() {
     let host = Host::new();
@@ -185,6 +186,7 @@ fn tight() -> (Host, [Content; 4]) {
     (host, contents)
 }
 
+/// Proves CA-7.
 #[test]
 fn i7_room_is_made_by_evicting_the_least_recently_used() {
     let (host, [a, b, c, d]) = tight();

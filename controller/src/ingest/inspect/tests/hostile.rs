@@ -228,6 +228,7 @@ fn a_declared_format_must_be_the_one_found() {
     assert!(matches!(error, InspectError::Mismatch { found: Found::Qcow2, .. }), "{error}");
 }
 
+/// Proves IMG-1.
 #[test]
 fn formats_that_are_never_taken_are_refused_with_a_hint() {
     let padded = |at: usize, magic: &[u8]| {
