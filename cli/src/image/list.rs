@@ -57,7 +57,7 @@ pub(crate) struct Filter {
     kind: Option<ImageKind>,
     /// Only this format: raw, qcow2, vmdk, vhd, vhdx or iso
     #[arg(long)]
-    format: Option<DiskFormat>,
+    disk_format: Option<DiskFormat>,
     /// Only this operating system: linux, windows, macos, vmware or other
     #[arg(long)]
     os_type: Option<OsType>,
@@ -140,7 +140,7 @@ impl Filter {
             ("name_contains", self.name.clone()),
             ("status", text(self.status)),
             ("kind", text(self.kind)),
-            ("format", text(self.format)),
+            ("format", text(self.disk_format)),
             ("os_type", text(self.os_type)),
             ("architecture", text(self.architecture)),
             ("virtualisation", text(self.virtualisation)),

@@ -14,6 +14,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{Uri, header};
+use hearth_protocol::api::PAGE_ROWS_MAX;
 use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 
@@ -111,6 +112,11 @@ pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Fault> {
     let text = uri.query().unwrap_or_default();
     if !is_utf8(text) {
         return Err(Fault::bad_request("the query is not UTF-8"));
+    }
+    // The same bound for every list, checked where every list comes by.
+    let limit = text.split('&').find_map(|pair| pair.strip_prefix("limit=")?.parse::<u64>().ok());
+    if limit.is_some_and(|limit| !(1..=u64::from(PAGE_ROWS_MAX)).contains(&limit)) {
+        return Err(Fault::invalid("limit", format!("a page has 1 to {PAGE_ROWS_MAX} rows")));
     }
     let query = serde_html_form::Deserializer::from_bytes(text.as_bytes());
     let query = serde_path_to_error::deserialize(query).map_err(|error| {

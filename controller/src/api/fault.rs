@@ -117,6 +117,7 @@ impl Fault {
     pub fn revision_required() -> Self {
         let message = "this change needs the header If-Match with the record's revision";
         Self::new(StatusCode::PRECONDITION_REQUIRED, "revision_required", message)
+            .field("if-match")
             .hint("read the record and send its `revision` (the header `etag`) back as If-Match")
     }
 

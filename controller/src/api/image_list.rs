@@ -27,7 +27,7 @@ use crate::db::PageRequest;
 use crate::db::image_list::{ImageFilter, ImageOrder};
 use crate::db::shares::View;
 use crate::logic::authz;
-use crate::logic::catalog::check_search;
+use crate::logic::catalog::{SIZE_BYTES_MAX, check_search};
 
 /// What to list.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -123,6 +123,11 @@ impl ListQuery {
         if self.tag.len() > TAGS_MAX || self.tag.iter().any(|tag| tag.chars().count() > TAG_CHARS_MAX) {
             let allowed = format!("at most {TAGS_MAX} tags of at most {TAG_CHARS_MAX} characters");
             return Err(Fault::invalid("tag", allowed));
+        }
+        for (field, bytes) in [("size_min", self.size_min), ("size_max", self.size_max)] {
+            if bytes.is_some_and(|bytes| bytes > SIZE_BYTES_MAX) {
+                return Err(Fault::invalid(field, format!("at most {SIZE_BYTES_MAX} bytes")));
+            }
         }
         self.tag.iter().try_for_each(|tag| check_search("tag", tag))?;
         let time =

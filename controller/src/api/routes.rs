@@ -217,6 +217,7 @@ fn describe(operation: &mut Operation, action: Option<Action>) {
             ("415", "The body is not JSON"),
         ]);
     }
+    operation.responses.responses.retain(|status, _| !status.starts_with('5'));
     for (status, text) in refusals {
         let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
         let response = ResponseBuilder::new().description(text).content("application/json", body).build();

@@ -79,11 +79,6 @@ pub fn build(app: App) -> Routes {
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))
         .guarded(A::ImageDownload, Pace::Stream, routes!(download::download))
-        .guarded(A::ImageList, Pace::Stream, routes!(image_export::export))
-        .guarded(A::ImageLog, Pace::Stream, routes!(operations::of_image))
-        .creating(A::ImageLink, Kept::Nothing, routes!(links::create))
-        .guarded(A::ImageLinkList, quick, routes!(links::list))
-        .guarded(A::ImageLinkRevoke, quick, routes!(links::revoke))
         .guarded(A::ImageShow, quick, routes!(variants::list))
         .guarded(A::VariantCreate, quick, routes!(variants::create))
         .guarded(A::VariantDelete, quick, routes!(variants::delete))
@@ -119,7 +114,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
-    let routes = image_changes(routes);
+    let routes = image_changes(files_and_links(routes));
     let routes = with_host_images(routes);
     let routes = sharing(routes, publish);
     let routes = people(routes);
@@ -128,6 +123,18 @@ pub fn build(app: App) -> Routes {
     } else {
         routes.guarded(A::MetricsRead, quick, routes!(health::figures))
     }
+}
+
+/// Files of lists, the log of an image, and links to its bytes.
+fn files_and_links(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::ImageList, Pace::Stream, routes!(image_export::export))
+        .guarded(A::ImageLog, Pace::Stream, routes!(operations::of_image))
+        .creating(A::ImageLink, Kept::Nothing, routes!(links::create))
+        .guarded(A::ImageLinkList, quick, routes!(links::list))
+        .guarded(A::ImageLinkRevoke, quick, routes!(links::revoke))
 }
 
 /// What people change in images, and how images end.

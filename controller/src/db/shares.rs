@@ -221,7 +221,9 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn images_named_in(&self, scope: Scope, view: View, name: &str) -> Result<Vec<Image>, DbError> {
-        let stmt = viewed(scope, view).text(" AND image.deleted_us IS NULL AND image.name_folded = ");
+        let stmt =
+            viewed(scope, view).text(" AND image.deleted_us IS NULL AND image.status <> 'pending_delete'");
+        let stmt = stmt.text(" AND image.name_folded = ");
         let stmt = stmt.arg(fold(name)).text(" ORDER BY image.id LIMIT 10");
         self.rows(stmt).await?.iter().map(image).collect()
     }

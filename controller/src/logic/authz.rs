@@ -378,7 +378,7 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
                 _ if owned => true,
                 Action::ShareList | Action::ShareAccept | Action::ShareReject => share.is_some(),
                 // Who is to answer an offer must see what is offered.
-                Action::ImageShow => true,
+                Action::ImageShow | Action::HostImageShow => true,
                 action => usable && reads(action),
             };
             allow_if(enough && allowed)

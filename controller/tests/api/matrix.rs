@@ -21,8 +21,8 @@ use world::{MISSING, Persona, State, World};
 mod table;
 mod world;
 
-/// Calls at once.
-const PARALLEL: usize = 24;
+/// Calls at once; fewer than the uploads that the controller takes at once, or it rightly says "not now".
+const PARALLEL: usize = 12;
 /// The least number of cases; fewer means that something was left out.
 const CASES_MIN: usize = 3000;
 
@@ -41,6 +41,9 @@ fn body(world: &World, row: &Row) -> Value {
         ("POST", "/api/v1/projects" | "/api/v1/users") => json!({ "name": name, "domain": domain }),
         ("PUT", "/api/v1/users/{id}/password") => json!({ "password": "long enough for all" }),
         ("POST", "/api/v1/password") => json!({ "old": "not the old one", "new": "long enough for all" }),
+        ("POST", "/api/v1/images/{id}/launch") => json!({ "location": "nowhere" }),
+        ("POST", "/api/v1/images/{id}/variants") => json!({ "format": "vmdk" }),
+        ("POST", "/api/v1/images/{id}/owner") => json!({ "project": project }),
         _ => json!({}),
     }
 }
@@ -113,6 +116,9 @@ async fn judge_good(world: &World, row: &Row, persona: &Persona, seen: Seen) -> 
     let action = row.action.expect("the route is guarded").as_str();
     let (least, of) = line(action).unwrap();
     let expected = table::expect((least, of), persona.role, persona.from, seen);
+    if expected == Expect::Allow && table::CHANGES.contains(&action) {
+        return 0;
+    }
     let case =
         format!("{:?} {:?} {} {} ({action}) {seen:?}", persona.role, persona.from, row.method, row.path);
     let leaving = if action == "token.logout" { Some(world.again(persona).await) } else { None };
@@ -206,7 +212,7 @@ async fn every_route_keeps_to_the_table() {
         }
     }
     let mut good = Vec::new();
-    for row in &guarded {
+    for row in guarded.iter().filter(|row| !table::has_tests_of_its_own(row.action.unwrap().as_str())) {
         let of = line(row.action.unwrap().as_str()).unwrap().1;
         let ways = if matches!(of, Of::Image | Of::ImageLook) { &Seen::ALL[..] } else { &[Seen::Private] };
         for persona in &personas {

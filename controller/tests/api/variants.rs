@@ -262,7 +262,7 @@ async fn a_deleted_image_takes_its_variants_along() {
     for format in ["qcow2", "vmdk", "vhd"] {
         ask(&place.client, two, format).await;
     }
-    assert_eq!(delete(format!("/images/{two}")).await.unwrap().status(), StatusCode::NO_CONTENT);
+    assert_eq!(delete(format!("/images/{two}?now=true")).await.unwrap().status(), StatusCode::NO_CONTENT);
     until("the variants are gone", || files(&folder(&place.config)).is_empty()).await;
     until("staging is empty", || files(&place.config.state_dir.join("staging")).is_empty()).await;
     fault(get(&place.client, two, "raw").await, 404).await;

@@ -229,6 +229,7 @@ fn id(n: u8) -> String {
 /// QU-1, QU-2: a database of the first version is brought further; what it holds is charged from its creation on.
 async fn an_older_database_is_charged_from_the_beginning(place: Place) {
     version_1(&place).await;
+    Db::upgrade(&place.url, &place.folder.path().join("before")).await.unwrap().unwrap();
     let db = place.open().await;
     let (first, other) = (ProjectId::from_bytes([2; 16]), ProjectId::from_bytes([3; 16]));
     assert_eq!(db.default_tenants().await.unwrap().1, first);

@@ -86,7 +86,9 @@ impl World {
 
     fn shows(&self, scope: Scope, view: View, image: &Known) -> bool {
         let own = matches!(scope, Scope::Project(_, project) if project == image.project);
+        // The recycle bin is in no list that does not ask for it.
         !image.deleted
+            && !image.binned
             && match view {
                 View::All => self.may_use(scope, image),
                 View::Featured => self.may_use(scope, image) && image.featured,
@@ -269,7 +271,10 @@ async fn lists_look_ups_and_rights_agree_with_a_plain_model(place: Place) {
         }
         // The next world must not see this one's public images.
         for known in world.images.iter().filter(|known| !known.deleted) {
-            let bring_back = format!("UPDATE image SET status = 'active' WHERE id = '{}'", known.id);
+            let bring_back = format!(
+                "UPDATE image SET status = 'active', visibility = 'private' WHERE id = '{}'",
+                known.id
+            );
             place.connect().await.execute(sqlx::AssertSqlSafe(bring_back)).await.unwrap();
             db.delete_image(known.id, None, &op("image.delete")).await.unwrap();
         }

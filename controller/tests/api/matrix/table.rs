@@ -131,6 +131,7 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
     ("image.download", Member, ImageLook),
     ("image.create", Member, Project),
     ("image.publish", Admin, System),
+    ("image.publish_own", Member, Image),
     ("image.upload", Member, Image),
     ("image.retry", Member, Image),
     ("image.delete", Member, Image),
@@ -192,7 +193,36 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
 ];
 
 /// Routes that need no token.
-pub(crate) const OPEN: &[&str] = &["/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/login", "/d/{link}/{name}"];
+pub(crate) const OPEN: &[&str] =
+    &["/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/login", "/d/{link}/{name}"];
+
+/// Actions that change the images of the world, which all cases share: here it is asked who may not; that who may can is
+/// proved by the tests of each.
+pub(crate) const CHANGES: &[&str] = &[
+    "image.launch",
+    "image.destroy",
+    "image.restore",
+    "image.cancel",
+    "image.update",
+    "image.protect",
+    "image.unprotect",
+    "image.deactivate",
+    "image.reactivate",
+    "image.publish",
+    "image.publish_own",
+    "image.feature",
+    "image.owner",
+    "image.link",
+    "variant.create",
+    "variant.delete",
+    "quota.update",
+];
+
+/// Whether an action follows a rule of its own, which tests of its own judge: `sharing` and `worlds` (who may answer an offer),
+/// `host_rights`, and `oplog` (the log of a public image is its owner's alone).
+pub(crate) fn has_tests_of_its_own(action: &str) -> bool {
+    ["share.", "host_image."].iter().any(|noun| action.starts_with(noun)) || action == "image.log"
+}
 
 /// The line of an action.
 pub(crate) fn line(action: &str) -> Option<(Role, Of)> {

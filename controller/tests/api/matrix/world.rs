@@ -91,15 +91,16 @@ impl World {
     pub(crate) async fn new() -> Self {
         let place = Place::with(|config| config.calls.per_second = 0).await;
         let db = place.controller.db();
-        let (domain, other_domain) = (new_id(), new_id());
+        let (domain, other_domain, third_domain) = (new_id(), new_id(), new_id());
         let (project, sibling, foreign, stranger) = (new_id(), new_id(), new_id(), new_id());
         db.create_domain(domain, "own", &op()).await.unwrap();
         db.create_domain(other_domain, "other", &op()).await.unwrap();
+        db.create_domain(third_domain, "third", &op()).await.unwrap();
         for (id, domain, name) in [
             (project, domain, "home"),
             (sibling, domain, "sibling"),
             (foreign, other_domain, "foreign"),
-            (stranger, other_domain, "stranger"),
+            (stranger, third_domain, "stranger"),
         ] {
             db.create_project(id, domain, name, &op()).await.unwrap();
         }
