@@ -7,12 +7,14 @@
 //! say (a cursor that no list gave, a date, a selector). `missing_required_header` does not know 428, which is what an edit
 //! without `If-Match` gets.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
 use hearth_protocol::api::location::{JoinTokenCreate, JoinTokenRecord};
 use hearth_protocol::api::system::SystemInfo;
 use hearth_tests::cluster::{Cluster, Extra};
 use hearth_tests::{disk, programs};
+use serde_json::{Value, json};
 
 /// Calls with made-up data per operation and phase; with the fixed ones of the coverage phase about 2,500 in all.
 const EXAMPLES: u32 = 40;
@@ -24,6 +26,12 @@ fn small_qcow2(cluster: &Cluster) -> std::path::PathBuf {
     disk::ext4(&raw, 16, 2, 1).unwrap();
     disk::convert(&raw, &file, "qcow2", &[]).unwrap();
     file
+}
+
+/// The id of a thing that is made at `path`.
+async fn made(cluster: &Cluster, path: &str, asked: &Value) -> String {
+    let made: Value = cluster.api.post(path, asked).await.unwrap();
+    made["id"].as_str().unwrap().to_owned()
 }
 
 /// Proves API-1: no 5xx, no undocumented status, header or body, on any route.
@@ -39,17 +47,40 @@ async fn what_the_openapi_text_says_is_what_the_server_does() {
     let join = JoinTokenCreate { uses: 1, ttl_s: 900, name_match: None, presets: [].into() };
     let join: JoinTokenRecord = cluster.api.post("/join-tokens", &join).await.unwrap();
     let before: SystemInfo = cluster.api.get("/system").await.unwrap();
+    let second = cluster.import(&file, "api-data").await.unwrap();
+    let disks = json!({ "name": "api-host", "images": [image.id, second.id] });
+    let host_image = made(&cluster, "/host-images", &disks).await;
+    let group = json!({ "host_image": host_image, "targets": { "all": true } });
     // Ids of what is there: without them nearly every call would end at 404.
-    let config = format!(
-        "[[operations]]\ninclude-path-regex = \"^/api/v1/images/\\\\{{id\\\\}}\"\nparameters = {{ \"path.id\" = \"{image}\" }}\n\
-         [[operations]]\ninclude-path-regex = \"^/api/v1/locations/\"\nparameters = {{ \"path.id\" = \"{location}\" }}\n\
-         [[operations]]\ninclude-path-regex = \"^/api/v1/join-tokens/\"\nparameters = {{ \"path.id\" = \"{join}\" }}\n\
-         [[operations]]\ninclude-path-regex = \"^/api/v1/cache/\"\n\
-         parameters = {{ \"path.image\" = \"{image}\", \"path.location\" = \"{location}\" }}\n",
-        image = image.id,
-        location = locations[0].id,
-        join = join.id,
-    );
+    let ids = [
+        ("images/\\{id\\}", image.id.to_string()),
+        ("locations/", locations[0].id.to_string()),
+        ("join-tokens/", join.id.to_string()),
+        ("domains/", made(&cluster, "/domains", &json!({ "name": "api" })).await),
+        ("projects/", made(&cluster, "/projects", &json!({ "name": "api" })).await),
+        ("users/", made(&cluster, "/users", &json!({ "name": "api" })).await),
+        ("prewarm-groups/", made(&cluster, "/prewarms", &group).await),
+        (
+            "prewarms/",
+            made(&cluster, "/prewarms", &json!({ "image": image.id, "targets": { "all": true } })).await,
+        ),
+        ("host-images/", host_image),
+    ];
+    let mut config = String::new();
+    for (path, id) in ids {
+        writeln!(
+            config,
+            "[[operations]]\ninclude-path-regex = '^/api/v1/{path}'\nparameters = {{ 'path.id' = '{id}' }}"
+        )
+        .unwrap();
+    }
+    writeln!(
+        config,
+        "[[operations]]\ninclude-path-regex = '^/api/v1/cache/'\n\
+         parameters = {{ 'path.image' = '{}', 'path.location' = '{}' }}",
+        image.id, locations[0].id
+    )
+    .unwrap();
     std::fs::write(cluster.dir().join("schemathesis.toml"), config).unwrap();
     let mut command = Command::new(programs::python_tool("schemathesis"));
     command.current_dir(cluster.dir()).args(["--config-file", "schemathesis.toml", "--no-color", "run"]);
@@ -68,7 +99,7 @@ async fn what_the_openapi_text_says_is_what_the_server_does() {
     let output = output.expect("schemathesis is installed (scripts/prerequisites test)");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    let made = text.lines().find(|line| line.contains("generated")).unwrap_or_default();
+    let made = text.lines().find(|line| line.contains(" generated, ")).unwrap_or_default();
     println!("schemathesis: {}", made.trim());
     let calls: u32 =
         made.split_whitespace().find_map(|word| word.replace(',', "").parse().ok()).unwrap_or_default();
@@ -81,7 +112,7 @@ async fn what_the_openapi_text_says_is_what_the_server_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_openapi_text_is_complete() {
     let cluster = Cluster::start(0).await.unwrap();
-    let text: serde_json::Value = cluster.api.get("/openapi.json").await.unwrap();
+    let text: Value = cluster.api.get("/openapi.json").await.unwrap();
     let mut names = std::collections::BTreeSet::new();
     for (path, item) in text["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {

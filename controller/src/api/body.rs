@@ -114,8 +114,10 @@ pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Fault> {
         return Err(Fault::bad_request("the query is not UTF-8"));
     }
     // The same bound for every list, checked where every list comes by.
-    let limit = text.split('&').find_map(|pair| pair.strip_prefix("limit=")?.parse::<u64>().ok());
-    if limit.is_some_and(|limit| !(1..=u64::from(PAGE_ROWS_MAX)).contains(&limit)) {
+    let mut limits = text.split('&').filter_map(|pair| pair.strip_prefix("limit="));
+    let rows = 1..=u64::from(PAGE_ROWS_MAX);
+    // What is no number at all is refused below; nothing at all would count as "not given".
+    if limits.any(|limit| limit.is_empty() || limit.parse().is_ok_and(|limit: u64| !rows.contains(&limit))) {
         return Err(Fault::invalid("limit", format!("a page has 1 to {PAGE_ROWS_MAX} rows")));
     }
     let query = serde_html_form::Deserializer::from_bytes(text.as_bytes());

@@ -66,7 +66,8 @@ fn pairs(image: &Image) -> String {
 
 /// Images that the caller may see as a file, with the filters of the list.
 #[utoipa::path(get, path = "/api/v1/images/export", tag = "images", params(ExportQuery, ListQuery),
-    responses((status = 200, description = "CSV or Excel", content_type = "text/csv", body = String),
+    responses((status = 200, description = "CSV or Excel", content((String = "text/csv"),
+            (Vec<u8> = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"))),
         (status = 413, description = "Too many rows for one file", body = ErrorBody),
         (status = 507, description = "No room to write an Excel file", body = ErrorBody)))]
 pub async fn export(

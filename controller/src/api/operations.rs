@@ -95,7 +95,8 @@ fn details_text(operation: &OperationBody) -> String {
 
 /// The log, newest first; with `format` as a file.
 #[utoipa::path(get, path = "/api/v1/operations", tag = "operations", params(ListQuery, OptionalExport),
-    responses((status = 200, body = Page<OperationBody>),
+    responses((status = 200, content((Page<OperationBody> = "application/json"), (String = "text/csv"),
+            (Vec<u8> = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"))),
         (status = 413, description = "Too many rows for one file", body = ErrorBody),
         (status = 507, description = "No room to write an Excel file", body = ErrorBody)))]
 pub async fn list(
@@ -109,7 +110,8 @@ pub async fn list(
 /// What was done to an image, newest first; with `format` as a file. For those who own it.
 #[utoipa::path(get, path = "/api/v1/images/{id}/operations", tag = "operations",
     params(("id" = ImageId, Path), ListQuery, OptionalExport),
-    responses((status = 200, body = Page<OperationBody>),
+    responses((status = 200, content((Page<OperationBody> = "application/json"), (String = "text/csv"),
+            (Vec<u8> = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"))),
         (status = 413, description = "Too many rows for one file", body = ErrorBody),
         (status = 507, description = "No room to write an Excel file", body = ErrorBody)))]
 pub async fn of_image(
@@ -125,7 +127,8 @@ pub async fn of_image(
 /// What was done to a location, newest first; with `format` as a file. Also of one that was removed.
 #[utoipa::path(get, path = "/api/v1/locations/{id}/operations", tag = "operations",
     params(("id" = LocationId, Path), ListQuery, OptionalExport),
-    responses((status = 200, body = Page<OperationBody>),
+    responses((status = 200, content((Page<OperationBody> = "application/json"), (String = "text/csv"),
+            (Vec<u8> = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"))),
         (status = 413, description = "Too many rows for one file", body = ErrorBody),
         (status = 507, description = "No room to write an Excel file", body = ErrorBody)))]
 pub async fn of_location(

@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hearth_protocol::id::ImageId;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{Any, AnyPool, Executor as _, Transaction};
+use sqlx::{Any, AnyPool, Connection as _, Executor as _, Transaction};
 use tokio::sync::broadcast;
 
 use super::changes::{BEHIND_MAX, Change};
@@ -350,6 +350,14 @@ async fn connect(engine: Engine, url: &str, connections: u32, read_only: bool) -
             Ok(())
         })
     });
+    // SQLite ends a transaction by itself when its disk is full; the driver still counts it as open, and its connection
+    // would refuse every later BEGIN. Such a connection is closed. (The ping lets a roll back that waits run first.)
+    let pool = pool.after_release(|connection, _| {
+        Box::pin(async move {
+            connection.ping().await?;
+            Ok(!connection.is_in_transaction())
+        })
+    });
     pool.connect_with(options).await.map_err(failed)
 }
 
@@ -377,5 +385,25 @@ mod tests {
     fn pauses_grow_to_a_limit() {
         assert!(pause(0) <= Duration::from_millis(2));
         assert!((0..WRITE_ATTEMPTS_MAX).all(|attempt| pause(attempt) <= Duration::from_millis(PAUSE_MS_MAX)));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_the_engine_ended_does_not_stop_the_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path().join("hearth.db").to_str().unwrap()).await.unwrap();
+        let fill = || {
+            db.write_tx(|tx| {
+                Box::pin(async move {
+                    let stmt = "INSERT INTO filling (bytes) VALUES (zeroblob(4194304))";
+                    let done = tx.tx.execute(stmt).await;
+                    done.map(|_| ()).map_err(|error| DbError::sql(stmt, error))
+                })
+            })
+        };
+        db.inner.writer.execute("CREATE TABLE filling (bytes BLOB)").await.unwrap();
+        db.inner.writer.execute("PRAGMA max_page_count = 200").await.unwrap();
+        fill().await.unwrap_err();
+        db.inner.writer.execute("PRAGMA max_page_count = 1000000").await.unwrap();
+        fill().await.unwrap();
     }
 }
