@@ -182,6 +182,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(command) => Box::pin(command.run(&global)).await,
         Command::Doctor(command) => command.run(&global).await,
         Command::Whoami(command) => command.run(&global.session()?).await,
+        // It is read before there is a controller.
+        Command::Image(image::ImageCommand::Guide(command)) => command.run(),
         Command::Image(command) => command.run(&global.session()?).await,
         Command::HostImage(command) => command.run(&global.session()?).await,
         Command::Location(command) => command.run(&global.session()?).await,

@@ -18,12 +18,14 @@ mod batch;
 mod download;
 mod edits;
 mod ends;
+mod guide;
 mod import;
 mod launch;
 mod link;
 mod list;
 mod variant;
 
+pub(crate) use guide::SEE;
 pub(crate) use import::{format_of, upload, wait_active};
 
 /// Verbs.
@@ -72,6 +74,8 @@ pub(crate) enum ImageCommand {
     Variant(variant::VariantCommand),
     /// Cache an image where a machine of it will run
     Launch(launch::Launch),
+    /// Tell how to make and convert images
+    Guide(guide::Guide),
     /// List the distributions that images are offered for
     Distributions(Table),
     /// Sharing, publishing and owners
@@ -144,6 +148,7 @@ impl ImageCommand {
             Self::Export(command) => command.run(session).await,
             Self::Link(command) => command.run(session).await,
             Self::Launch(command) => Box::pin(command.run(session)).await,
+            Self::Guide(command) => command.run(),
             Self::Distributions(_) => distributions(session).await,
             Self::Sharing(command) => Box::pin(command.run(session)).await,
             Self::Variants(command) => command.run(session).await,

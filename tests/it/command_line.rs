@@ -186,6 +186,21 @@ async fn the_catalog_by_hand() {
     assert!(text(&check(&cluster, &["image", "distributions"], 0)).contains("Ubuntu"));
 }
 
+/// Proves GD-1: the guide is printed without a controller, and lists and refusals name it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guide_is_printed_and_named_by_refusals() {
+    let output = Command::new(&programs::get().hearth).args(["image", "guide"]).env_clear().output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), include_str!("../../docs/making-images.md"));
+    let cluster = Cluster::start(0).await.unwrap();
+    let empty = check(&cluster, &["image", "list"], 0);
+    assert!(text(&empty).contains("hearth image guide"), "{}", text(&empty));
+    let file = cluster.dir().join("noble.qcow2");
+    std::fs::write(&file, "no disk at all").unwrap();
+    let refused = check(&cluster, &["image", "import", file.to_str().unwrap(), "--format", "qcow2"], 1);
+    assert!(text(&refused).contains("hearth image guide"), "{}", text(&refused));
+}
+
 /// IMG-2, DW-1: another format is made, downloaded with its checksum compared, resumed, and removed by hand.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_format_by_hand() {

@@ -18,7 +18,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use super::attributes::Attributes;
-use super::facts;
+use super::{SEE, facts};
 use crate::args::Session;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -262,7 +262,7 @@ pub(crate) async fn wait_active(client: &Client, upload: Upload) -> anyhow::Resu
                     format!("the import of {} failed: {}", image.name, image.reason),
                 )
                 .hint(format!(
-                    "`hearth image show {id}` keeps the reason; delete it before you import it again"
+                    "`hearth image show {id}` keeps the reason; delete it before you import it again; {SEE}"
                 ))
                 .into());
             }

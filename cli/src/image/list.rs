@@ -8,7 +8,7 @@ use hearth_protocol::words::{
     Virtualisation, Visibility,
 };
 
-use super::grid;
+use super::{SEE, grid};
 use crate::args::Session;
 use crate::failure::Exit;
 use crate::log::back;
@@ -125,6 +125,9 @@ impl List {
         }
         let images: Vec<Image> = session.client.list(&["images"], &query, self.limit).await?;
         session.out.list(&images, &grid(&images))?;
+        if images.is_empty() {
+            session.out.remark(&format!("No image matches. {SEE}."))?;
+        }
         Ok(Exit::Ok)
     }
 }

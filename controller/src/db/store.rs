@@ -394,13 +394,13 @@ mod tests {
         let fill = || {
             db.write_tx(|tx| {
                 Box::pin(async move {
-                    let stmt = "INSERT INTO filling (bytes) VALUES (zeroblob(4194304))";
+                    let stmt = "INSERT INTO filling (text) VALUES (hex(zeroblob(2097152)))";
                     let done = tx.tx.execute(stmt).await;
                     done.map(|_| ()).map_err(|error| DbError::sql(stmt, error))
                 })
             })
         };
-        db.inner.writer.execute("CREATE TABLE filling (bytes BLOB)").await.unwrap();
+        db.inner.writer.execute("CREATE TABLE filling (text TEXT)").await.unwrap();
         db.inner.writer.execute("PRAGMA max_page_count = 200").await.unwrap();
         fill().await.unwrap_err();
         db.inner.writer.execute("PRAGMA max_page_count = 1000000").await.unwrap();
