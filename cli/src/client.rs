@@ -179,11 +179,6 @@ impl Client {
         body(self.send(self.request(Method::PUT, path, &[]).json(sent)).await?).await
     }
 
-    /// `PUT` without a body, answered by a body.
-    pub(crate) async fn put_for<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
-        body(self.send(self.request(Method::PUT, path, &[])).await?).await
-    }
-
     /// `GET` of a text.
     pub(crate) async fn get_text(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<String> {
         let bytes = limited(self.send(self.request(Method::GET, path, query)).await?).await?;

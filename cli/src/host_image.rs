@@ -5,7 +5,6 @@ use hearth_protocol::api::host_image::{
     BATCH_MAX, HostImage, HostImageBatch, HostImageBatchDelete, HostImageCache, HostImageCreate,
     HostImageDetails, HostImageFacts, HostImageResult, HostImageUpdate, SubImage,
 };
-use hearth_protocol::id::ProjectId;
 use hearth_protocol::words::{DiskRole, HostImageStatus};
 
 use crate::args::{Session, confirm};
@@ -107,9 +106,9 @@ pub(crate) struct Create {
     /// Images (names or ids) in the order of the disks, the system disk first
     #[arg(required = true, num_args = 2.., value_name = "IMAGE")]
     images: Vec<String>,
-    /// Id of the owning project (default: that of the token)
-    #[arg(long, value_name = "ID")]
-    project: Option<ProjectId>,
+    /// The owning project, by name or id (default: that of the token)
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
     /// Refuse deletion
     #[arg(long)]
     protected: bool,
@@ -224,7 +223,7 @@ impl Create {
         }
         let body = HostImageCreate {
             name: self.name,
-            project: self.project,
+            project: names::maybe_project(&session.client, self.project.as_deref()).await?,
             images,
             protected: self.protected,
             facts: self.facts.body(),

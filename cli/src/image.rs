@@ -25,6 +25,7 @@ mod link;
 mod list;
 mod variant;
 
+pub(crate) use batch::Batch;
 pub(crate) use guide::SEE;
 pub(crate) use import::{format_of, upload, wait_active};
 
@@ -107,7 +108,7 @@ pub(crate) struct ExportList {
 
 impl ExportList {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        self.export.run(session, &["images", "export"], &self.filter.query()).await
+        self.export.run(session, &["images", "export"], &self.filter.query(&session.client).await?).await
     }
 }
 
@@ -124,17 +125,17 @@ pub(crate) struct Show {
 impl ImageCommand {
     /// Runs the verb.
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let many = |action, images| batch::Batch::new(action, images).run(session);
+        let many = |action, images| Batch::new(action, images).run(session);
         match self {
             Self::Import(command) => Box::pin(command.run(session)).await,
             Self::List(command) => Box::pin(command.run(session)).await,
             Self::Show(command) => command.run(session).await,
             Self::Set(command) => Box::pin(command.run(session)).await,
             Self::Tag(edits::Tag { images, tags }) => {
-                batch::Batch::new(BatchAction::Tag, images).tags(tags).run(session).await
+                Batch::new(BatchAction::Tag, images).tags(tags).run(session).await
             }
             Self::Untag(edits::Untag { images, tags }) => {
-                batch::Batch::new(BatchAction::Untag, images).tags(tags).run(session).await
+                Batch::new(BatchAction::Untag, images).tags(tags).run(session).await
             }
             Self::Protect(command) => many(BatchAction::Protect, command.images).await,
             Self::Unprotect(command) => many(BatchAction::Unprotect, command.images).await,

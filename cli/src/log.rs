@@ -55,6 +55,7 @@ pub(crate) struct Filter {
 #[command(after_help = "Examples:
   hearth log list
   hearth log list --target image noble --since 7d
+  hearth log list --target host-image erp
   hearth log list --who alice --since 24h
   hearth log list --action image.delete --limit 1000 -o json")]
 pub(crate) struct List {
@@ -145,6 +146,10 @@ impl Filter {
             [kind, name] if kind == "image" => {
                 let image = names::image(&session.client, name).await?;
                 vec!["images".to_owned(), image.id.to_string(), "operations".to_owned()]
+            }
+            [kind, name] if matches!(kind.as_str(), "host-image" | "host_image") => {
+                let found = names::host_image(&session.client, name).await?;
+                vec!["host-images".to_owned(), found.id.to_string(), "operations".to_owned()]
             }
             [kind, name] if kind == "location" => {
                 let location = names::location(&session.client, name).await?;

@@ -178,6 +178,33 @@ pub(crate) async fn project(client: &Client, wanted: &str, domain: Option<&str>)
     Ok(pick("project", wanted, &rows, |project| &project.name, describe)?.clone())
 }
 
+/// The id of the project with this id or name. An id is not looked up: who names one need not be able to see the project.
+pub(crate) async fn project_id(client: &Client, wanted: &str) -> anyhow::Result<ProjectId> {
+    match wanted.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(project(client, wanted, None).await?.id),
+    }
+}
+
+/// As [`project_id`], where one is given.
+pub(crate) async fn maybe_project(
+    client: &Client,
+    wanted: Option<&str>,
+) -> anyhow::Result<Option<ProjectId>> {
+    match wanted {
+        Some(wanted) => Ok(Some(project_id(client, wanted).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The id of the domain with this id or name; as [`project_id`].
+pub(crate) async fn domain_id(client: &Client, wanted: &str) -> anyhow::Result<DomainId> {
+    match wanted.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(domain(client, wanted).await?.id),
+    }
+}
+
 /// The user with this id or name, in the domain with this id or name where one is given.
 pub(crate) async fn user(client: &Client, wanted: &str, domain: Option<&str>) -> anyhow::Result<User> {
     if wanted.parse::<UserId>().is_ok() {

@@ -4,11 +4,11 @@ use clap::{Args, Subcommand};
 use hearth_protocol::api::quota::{Quota, QuotaLine, QuotaUpdate};
 use hearth_protocol::api::token::TokenRecord;
 use hearth_protocol::api::usage::Usage;
-use hearth_protocol::id::ProjectId;
 
 use crate::args::Session;
 use crate::failure::{Exit, Failure};
 use crate::log::back;
+use crate::names;
 use crate::output::{Cell, Grid, print};
 use crate::size;
 use crate::when::Moment;
@@ -33,22 +33,22 @@ pub(crate) enum UsageCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hearth quota show
-  hearth quota show 0199c0de-0000-7000-8000-000000000001 -o json")]
+  hearth quota show web -o json")]
 pub(crate) struct Show {
-    /// The project (default: your own)
+    /// The project, by name or id (default: your own)
     #[arg(value_name = "PROJECT")]
-    project: Option<ProjectId>,
+    project: Option<String>,
 }
 
 /// Set limits of a project; what is not named stays.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hearth quota set 0199c0de-0000-7000-8000-000000000001 --images 50 --bytes 2TiB
-  hearth quota set 0199c0de-0000-7000-8000-000000000001 --images unlimited --imports default")]
+  hearth quota set web --images 50 --bytes 2TiB
+  hearth quota set web --images unlimited --imports default")]
 pub(crate) struct Set {
-    /// The project
+    /// The project, by name or id
     #[arg(value_name = "PROJECT")]
-    project: ProjectId,
+    project: String,
     /// Images that are not public: a number, unlimited or default
     #[arg(long, value_name = "N", value_parser = count)]
     images: Option<Limit>,
@@ -73,9 +73,9 @@ pub(crate) struct Report {
     /// Up to here (default: now)
     #[arg(long, value_name = "WHEN")]
     to: Option<Moment>,
-    /// Only this project
-    #[arg(long, value_name = "ID")]
-    project: Option<ProjectId>,
+    /// Only this project, by name or id
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
 }
 
 /// A limit as people write it; the inside is as the API takes it.
@@ -125,7 +125,7 @@ impl UsageCommand {
 impl Show {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
         let project = match self.project {
-            Some(project) => project,
+            Some(project) => names::project_id(&session.client, &project).await?,
             None => session.client.get::<TokenRecord>(&["whoami"], &[]).await?.project.ok_or_else(|| {
                 Failure::new(Exit::Usage, "your token is not one of a project: say which project you mean")
             })?,
@@ -140,7 +140,8 @@ impl Set {
         if self.images.is_none() && self.bytes.is_none() && self.imports.is_none() {
             return Err(Failure::new(Exit::Usage, "say --images, --bytes or --imports").into());
         }
-        let path = ["projects", &self.project.to_string(), "quota"];
+        let project = names::project_id(&session.client, &self.project).await?;
+        let path = ["projects", &project.to_string(), "quota"];
         let now: Quota = session.client.get(&path, &[]).await?;
         let keep = |line: QuotaLine| line.own.then(|| line.limit.unwrap_or(0));
         let sent = QuotaUpdate {
@@ -173,10 +174,11 @@ fn line(line: QuotaLine, text: impl Fn(u64) -> String) -> String {
 
 impl Report {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        let project = names::maybe_project(&session.client, self.project.as_deref()).await?;
         let query = [
             ("from", self.from.map(back)),
             ("to", self.to.map(back)),
-            ("project", self.project.map(|id| id.to_string())),
+            ("project", project.map(|id| id.to_string())),
         ];
         if session.out.is_csv() {
             // The controller's own table: a name that a spreadsheet would run is text in it.

@@ -1,23 +1,21 @@
 //! `hearth image share`, `unshare`, `shares`, `accept`, `reject`, `publish`, `unpublish`, `owner`, `feature`, `unfeature`: who
 //! else uses an image, and whose it is.
 //!
-//! **What.** Each verb takes several images and says for each what came of it.
-//! **Why one that fails does not stop the others.** Who shares fifty images wants to know which two were refused, not to try
-//! again from the third on.
-//! **Invariants.** With one image, exit code and hint are those of its failure; with several, the code is that of the first
-//! failure.
+//! **What.** Each verb takes several images and says for each what came of it; see [`Batch`].
+//! **Why an id is not looked up.** Who shares with a project need not be able to see it.
+//! **Invariants.** Nothing is done before every image, project and domain was found.
 
 use clap::{Args, Subcommand};
 use hearth_protocol::api::Page;
 use hearth_protocol::api::image::Image;
-use hearth_protocol::api::share::{OwnerChange, Share as ShareBody, ShareCreate, ShareRemove};
+use hearth_protocol::api::share::{Share as ShareBody, ShareCreate, ShareRemove};
 use hearth_protocol::id::{DomainId, ProjectId};
-use hearth_protocol::words::{ShareStatus, Visibility};
-use serde::Serialize;
+use hearth_protocol::words::{BatchAction, ShareStatus, Visibility};
 
 use crate::args::{Session, confirm};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::image::Batch;
 use crate::names;
 use crate::output::{Cell, Grid};
 
@@ -49,12 +47,18 @@ pub(crate) enum SharingCommand {
 /// With whom.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Receivers {
-    /// These projects; each must accept
-    #[arg(long = "project", value_name = "ID,ID", value_delimiter = ',', help_heading = "With whom")]
-    projects: Vec<ProjectId>,
-    /// All projects of these domains (system administrators)
-    #[arg(long = "domain", value_name = "ID,ID", value_delimiter = ',', help_heading = "With whom")]
-    domains: Vec<DomainId>,
+    /// These projects, by name or id; each must accept
+    #[arg(
+        long = "project",
+        visible_alias = "with",
+        value_name = "PROJECT,PROJECT",
+        value_delimiter = ',',
+        help_heading = "With whom"
+    )]
+    projects: Vec<String>,
+    /// All projects of these domains, by name or id (system administrators)
+    #[arg(long = "domain", value_name = "DOMAIN,DOMAIN", value_delimiter = ',', help_heading = "With whom")]
+    domains: Vec<String>,
     /// All projects of the image's domain
     #[arg(long, help_heading = "With whom")]
     whole_domain: bool,
@@ -63,9 +67,12 @@ pub(crate) struct Receivers {
 /// Share images.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hearth image share noble --project 0199c0de-0000-7000-8000-000000000001
+  hearth image share noble --with web
+  hearth image share noble jammy --with web,0199c0de-0000-7000-8000-000000000001
   hearth image share noble jammy --whole-domain
-  hearth image share noble --domain 0199c0de-0000-7000-8000-000000000002")]
+  hearth image share noble --domain research
+
+A project that you may not see is named by its id.")]
 pub(crate) struct Share {
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
@@ -77,7 +84,7 @@ pub(crate) struct Share {
 /// End shares of images. Copies that exist stay.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hearth image unshare noble --project 0199c0de-0000-7000-8000-000000000001
+  hearth image unshare noble --project web
   hearth image unshare noble jammy --all")]
 pub(crate) struct Unshare {
     /// Names or ids
@@ -110,9 +117,9 @@ pub(crate) struct Answer {
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Answer for this project (default: your own)
-    #[arg(long, value_name = "ID")]
-    project: Option<ProjectId>,
+    /// Answer for this project, by name or id (default: your own)
+    #[arg(long)]
+    project: Option<String>,
 }
 
 /// Make images public. Their shares end.
@@ -144,125 +151,63 @@ pub(crate) struct Images {
 /// Give images to another project.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hearth image owner noble --project 0199c0de-0000-7000-8000-000000000001")]
+  hearth image owner noble --project web
+  hearth image owner noble jammy --project web")]
 pub(crate) struct Owner {
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// The new owner
-    #[arg(long, value_name = "ID")]
-    project: ProjectId,
-}
-
-/// What came of one image.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    image: String,
-    ok: bool,
-    message: String,
+    /// The new owner, by name or id
+    #[arg(long)]
+    project: String,
 }
 
 impl SharingCommand {
     /// Runs the verb.
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let client = &session.client;
+        let many = |action, Images { images }| Batch::new(action, images).run(session);
         match self {
             Self::Share(command) => command.run(session).await,
             Self::Unshare(command) => command.run(session).await,
             Self::Shares(command) => command.run(session).await,
-            Self::Accept(command) => command.run(session, ShareStatus::Accepted).await,
-            Self::Reject(command) => command.run(session, ShareStatus::Rejected).await,
+            Self::Accept(command) => command.run(session, BatchAction::Accept).await,
+            Self::Reject(command) => command.run(session, BatchAction::Reject).await,
             Self::Publish(command) => command.run(session).await,
             Self::Owner(command) => command.run(session).await,
-            Self::Unpublish(Images { images }) => {
-                each(session, &images, async |wanted| {
-                    let image = names::image(client, wanted).await?;
-                    let done: Image = client.act_for(&["images", &image.id.to_string(), "unpublish"]).await?;
-                    Ok(format!("{} is {}", done.name, done.visibility))
-                })
-                .await
-            }
-            Self::Feature(Images { images }) => {
-                each(session, &images, async |wanted| {
-                    let image = names::image(client, wanted).await?;
-                    client.put_for::<Image>(&["images", &image.id.to_string(), "featured"]).await?;
-                    Ok(format!("{} is featured", image.name))
-                })
-                .await
-            }
-            Self::Unfeature(Images { images }) => {
-                each(session, &images, async |wanted| {
-                    let image = names::image(client, wanted).await?;
-                    client.delete(&["images", &image.id.to_string(), "featured"], &[]).await?;
-                    Ok(format!("{} is not featured", image.name))
-                })
-                .await
-            }
+            Self::Unpublish(images) => many(BatchAction::Unpublish, images).await,
+            Self::Feature(images) => many(BatchAction::Feature, images).await,
+            Self::Unfeature(images) => many(BatchAction::Unfeature, images).await,
         }
     }
 }
 
-/// Does something to each image and says what came of it.
-async fn each(
-    session: &Session,
-    images: &[String],
-    work: impl AsyncFn(&str) -> anyhow::Result<String>,
-) -> anyhow::Result<Exit> {
-    let (mut outcomes, mut first) = (Vec::new(), None);
-    for wanted in images {
-        let (ok, message) = match work(wanted).await {
-            Ok(message) => (true, message),
-            // Of the only one, the error itself tells most.
-            Err(error) if images.len() == 1 => return Err(error),
-            Err(error) => {
-                let message = format!("{error:#}");
-                first.get_or_insert(error);
-                (false, message)
-            }
-        };
-        outcomes.push(Outcome { image: wanted.clone(), ok, message });
+impl Receivers {
+    /// The projects and domains that are meant.
+    async fn found(&self, client: &Client) -> anyhow::Result<(Vec<ProjectId>, Vec<DomainId>)> {
+        let (mut projects, mut domains) = (Vec::new(), Vec::new());
+        for wanted in &self.projects {
+            projects.push(names::project_id(client, wanted).await?);
+        }
+        for wanted in &self.domains {
+            domains.push(names::domain_id(client, wanted).await?);
+        }
+        Ok((projects, domains))
     }
-    match outcomes.as_slice() {
-        [one] if session.out.for_people() => session.out.say(&one.message)?,
-        all => session.out.list(all, &grid(all))?,
-    }
-    let failed = outcomes.iter().filter(|outcome| !outcome.ok).count();
-    let Some(error) = first else { return Ok(Exit::Ok) };
-    let exit = error.downcast_ref::<Failure>().map_or(Exit::Failed, |failure| failure.exit);
-    Err(Failure::new(exit, format!("{failed} of {} images failed", images.len())).into())
-}
-
-fn grid(outcomes: &[Outcome]) -> Grid {
-    Grid::of(&["IMAGE", "RESULT", "DETAIL"], outcomes, |outcome| {
-        vec![
-            Cell::text(&outcome.image),
-            Cell::status(if outcome.ok { "ok" } else { "failed" }),
-            Cell::text(&outcome.message),
-        ]
-    })
-}
-
-/// `1 receiver`, `3 receivers`.
-fn receivers(n: usize) -> String {
-    if n == 1 { "1 receiver".to_owned() } else { format!("{n} receivers") }
 }
 
 impl Share {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let Receivers { projects, domains, whole_domain } = self.with;
-        let sent = ShareCreate { projects, domains, whole_domain };
-        if sent == ShareCreate::default() {
-            return Err(nobody("--project ID, --domain ID or --whole-domain").into());
+        let (projects, domains) = self.with.found(&session.client).await?;
+        let share = ShareCreate { projects, domains, whole_domain: self.with.whole_domain };
+        if share == ShareCreate::default() {
+            return Err(nobody("--with PROJECT, --domain DOMAIN or --whole-domain").into());
         }
-        each(session, &self.images, async |wanted| {
-            let image = names::image(&session.client, wanted).await?;
-            let path = ["images", &image.id.to_string(), "shares"];
-            let now: Page<ShareBody> = session.client.post(&path, &sent).await?;
-            let waiting = now.items.iter().filter(|share| share.status == ShareStatus::Pending).count();
-            let waiting = if waiting > 0 { format!(", {waiting} not accepted yet") } else { String::new() };
-            Ok(format!("{} is shared with {}{waiting}", image.name, receivers(now.items.len())))
-        })
-        .await
+        let asked = !share.projects.is_empty();
+        let exit = Batch::new(BatchAction::Share, self.images).share(share).run(session).await?;
+        if exit == Exit::Ok && asked {
+            session.out.remark("each project must accept: hearth image accept")?;
+        }
+        Ok(exit)
     }
 }
 
@@ -272,21 +217,12 @@ fn nobody(options: &str) -> Failure {
 
 impl Unshare {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let Receivers { projects, domains, whole_domain } = self.with;
-        let sent = ShareRemove { projects, domains, whole_domain, all: self.all };
-        if sent == ShareRemove::default() {
-            return Err(nobody("--project ID, --domain ID, --whole-domain or --all").into());
+        let (projects, domains) = self.with.found(&session.client).await?;
+        let unshare = ShareRemove { projects, domains, whole_domain: self.with.whole_domain, all: self.all };
+        if unshare == ShareRemove::default() {
+            return Err(nobody("--project PROJECT, --domain DOMAIN, --whole-domain or --all").into());
         }
-        each(session, &self.images, async |wanted| {
-            let image = names::image(&session.client, wanted).await?;
-            let path = ["images", &image.id.to_string(), "shares", "remove"];
-            let left: Page<ShareBody> = session.client.post(&path, &sent).await?;
-            Ok(match left.items.len() {
-                0 => format!("{} is shared with nobody", image.name),
-                n => format!("{} is shared with {}", image.name, receivers(n)),
-            })
-        })
-        .await
+        Batch::new(BatchAction::Unshare, self.images).unshare(unshare).run(session).await
     }
 }
 
@@ -312,16 +248,16 @@ impl Shares {
 }
 
 impl Answer {
-    async fn run(self, session: &Session, status: ShareStatus) -> anyhow::Result<Exit> {
-        let verb = if status == ShareStatus::Accepted { "accept" } else { "reject" };
-        let query = [("project", self.project.map(|id| id.to_string()))];
-        each(session, &self.images, async |wanted| {
-            let image = offered(&session.client, wanted).await?;
-            let path = ["images", &image.id.to_string(), "share", verb];
-            session.client.act_with::<Image>(&path, &query).await?;
-            Ok(format!("{} is {status}", image.name))
-        })
-        .await
+    async fn run(self, session: &Session, action: BatchAction) -> anyhow::Result<Exit> {
+        let project = match &self.project {
+            Some(wanted) => Some(names::project_id(&session.client, wanted).await?),
+            None => None,
+        };
+        let mut images = Vec::new();
+        for wanted in &self.images {
+            images.push(offered(&session.client, wanted).await?);
+        }
+        Batch::new(action, Vec::new()).project(project).run_on(session, &images).await
     }
 }
 
@@ -349,55 +285,24 @@ async fn offered(client: &Client, wanted: &str) -> anyhow::Result<Image> {
 
 impl Publish {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let mut shared = Vec::new();
-        for wanted in &self.images {
-            // Who is not found is told below, with the others.
-            if let Ok(image) = names::image(&session.client, wanted).await
-                && image.visibility == Visibility::Shared
-            {
-                shared.push(image.name);
-            }
-        }
+        let batch = Batch::new(BatchAction::Publish, self.images);
+        let images = batch.found(session).await?;
+        let shared: Vec<&str> = images
+            .iter()
+            .filter(|image| image.visibility == Visibility::Shared)
+            .map(|image| image.name.as_str())
+            .collect();
         if !shared.is_empty() {
             let question = format!("Publishing ends the shares of {}. Publish?", shared.join(", "));
             confirm(&question, self.yes)?;
         }
-        each(session, &self.images, async |wanted| {
-            let image = names::image(&session.client, wanted).await?;
-            let path = ["images", &image.id.to_string(), "publish"];
-            let done: Image = session.client.act_for(&path).await?;
-            Ok(format!("{} is {}", done.name, done.visibility))
-        })
-        .await
+        batch.run_on(session, &images).await
     }
 }
 
 impl Owner {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let sent = OwnerChange { project: self.project };
-        each(session, &self.images, async |wanted| {
-            let image = names::image(&session.client, wanted).await?;
-            let path = ["images", &image.id.to_string(), "owner"];
-            let done: Image = session.client.post(&path, &sent).await?;
-            Ok(format!("{} belongs to project {}", done.name, done.project))
-        })
-        .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_image_has_its_line() {
-        let outcomes = [
-            Outcome { image: "noble".into(), ok: true, message: "noble is public".into() },
-            Outcome { image: "jammy".into(), ok: false, message: "there is no image \"jammy\"".into() },
-        ];
-        let csv = grid(&outcomes).csv().unwrap();
-        let expected = "image,result,detail\nnoble,ok,noble is public\njammy,failed,\"there is no image \"\"jammy\"\"\"\n";
-        assert_eq!(csv, expected);
-        assert_eq!((receivers(1).as_str(), receivers(2).as_str()), ("1 receiver", "2 receivers"));
+        let project = names::project_id(&session.client, &self.project).await?;
+        Batch::new(BatchAction::Owner, self.images).project(Some(project)).run(session).await
     }
 }

@@ -426,6 +426,24 @@ words! {
         Tag = "tag",
         /// Loses tags.
         Untag = "untag",
+        /// Shared with more receivers.
+        Share = "share",
+        /// Shared with fewer.
+        Unshare = "unshare",
+        /// Taken into the receiver's lists.
+        Accept = "accept",
+        /// Kept out of them.
+        Reject = "reject",
+        /// Everybody's.
+        Publish = "publish",
+        /// Its project's own again.
+        Unpublish = "unpublish",
+        /// Recommended.
+        Feature = "feature",
+        /// Recommended no longer.
+        Unfeature = "unfeature",
+        /// Given to another project.
+        Owner = "owner",
     }
 }
 

@@ -41,6 +41,9 @@ async fn a_host_image_brings_all_its_disks_to_every_host() {
         (Some("active"), Some("erp-data"))
     );
 
+    let log = text(&check(&cluster, &["log", "list", "--target", "host-image", "erp"], 0));
+    assert!(log.contains("host_image.create"), "{log}");
+
     let dry = ["prewarm", "create", "--host-image", "erp", "--all", "--dry-run", "-o", "json"];
     let plan = json(&check(&cluster, &dry, 0));
     let stored: u64 = images.iter().map(|(image, _)| image.stored_bytes.unwrap()).sum();

@@ -3,11 +3,10 @@
 //! **Why one call also for one image.** What is done and what is refused must not depend on how many are named.
 //! **Invariants.** Every name is looked up before anything is done: a typing error in the last one leaves the first alone.
 
-use std::collections::BTreeSet;
-
 use hearth_protocol::api::image::Image;
 use hearth_protocol::api::image_batch::{BATCH_IMAGES_MAX, BatchResult, BatchResults, ImageBatch};
-use hearth_protocol::id::ImageId;
+use hearth_protocol::api::share::{ShareCreate, ShareRemove};
+use hearth_protocol::id::{ImageId, ProjectId};
 use hearth_protocol::words::BatchAction;
 
 use crate::args::Session;
@@ -17,34 +16,53 @@ use crate::output::{Cell, Grid};
 
 /// An action and whom it meets.
 #[derive(Clone, Debug)]
-pub(super) struct Batch {
-    action: BatchAction,
+pub(crate) struct Batch {
+    /// What is sent, but for the ids.
+    sent: ImageBatch,
     images: Vec<String>,
-    tags: BTreeSet<String>,
-    force: bool,
 }
 
 impl Batch {
     /// An action without parameters.
-    pub(super) const fn new(action: BatchAction, images: Vec<String>) -> Self {
-        Self { action, images, tags: BTreeSet::new(), force: false }
+    pub(crate) const fn new(action: BatchAction, images: Vec<String>) -> Self {
+        Self { sent: ImageBatch::new(action, Vec::new()), images }
     }
 
     /// With these tags.
-    pub(super) fn tags(self, tags: Vec<String>) -> Self {
-        Self { tags: tags.into_iter().collect(), ..self }
+    pub(super) fn tags(mut self, tags: Vec<String>) -> Self {
+        self.sent.tags = tags.into_iter().collect();
+        self
     }
 
     /// By force.
-    pub(super) fn force(self, force: bool) -> Self {
-        Self { force, ..self }
+    pub(super) const fn force(mut self, force: bool) -> Self {
+        self.sent.force = force;
+        self
+    }
+
+    /// With these receivers.
+    pub(crate) fn share(mut self, share: ShareCreate) -> Self {
+        self.sent.share = Some(share);
+        self
+    }
+
+    /// With these receivers no longer.
+    pub(crate) fn unshare(mut self, unshare: ShareRemove) -> Self {
+        self.sent.unshare = Some(unshare);
+        self
+    }
+
+    /// To or for this project.
+    pub(crate) const fn project(mut self, project: Option<ProjectId>) -> Self {
+        self.sent.project = project;
+        self
     }
 
     /// Looks the names up.
-    pub(super) async fn found(&self, session: &Session) -> anyhow::Result<Vec<Image>> {
+    pub(crate) async fn found(&self, session: &Session) -> anyhow::Result<Vec<Image>> {
         let mut found: Vec<Image> = Vec::new();
         for wanted in &self.images {
-            let image = match self.action {
+            let image = match self.sent.action {
                 BatchAction::Restore => names::binned_image(&session.client, wanted).await?,
                 BatchAction::Destroy => match names::image(&session.client, wanted).await {
                     // What is destroyed may lie in the bin already.
@@ -61,18 +79,17 @@ impl Batch {
     }
 
     /// Looks the names up and does it.
-    pub(super) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+    pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
         let found = self.found(session).await?;
         self.run_on(session, &found).await
     }
 
     /// Does it to images that were looked up.
-    pub(super) async fn run_on(self, session: &Session, images: &[Image]) -> anyhow::Result<Exit> {
+    pub(crate) async fn run_on(self, session: &Session, images: &[Image]) -> anyhow::Result<Exit> {
         let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
         let mut results = Vec::with_capacity(ids.len());
         for images in ids.chunks(BATCH_IMAGES_MAX) {
-            let (action, tags, force) = (self.action, self.tags.clone(), self.force);
-            let body = ImageBatch { action, images: images.to_vec(), tags, force };
+            let body = ImageBatch { images: images.to_vec(), ..self.sent.clone() };
             let answer: BatchResults = session.client.post(&["images", "batch"], &body).await?;
             results.extend(answer.results);
         }
@@ -92,7 +109,7 @@ impl Batch {
         if session.out.for_people() && first.is_none() {
             for result in results {
                 let name = result.name.clone().unwrap_or_else(|| result.id.to_string());
-                session.out.say(&format!("{} {name}", done(self.action)))?;
+                session.out.say(&format!("{} {name}", done(self.sent.action)))?;
             }
             return Ok(Exit::Ok);
         }
@@ -120,5 +137,14 @@ const fn done(action: BatchAction) -> &'static str {
         BatchAction::Reactivate => "reactivated",
         BatchAction::Tag => "tagged",
         BatchAction::Untag => "untagged",
+        BatchAction::Share => "shared",
+        BatchAction::Unshare => "no longer shared with them:",
+        BatchAction::Accept => "accepted",
+        BatchAction::Reject => "rejected",
+        BatchAction::Publish => "published",
+        BatchAction::Unpublish => "no longer public:",
+        BatchAction::Feature => "featured",
+        BatchAction::Unfeature => "no longer featured:",
+        BatchAction::Owner => "given away:",
     }
 }

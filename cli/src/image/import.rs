@@ -12,7 +12,6 @@ use bytes::Bytes;
 use clap::Args;
 use futures::{Stream, StreamExt as _};
 use hearth_protocol::api::image::{Checksums, Image, ImageCreate};
-use hearth_protocol::id::ProjectId;
 use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, Virtualisation};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
@@ -23,7 +22,7 @@ use crate::args::Session;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::progress::{Mode, Steps};
-use crate::{size, system};
+use crate::{names, size, system};
 
 /// Bytes per read of the file: large enough that reading costs little.
 const READ_BYTES: usize = 1 << 20;
@@ -65,9 +64,9 @@ pub(crate) struct Import {
     /// Everybody may see it (system administrators)
     #[arg(long)]
     public: bool,
-    /// Project that owns it, by id (default: your own)
-    #[arg(long, value_name = "ID")]
-    project: Option<ProjectId>,
+    /// Project that owns it, by name or id (default: your own)
+    #[arg(long)]
+    project: Option<String>,
     /// Refuse deletion
     #[arg(long)]
     protected: bool,
@@ -92,7 +91,11 @@ pub(crate) struct Import {
 
 impl Import {
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let record = self.record()?;
+        let project = match &self.project {
+            Some(wanted) => Some(names::project_id(&session.client, wanted).await?),
+            None => None,
+        };
+        let record = ImageCreate { project, ..self.record()? };
         let mode = Mode::of_stderr(session.quiet);
         let upload = upload(&session.client, &self.file, &record, mode).await?;
         let image = if self.no_wait {
@@ -118,7 +121,7 @@ impl Import {
             format: self
                 .format
                 .or_else(|| format_of(&self.file).filter(|_| self.kind != Some(ImageKind::Disk))),
-            project: self.project,
+            project: None,
             public: self.public,
             expected: Checksums {
                 sha256: self.sha256.as_deref().map(lower_hex),

@@ -28,6 +28,7 @@ pub(crate) enum LinkCommand {
 #[command(after_help = "Examples:
   hearth image link create noble
   hearth image link create noble --ttl 2h
+  hearth image link create noble --format vmdk    # `hearth image variants noble` shows what there is
   curl -C - -O \"$(hearth image link create noble -o json | jq -r .url)\"
 
 Whoever has the address may download the file until the link ends; it needs no login. curl -C - and aria2c go on

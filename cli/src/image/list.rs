@@ -2,7 +2,6 @@
 
 use clap::Args;
 use hearth_protocol::api::image::{Image, ImagePage};
-use hearth_protocol::id::{DomainId, ProjectId};
 use hearth_protocol::words::{
     Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, ImageView, OsType, ShareStatus, SortOrder,
     Virtualisation, Visibility,
@@ -10,8 +9,10 @@ use hearth_protocol::words::{
 
 use super::{SEE, grid};
 use crate::args::Session;
+use crate::client::Client;
 use crate::failure::Exit;
 use crate::log::back;
+use crate::names;
 use crate::output::Cell;
 use crate::size;
 use crate::when::Moment;
@@ -76,12 +77,12 @@ pub(crate) struct Filter {
     /// With --view shared: pending, accepted (default) or rejected
     #[arg(long, value_name = "STATUS")]
     share_status: Option<ShareStatus>,
-    /// Only of this domain (id)
-    #[arg(long, value_name = "ID")]
-    domain: Option<DomainId>,
-    /// Only of this project (id)
-    #[arg(long, value_name = "ID")]
-    project: Option<ProjectId>,
+    /// Only of this domain, by name or id
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
+    /// Only of this project, by name or id
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
     /// Only protected ones; false: only the others
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     protected: Option<bool>,
@@ -116,7 +117,7 @@ pub(crate) struct Filter {
 
 impl List {
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let mut query = self.filter.query();
+        let mut query = self.filter.query(&session.client).await?;
         if self.count {
             query.extend([("count", Some("true".to_owned())), ("limit", Some("1".to_owned()))]);
             let page: ImagePage = session.client.get(&["images"], &query).await?;
@@ -134,10 +135,18 @@ impl List {
 
 impl Filter {
     /// As the API takes it.
-    pub(super) fn query(&self) -> Vec<(&'static str, Option<String>)> {
+    ///
+    /// # Errors
+    /// A name of a domain or project that is not found.
+    pub(super) async fn query(&self, client: &Client) -> anyhow::Result<Vec<(&'static str, Option<String>)>> {
         fn text<T: ToString>(value: Option<T>) -> Option<String> {
             value.map(|value| value.to_string())
         }
+        let domain = match &self.domain {
+            Some(domain) => Some(names::domain_id(client, domain).await?),
+            None => None,
+        };
+        let project = names::maybe_project(client, self.project.as_deref()).await?;
         let mut query = vec![
             ("q", self.search.clone()),
             ("name_contains", self.name.clone()),
@@ -150,8 +159,8 @@ impl Filter {
             ("visibility", text(self.visibility)),
             ("view", text(self.view)),
             ("share_status", text(self.share_status)),
-            ("domain", text(self.domain)),
-            ("project", text(self.project)),
+            ("domain", text(domain)),
+            ("project", text(project)),
             ("protected", text(self.protected)),
             ("size_min", text(self.size_min)),
             ("size_max", text(self.size_max)),
@@ -164,6 +173,6 @@ impl Filter {
             ("at", self.at.clone()),
         ];
         query.extend(self.tags.iter().map(|tag| ("tag", Some(tag.clone()))));
-        query
+        Ok(query)
     }
 }

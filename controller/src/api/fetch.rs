@@ -17,7 +17,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::id::LinkId;
-use hearth_protocol::words::ImageStatus;
+use hearth_protocol::words::{DiskFormat, ImageStatus};
 use zeroize::Zeroizing;
 
 use super::app::App;
@@ -25,6 +25,7 @@ use super::body::Path;
 use super::caller::secret_hash;
 use super::download::{FileToServe, serve_file};
 use super::fault::Fault;
+use super::variants::variant_of;
 use crate::clock;
 use crate::db::images::Image;
 use crate::db::links::Link;
@@ -52,13 +53,17 @@ pub fn new_secret(id: LinkId) -> (Zeroizing<String>, String) {
 
 /// The name under which an image's original is saved: its own with the format's ending, without what steers paths.
 #[must_use]
-pub fn file_name(image: &Image) -> String {
-    let name: String =
-        image.facts.name.chars().map(|c| if matches!(c, '/' | '\\') { '_' } else { c }).collect();
-    let name = name.trim_start_matches('.');
-    let name = if name.is_empty() { "image" } else { name };
+fn file_name(image: &Image) -> String {
+    let name = harmless(&image.facts.name);
     let ending = image.format.map(|format| format!(".{format}")).unwrap_or_default();
-    if name.ends_with(&ending) { name.to_owned() } else { format!("{name}{ending}") }
+    if name.ends_with(&ending) { name } else { format!("{name}{ending}") }
+}
+
+/// A name without what steers paths.
+fn harmless(name: &str) -> String {
+    let name: String = name.chars().map(|c| if matches!(c, '/' | '\\') { '_' } else { c }).collect();
+    let name = name.trim_start_matches('.');
+    if name.is_empty() { "image".to_owned() } else { name.to_owned() }
 }
 
 /// The file that a download link opens; `Range`, `If-Range` and `If-None-Match` are understood.
@@ -88,10 +93,8 @@ pub async fn fetch(
         app.guesses.lock().unwrap_or_else(PoisonError::into_inner).missed(place(from), clock::monotonic());
         return Err(Fault::not_found("download link", "with this address"));
     };
-    let (image, sha256) = opened(&app, &link).await?;
+    let (image, file) = opened(&app, &link).await?;
     let method = request.method().clone();
-    let file =
-        FileToServe { path: app.ingest.originals.path(image.id), sha256, name: file_name(&image), op: None };
     let mut answer = serve_file(&app, file, request).await?;
     let sends = matches!(answer.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if method == Method::GET && sends && link.first_used_us.is_none() {
@@ -113,8 +116,8 @@ async fn find(app: &App, address: &str) -> Result<Option<Link>, Fault> {
     Ok(app.db.link_by_secret_hash(&secret_hash(address)).await?)
 }
 
-/// The image that a link opens now, and the hash of its file.
-async fn opened(app: &App, link: &Link) -> Result<(Image, String), Fault> {
+/// The image that a link opens now, and its file.
+async fn opened(app: &App, link: &Link) -> Result<(Image, FileToServe), Fault> {
     if !link.is_open(clock::unix_us()) {
         let what = if link.revoked_us.is_some() { "was revoked" } else { "has expired" };
         return Err(Fault::gone(format!("this download link {what}")).hint(
@@ -123,14 +126,36 @@ async fn opened(app: &App, link: &Link) -> Result<(Image, String), Fault> {
     }
     let image = app.db.image(link.image).await?;
     let image = image.filter(|image| image.deleted_us.is_none() && image.status == ImageStatus::Active);
-    let found = image.and_then(|image| {
-        let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept)?;
-        Some((image, sha256))
-    });
-    found.ok_or_else(|| {
-        Fault::gone("what this download link opened is not available any more")
-            .hint("ask whoever gave it to you; a new link can be made when the image is active again")
-    })
+    let Some(image) = image else { return Err(not_available()) };
+    match file_of(app, &image, link.format).await {
+        Ok(Some(file)) => Ok((image, file)),
+        // It is made again, or the store has trouble: the same address will do later.
+        Err(fault) if fault.parts().status.is_server_error() => Err(fault),
+        Ok(None) | Err(_) => Err(not_available()),
+    }
+}
+
+fn not_available() -> Fault {
+    Fault::gone("what this download link opened is not available any more")
+        .hint("ask whoever gave it to you; a new link can be made when the image is active again")
+}
+
+/// The file of an image in `format`, or as it was imported; `None`: that one was not kept.
+///
+/// # Errors
+/// As [`variant_of`].
+pub async fn file_of(
+    app: &App,
+    image: &Image,
+    format: Option<DiskFormat>,
+) -> Result<Option<FileToServe>, Fault> {
+    if let Some(format) = format {
+        let file = variant_of(app, image, format, None).await?;
+        return Ok(Some(FileToServe { name: harmless(&file.name), ..file }));
+    }
+    let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
+    let path = app.ingest.originals.path(image.id);
+    Ok(sha256.map(|sha256| FileToServe { path, sha256, name: file_name(image), op: None }))
 }
 
 /// The row of the first use.

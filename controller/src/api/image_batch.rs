@@ -14,7 +14,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hearth_protocol::api::image_batch::{BATCH_IMAGES_MAX, BatchResult, BatchResults, ImageBatch};
 use hearth_protocol::id::ImageId;
-use hearth_protocol::words::BatchAction;
+use hearth_protocol::words::{BatchAction, ShareStatus};
 
 use super::app::App;
 use super::body::Json;
@@ -23,9 +23,13 @@ use super::fault::Fault;
 use super::finish::RequestId;
 use super::image_edits::{retag, set_deactivated, set_protected};
 use super::image_ends::{DeleteQuery, bring_back, remove};
+use super::images::find;
+use super::ownership::{set_featured, set_owner, set_public};
+use super::shares;
 use crate::db::images::Image;
 use crate::logic::authz::Action;
-use crate::logic::catalog::check_tags;
+use crate::logic::catalog::{FieldError, check_tags};
+use crate::logic::sharing;
 
 /// Does one action to many images. The answer has one result per image, in the order of the request.
 #[utoipa::path(post, path = "/api/v1/images/batch", tag = "images", request_body = ImageBatch,
@@ -50,7 +54,7 @@ pub async fn batch(
             fault.body(&request.0)
         });
         let status = done.as_ref().err().map_or(StatusCode::OK, |fault| fault.parts().status).as_u16();
-        let name = done.ok().map(|image| image.facts.name).or(name);
+        let name = done.ok().or(name);
         results.push(BatchResult { id: *id, name, ok: error.is_none(), status, error });
     }
     Ok(axum::Json(BatchResults { results }))
@@ -70,8 +74,34 @@ fn check(batch: &ImageBatch) -> Result<(), Fault> {
         return Err(Fault::invalid("tags", "the actions tag and untag need tags, the others take none"));
     }
     check_tags("tags", &batch.tags)?;
+    check_receivers(batch)?;
     if batch.force && !matches!(batch.action, BatchAction::Delete | BatchAction::Destroy) {
         return Err(Fault::invalid("force", "only the actions delete and destroy can be forced"));
+    }
+    Ok(())
+}
+
+/// Whom the actions on shares and owners need, and no other takes.
+fn check_receivers(batch: &ImageBatch) -> Result<(), Fault> {
+    let needs = |field: &str, wanted: bool, given: bool, problem: &str| {
+        if wanted == given { Ok(()) } else { Err(Fault::invalid(field, problem)) }
+    };
+    let is = |action| batch.action == action;
+    let share = "the action share says with whom, the others do not";
+    needs("share", is(BatchAction::Share), batch.share.is_some(), share)?;
+    let unshare = "the action unshare says with whom, the others do not";
+    needs("unshare", is(BatchAction::Unshare), batch.unshare.is_some(), unshare)?;
+    if !matches!(batch.action, BatchAction::Accept | BatchAction::Reject) {
+        let owner = "the action owner needs a project, accept and reject may name one, the others do not";
+        needs("project", is(BatchAction::Owner), batch.project.is_some(), owner)?;
+    }
+    let inside =
+        |field: &str, error: FieldError| FieldError { field: format!("{field}.{}", error.field), ..error };
+    if let Some(share) = &batch.share {
+        sharing::check_receivers(share).map_err(|error| inside("share", error))?;
+    }
+    if let Some(unshare) = &batch.unshare {
+        sharing::check_losers(unshare).map_err(|error| inside("unshare", error))?;
     }
     Ok(())
 }
@@ -87,13 +117,21 @@ const fn right(action: BatchAction) -> Action {
         BatchAction::Deactivate => Action::ImageDeactivate,
         BatchAction::Reactivate => Action::ImageReactivate,
         BatchAction::Tag | BatchAction::Untag => Action::ImageUpdate,
+        BatchAction::Share => Action::ShareCreate,
+        BatchAction::Unshare => Action::ShareRemove,
+        BatchAction::Accept => Action::ShareAccept,
+        BatchAction::Reject => Action::ShareReject,
+        // Who may do that depends on a setting, which the call looks at.
+        BatchAction::Publish | BatchAction::Unpublish => Action::ImagePublish,
+        BatchAction::Feature | BatchAction::Unfeature => Action::ImageFeature,
+        BatchAction::Owner => Action::ImageOwner,
     }
 }
 
-/// The single call.
-async fn one(app: &App, caller: &Caller, batch: &ImageBatch, id: ImageId) -> Result<Image, Fault> {
+/// The single call; the image's name.
+async fn one(app: &App, caller: &Caller, batch: &ImageBatch, id: ImageId) -> Result<String, Fault> {
     let how = |now| DeleteQuery { force: batch.force, now };
-    match batch.action {
+    let image = match batch.action {
         BatchAction::Delete => remove(app, caller, id, how(false), None).await,
         BatchAction::Destroy => remove(app, caller, id, how(true), None).await,
         BatchAction::Restore => bring_back(app, caller, id, None).await,
@@ -103,5 +141,31 @@ async fn one(app: &App, caller: &Caller, batch: &ImageBatch, id: ImageId) -> Res
         BatchAction::Reactivate => set_deactivated(app, caller, id, false).await,
         BatchAction::Tag => retag(app, caller, id, &batch.tags, true).await,
         BatchAction::Untag => retag(app, caller, id, &batch.tags, false).await,
+        BatchAction::Publish => set_public(app, caller, id, true, None).await,
+        BatchAction::Unpublish => set_public(app, caller, id, false, None).await,
+        BatchAction::Feature => set_featured(app, caller, id, true, None).await,
+        BatchAction::Unfeature => set_featured(app, caller, id, false, None).await,
+        BatchAction::Share | BatchAction::Unshare | BatchAction::Owner => whose(app, caller, batch, id).await,
+        BatchAction::Accept | BatchAction::Reject => return answered(app, caller, batch, id).await,
+    };
+    image.map(|image| image.facts.name)
+}
+
+/// The actions that name somebody; [`check`] has seen to it that they do.
+async fn whose(app: &App, caller: &Caller, batch: &ImageBatch, id: ImageId) -> Result<Image, Fault> {
+    match (&batch.share, &batch.unshare, batch.project) {
+        (Some(share), ..) => shares::share(app, caller, id, share).await,
+        (_, Some(unshare), _) => {
+            shares::unshare(app, caller, id, unshare).await?;
+            find(app, caller, id).await
+        }
+        (_, _, Some(project)) => set_owner(app, caller, id, project, None).await,
+        (None, None, None) => Err(Fault::invalid("action", "it needs somebody")),
     }
+}
+
+async fn answered(app: &App, caller: &Caller, batch: &ImageBatch, id: ImageId) -> Result<String, Fault> {
+    let accepts = batch.action == BatchAction::Accept;
+    let status = if accepts { ShareStatus::Accepted } else { ShareStatus::Rejected };
+    shares::answer(app, caller, id, batch.project, status).await.map(|image| image.name)
 }

@@ -13,7 +13,7 @@ use hearth_protocol::api::Page;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::link::{FORMAT_ORIGINAL, LINK_TTL_S_MAX, LinkCreate, LinkRecord};
 use hearth_protocol::id::{ImageId, LinkId};
-use hearth_protocol::words::ImageStatus;
+use hearth_protocol::words::{DiskFormat, ImageStatus};
 
 use super::app::App;
 use super::body::{Json, Path, Query};
@@ -30,13 +30,15 @@ use crate::db::new_id;
 
 /// Links of one image that are open at a time: bounds the table, and what one has to revoke in a hurry.
 const OPEN_MAX: u32 = 100;
+/// Characters of a wrong word that a refusal repeats.
+const WORD_CHARS_MAX: usize = 32;
 /// Longest host name with a port.
 const HOST_BYTES_MAX: usize = 262;
 
 /// Makes a link; its address is in this answer and nowhere else.
 #[utoipa::path(post, path = "/api/v1/images/{id}/links", tag = "links", params(("id" = ImageId, Path)), request_body = LinkCreate,
     responses((status = 201, body = LinkRecord),
-        (status = 409, description = "The image has nothing to download, or too many links", body = ErrorBody)))]
+        (status = 409, description = "The image has nothing to download, the variant could not be made, or there are too many links", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -50,7 +52,7 @@ pub async fn create(
     if !(1..=LINK_TTL_S_MAX).contains(&ttl_s) {
         return Err(Fault::invalid("ttl_s", format!("ttl_s is {ttl_s}: 1 to {LINK_TTL_S_MAX} seconds")));
     }
-    check_format(&image, create.format.as_deref())?;
+    let format = format_of(&app, &image, create.format.as_deref()).await?;
     let name = &image.facts.name;
     if image.status != ImageStatus::Active {
         return Err(Fault::conflict(format!(
@@ -58,16 +60,16 @@ pub async fn create(
             image.status
         )));
     }
-    let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
-    let sha256 = sha256.ok_or_else(|| {
+    let file = fetch::file_of(&app, &image, format).await?.ok_or_else(|| {
         Fault::conflict(format!("image {name} cannot be downloaded: its original was not kept"))
+            .hint("its variants can: hearth image variants shows them")
     })?;
     let now_us = clock::unix_us();
     let ttl_us = i64::try_from(ttl_s).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     let link = Link {
         id: new_id(),
         image: id,
-        format: None,
+        format,
         created_by: caller.token.name.clone(),
         expires_us: now_us.saturating_add(ttl_us),
         revoked_us: None,
@@ -75,28 +77,34 @@ pub async fn create(
         created_us: now_us,
     };
     let (secret, hash) = fetch::new_secret(link.id);
-    let details = serde_json::json!({ "link": link.id, "format": FORMAT_ORIGINAL, "ttl_s": ttl_s });
+    let details = serde_json::json!({ "link": link.id, "format": word(format), "ttl_s": ttl_s });
     let op = caller.draft().on("image", id, name.clone()).with(details);
     app.db.create_link(&link, &hash, OPEN_MAX, &op).await?;
-    let path = format!("{}{}/{}", fetch::BASE, *secret, encoded(&fetch::file_name(&image)));
+    let path = format!("{}{}/{}", fetch::BASE, *secret, encoded(&file.name));
     let url = authority(&uri, &headers).map(|host| format!("https://{host}{path}"));
-    let record = LinkRecord { url, path: Some(path), sha256: Some(sha256), ..record(&link, now_us) };
+    let record = LinkRecord { url, path: Some(path), sha256: Some(file.sha256), ..record(&link, now_us) };
     Ok((StatusCode::CREATED, axum::Json(record)))
 }
 
-/// Variants are not there yet: the original is what exists.
-fn check_format(image: &Image, format: Option<&str>) -> Result<(), Fault> {
-    match format {
-        None | Some(FORMAT_ORIGINAL) => Ok(()),
-        Some(other) => {
-            let shown: String = other.chars().filter(|c| !c.is_control()).take(32).collect();
-            let name = &image.facts.name;
-            Err(Fault::invalid(
-                "format",
-                format!("image {name} has no variant {shown:?}: allowed is {FORMAT_ORIGINAL}"),
-            ))
-        }
+/// What is to be downloaded: the original, or a variant that the image has or is getting.
+async fn format_of(app: &App, image: &Image, wanted: Option<&str>) -> Result<Option<DiskFormat>, Fault> {
+    let Some(wanted) = wanted.filter(|word| *word != FORMAT_ORIGINAL) else { return Ok(None) };
+    let format = wanted.parse().ok();
+    let rows = app.db.variants_of(image.id).await?;
+    if let Some(row) = rows.iter().find(|row| Some(row.format) == format) {
+        return Ok(Some(row.format));
     }
+    let shown: String = wanted.chars().filter(|c| !c.is_control()).take(WORD_CHARS_MAX).collect();
+    let there = rows.iter().map(|row| row.format.as_str());
+    let allowed = std::iter::once(FORMAT_ORIGINAL).chain(there).collect::<Vec<_>>().join(", ");
+    let name = &image.facts.name;
+    let fault =
+        Fault::invalid("format", format!("image {name} has no variant {shown:?}: allowed is {allowed}"));
+    Err(fault.hint(format!("have one made: hearth image variant create {} FORMAT", image.id)))
+}
+
+fn word(format: Option<DiskFormat>) -> String {
+    format.map_or_else(|| FORMAT_ORIGINAL.to_owned(), |format| format.to_string())
 }
 
 /// Host and port as the caller names this controller: the address is for whoever reaches it by the same name.
@@ -146,7 +154,7 @@ fn record(link: &Link, now_us: i64) -> LinkRecord {
     LinkRecord {
         id: link.id,
         image: link.image,
-        format: link.format.map_or_else(|| FORMAT_ORIGINAL.to_owned(), |format| format.to_string()),
+        format: word(link.format),
         state: state.to_owned(),
         url: None,
         path: None,

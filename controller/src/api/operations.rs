@@ -3,15 +3,16 @@
 //! **What.** Lists, newest first; one operation; files of them; the check of the chain. [`answer`] serves the log of any
 //! kind of record: a route for a further kind finds its record and names it.
 //!
-//! **Invariants.** The whole log is for readers of the system. Of an image, those who own it see what was done to it, but
-//! for where its copies are.
+//! **Invariants.** The whole log is for readers of the system. Of an image or host image, those who own it see what was done to
+//! it, but for where its copies are.
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::Page;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::operation::{LogFinding, LogVerification, Operation as OperationBody};
-use hearth_protocol::id::{ImageId, LocationId, OperationId};
+use hearth_protocol::id::{DomainId, HostImageId, ImageId, LocationId, OperationId, ProjectId};
+use hearth_protocol::words::Visibility;
 use serde::Deserialize;
 
 use super::app::App;
@@ -19,9 +20,9 @@ use super::body::{Path, Query};
 use super::caller::Caller;
 use super::export::{self, Cell, Column, Sheet};
 use super::fault::Fault;
-use super::{images, when};
+use super::{host_images, images, when};
 use crate::db::PageRequest;
-use crate::db::operations::{Operation, OperationFilter, Outcome};
+use crate::db::operations::{Draft, Operation, OperationFilter, Outcome};
 use crate::logic::authz::{Action, Resource};
 use crate::logic::catalog::check_search;
 
@@ -122,6 +123,23 @@ pub async fn of_image(
 ) -> Result<Response, Fault> {
     images::find(&app, &caller, id).await?;
     answer(app, &caller, Some(("image", id.to_string())), raw).await
+}
+
+/// What was done to a host image, newest first; with `format` as a file. For those who own it.
+#[utoipa::path(get, path = "/api/v1/host-images/{id}/operations", tag = "operations",
+    params(("id" = HostImageId, Path), ListQuery, OptionalExport),
+    responses((status = 200, content((Page<OperationBody> = "application/json"), (String = "text/csv"),
+            (Vec<u8> = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"))),
+        (status = 413, description = "Too many rows for one file", body = ErrorBody),
+        (status = 507, description = "No room to write an Excel file", body = ErrorBody)))]
+pub async fn of_host_image(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<HostImageId>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Fault> {
+    host_images::find(&app, &caller, id).await?;
+    answer(app, &caller, Some(("host_image", id.to_string())), raw).await
 }
 
 /// What was done to a location, newest first; with `format` as a file. Also of one that was removed.
@@ -234,7 +252,7 @@ fn filter(
     })
 }
 
-/// One operation with its details. Readers of the system see each, others those on images that they own.
+/// One operation with its details. Readers of the system see each, others those on images and host images that they own.
 #[utoipa::path(get, path = "/api/v1/operations/{id}", tag = "operations", params(("id" = String, Path, description = "Id of the operation")),
     responses((status = 200, body = OperationBody)))]
 pub async fn show(
@@ -244,22 +262,35 @@ pub async fn show(
 ) -> Result<axum::Json<OperationBody>, Fault> {
     let hidden = || Fault::not_found("operation", id);
     let found = app.db.operation(id).await?.ok_or_else(hidden)?;
-    if caller.may_do(Action::OperationList, &Resource::Whole, "operation", id).is_err() {
-        let image = found.draft.target_id.parse::<ImageId>().ok();
-        let image = image.filter(|_| found.draft.target_kind == "image").ok_or_else(hidden)?;
-        let image = app.db.image_seen_by(caller.scope(), image).await?.ok_or_else(hidden)?;
-        let resource = Resource::Image {
-            domain: image.domain,
-            project: image.project,
-            visibility: image.facts.visibility,
-            share: None,
-        };
-        let about_caches = found.draft.action.starts_with("cache.");
-        if about_caches || caller.may_do(Action::ImageLog, &resource, "operation", id).is_err() {
-            return Err(hidden());
-        }
+    let everything = caller.may_do(Action::OperationList, &Resource::Whole, "operation", id).is_ok();
+    if everything || is_of_ones_own(&app, &caller, &found).await? {
+        return Ok(axum::Json(body(found)));
     }
-    Ok(axum::Json(body(found)))
+    Err(hidden())
+}
+
+/// Whether an operation was done to an image or a host image of the caller's, and is not about where copies are.
+async fn is_of_ones_own(app: &App, caller: &Caller, found: &Operation) -> Result<bool, Fault> {
+    let Draft { target_kind, target_id, action, .. } = &found.draft;
+    let (right, resource) = match target_kind.as_str() {
+        "image" => {
+            let Ok(id) = target_id.parse::<ImageId>() else { return Ok(false) };
+            let Some(image) = app.db.image_seen_by(caller.scope(), id).await? else { return Ok(false) };
+            (Action::ImageLog, owned(image.domain, image.project, image.facts.visibility))
+        }
+        "host_image" => {
+            let Ok(id) = target_id.parse::<HostImageId>() else { return Ok(false) };
+            let Some(merged) = app.db.host_image_seen_by(caller.scope(), id).await? else { return Ok(false) };
+            (Action::HostImageLog, owned(merged.domain, merged.project, merged.facts.visibility))
+        }
+        _ => return Ok(false),
+    };
+    Ok(!action.starts_with("cache.") && caller.may_do(right, &resource, "operation", found.draft.id).is_ok())
+}
+
+/// What belongs to a project, whoever else may see it.
+const fn owned(domain: DomainId, project: ProjectId, visibility: Visibility) -> Resource {
+    Resource::Image { domain, project, visibility, share: None }
 }
 
 /// Reads the whole chain and compares every hash.

@@ -166,6 +166,7 @@ fn with_host_images(routes: Routes) -> Routes {
         .guarded(A::HostImageProtect, quick, routes!(host_images::protect))
         .guarded(A::HostImageProtect, quick, routes!(host_images::unprotect))
         .guarded(A::HostImageDelete, quick, routes!(host_images::delete))
+        .guarded(A::HostImageLog, Pace::Stream, routes!(operations::of_host_image))
         .guarded(A::HostImageProtect, quick, routes!(host_image_batch::protect))
         .guarded(A::HostImageProtect, quick, routes!(host_image_batch::unprotect))
         .guarded(A::HostImageDelete, quick, routes!(host_image_batch::delete))

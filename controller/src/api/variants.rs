@@ -113,10 +113,10 @@ pub async fn download(
     let op = caller.draft().on("image", id, image.facts.name.clone());
     let op = op.with(serde_json::json!({ "format": format }));
     must_be_open(&caller, &image)?;
-    serve_file(&app, variant_of(&app, &image, format, op).await?, request).await
+    serve_file(&app, variant_of(&app, &image, format, Some(op)).await?, request).await
 }
 
-/// The variant of an image in `format` as a file to serve; `op` says who takes it out.
+/// The variant of an image in `format` as a file to serve; `op` says who takes it out, if the caller does not note it.
 ///
 /// # Errors
 /// 404 with the formats that there are if it is none of them; 503 while it waits or is made; 409 if it could not be made.
@@ -124,7 +124,7 @@ pub async fn variant_of(
     app: &App,
     image: &Image,
     format: DiskFormat,
-    op: Draft,
+    op: Option<Draft>,
 ) -> Result<FileToServe, Fault> {
     let row = app.db.variants_of(image.id).await?.into_iter().find(|row| row.format == format);
     let Some(row) = row else { return Err(unknown(app, image, format.as_str()).await?) };
@@ -137,7 +137,7 @@ pub async fn variant_of(
             }
             let name = name_with(&image.facts.name, Some(format));
             let (path, sha256) = (app.ingest.variants.path(&file), sums.sha256.clone());
-            Ok(FileToServe { path, sha256, name, op: Some(op) })
+            Ok(FileToServe { path, sha256, name, op })
         }
         (VariantStatus::SaveFail, ..) => {
             Err(Fault::conflict(format!("the {said} could not be made: {}", row.reason))

@@ -198,6 +198,8 @@ actions! {
     HostImageProtect = "host_image.protect", Member, Owner;
     /// The end of a host image.
     HostImageDelete = "host_image.delete", Member, Owner;
+    /// What was done to a host image; its owner's matter, also of a public one.
+    HostImageLog = "host_image.log", Reader, Owner;
     /// The end of an image for good.
     ImageDestroy = "image.destroy", Member, Owner;
     /// The way back out of the recycle bin.
@@ -365,7 +367,7 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
         }
         (Over::Owner, Resource::Image { domain, project, visibility, share }) => {
             let owned = principal.scope.covers(Scope::Project(*domain, *project));
-            if !owned && action == Action::ImageLog {
+            if !owned && matches!(action, Action::ImageLog | Action::HostImageLog) {
                 // Who works on a public image is nobody else's business, not even whether somebody does.
                 return Decision::Hide;
             }

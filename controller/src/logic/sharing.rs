@@ -79,7 +79,8 @@ impl fmt::Display for Receiver {
 /// # Errors
 /// None, or more than [`SHARE_IDS_MAX`].
 pub fn receivers(create: &ShareCreate, own: DomainId) -> Result<BTreeSet<Receiver>, FieldError> {
-    named(&create.projects, &create.domains, create.whole_domain, own)
+    check_receivers(create)?;
+    Ok(named(&create.projects, &create.domains, create.whole_domain, own))
 }
 
 /// The receivers that are to lose an image; `None`: all.
@@ -87,22 +88,35 @@ pub fn receivers(create: &ShareCreate, own: DomainId) -> Result<BTreeSet<Receive
 /// # Errors
 /// As [`receivers`]; all and some at once.
 pub fn losers(remove: &ShareRemove, own: DomainId) -> Result<Option<BTreeSet<Receiver>>, FieldError> {
+    check_losers(remove)?;
+    let ShareRemove { projects, domains, whole_domain, all } = remove;
+    Ok((!*all).then(|| named(projects, domains, *whole_domain, own)))
+}
+
+/// Checks a request to share before anybody looks which image it is about.
+///
+/// # Errors
+/// As [`receivers`].
+pub fn check_receivers(create: &ShareCreate) -> Result<(), FieldError> {
+    check_named(&create.projects, &create.domains, create.whole_domain)
+}
+
+/// Checks a request to end shares before anybody looks which image it is about.
+///
+/// # Errors
+/// As [`losers`].
+pub fn check_losers(remove: &ShareRemove) -> Result<(), FieldError> {
     let ShareRemove { projects, domains, whole_domain, all } = remove;
     if !*all {
-        return named(projects, domains, *whole_domain, own).map(Some);
+        return check_named(projects, domains, *whole_domain);
     }
     if projects.is_empty() && domains.is_empty() && !*whole_domain {
-        return Ok(None);
+        return Ok(());
     }
     Err(FieldError { field: "all".to_owned(), problem: "with `all` nobody else is named".to_owned() })
 }
 
-fn named(
-    projects: &[ProjectId],
-    domains: &[DomainId],
-    whole_domain: bool,
-    own: DomainId,
-) -> Result<BTreeSet<Receiver>, FieldError> {
+fn check_named(projects: &[ProjectId], domains: &[DomainId], whole_domain: bool) -> Result<(), FieldError> {
     let wrong = |field: &str, problem: String| Err(FieldError { field: field.to_owned(), problem });
     let ids = projects.len() + domains.len();
     if ids > SHARE_IDS_MAX {
@@ -112,9 +126,18 @@ fn named(
     if ids == 0 && !whole_domain {
         return wrong("projects", "name at least one project or domain, or say `whole_domain`".to_owned());
     }
+    Ok(())
+}
+
+fn named(
+    projects: &[ProjectId],
+    domains: &[DomainId],
+    whole_domain: bool,
+    own: DomainId,
+) -> BTreeSet<Receiver> {
     let projects = projects.iter().copied().map(Receiver::Project);
     let domains = domains.iter().copied().chain(whole_domain.then_some(own)).map(Receiver::Domain);
-    Ok(projects.chain(domains).collect())
+    projects.chain(domains).collect()
 }
 
 /// Whether a receiver in domain `there` may get an image of domain `own`. The system reaches everywhere.

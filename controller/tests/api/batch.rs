@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::harness::{Client, Place, fault, noise};
+use super::sharing::tenants;
 
 async fn images(client: &Client, names: &[&str]) -> Vec<ImageId> {
     let mut ids = Vec::new();
@@ -106,6 +107,18 @@ async fn a_wrong_batch_does_nothing() {
         (json!({ "action": "delete", "images": [id], "tags": ["x"] }), "tags"),
         (json!({ "action": "tag", "images": [id], "tags": ["a\u{0}"] }), "tags"),
         (json!({ "action": "restore", "images": [id], "force": true }), "force"),
+        (json!({ "action": "share", "images": [id] }), "share"),
+        (json!({ "action": "share", "images": [id], "share": {} }), "share.projects"),
+        (json!({ "action": "share", "images": [id], "share": { "projects": many } }), "share.projects"),
+        (json!({ "action": "publish", "images": [id], "share": { "whole_domain": true } }), "share"),
+        (json!({ "action": "unshare", "images": [id] }), "unshare"),
+        (json!({ "action": "unshare", "images": [id], "unshare": { "domains": many } }), "unshare.domains"),
+        (
+            json!({ "action": "unshare", "images": [id], "unshare": { "all": true, "whole_domain": true } }),
+            "unshare.all",
+        ),
+        (json!({ "action": "owner", "images": [id] }), "project"),
+        (json!({ "action": "feature", "images": [id], "project": many[0] }), "project"),
         (json!({ "action": "delete", "images": [id], "all": true }), "all"),
     ] {
         let answer = client.ask(Method::POST, "/images/batch").json(&sent).send().await.unwrap();
@@ -139,5 +152,75 @@ async fn rights_are_asked_for_each_image() {
     let closed = batch(&member, json!({ "action": "deactivate", "images": [own] })).await;
     assert_eq!(closed[0]["status"], 403, "{closed:?}");
     fault(reader.ask(Method::POST, "/images/batch").json(&sent).send().await.unwrap(), 403).await;
+    place.stop().await;
+}
+
+fn statuses(results: &[Value]) -> Vec<u64> {
+    results.iter().map(|result| result["status"].as_u64().unwrap()).collect()
+}
+
+/// SH-3, SH-4, SH-8: shared, answered and taken back in batch, each image by its own right.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_images_are_shared_and_answered_at_once() {
+    let place = Place::new().await;
+    let t = tenants(&place).await;
+    let ids = images(&t.owner, &["one", "two"]).await;
+    let foreign = images(&t.stranger, &["foreign"]).await[0];
+    let all = [ids[0], foreign, ids[1]];
+    let share = json!({ "action": "share", "images": all, "share": { "projects": [t.sister] } });
+    let done = batch(&t.owner, share.clone()).await;
+    assert_eq!(statuses(&done), [200, 404, 200], "{done:?}");
+    assert_eq!((&done[0]["name"], done[1].get("name")), (&json!("one"), None));
+    assert_eq!(statuses(&batch(&t.owner, share).await), [200, 404, 200], "what is shared stays shared");
+    let beyond = json!({ "action": "share", "images": ids, "share": { "domains": [t.elsewhere] } });
+    assert_eq!(statuses(&batch(&t.owner, beyond).await), [403, 403]);
+
+    let answer = |action: &str| json!({ "action": action, "images": all });
+    assert_eq!(statuses(&batch(&t.receiver, answer("accept")).await), [200, 404, 200]);
+    for id in &ids {
+        assert_eq!(t.receiver.get(&format!("/images/{id}")).await["share_status"], "accepted");
+    }
+    assert_eq!(statuses(&batch(&t.receiver, answer("reject")).await), [200, 404, 200]);
+    // It is not the receiver's to end.
+    let end = json!({ "action": "unshare", "images": ids, "unshare": { "all": true } });
+    assert_eq!(statuses(&batch(&t.receiver, end.clone()).await), [403, 403]);
+    assert_eq!(statuses(&batch(&t.owner, end).await), [200, 200]);
+    fault(t.receiver.ask(Method::GET, &format!("/images/{}", ids[0])).send().await.unwrap(), 404).await;
+    let log = place.client.get("/operations?action=share.create").await;
+    assert_eq!(log["items"].as_array().unwrap().len(), 2, "one row per image that changed: {log}");
+    place.stop().await;
+}
+
+/// SH-1, SH-5, SH-6, SH-8: public, featured and given away in batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_images_are_published_and_given_away_at_once() {
+    let place = Place::new().await;
+    let t = tenants(&place).await;
+    let admin = &place.client;
+    let ids = images(&t.owner, &["one", "two"]).await;
+    let act = |action: &str| json!({ "action": action, "images": ids });
+    for action in ["publish", "unpublish", "feature", "unfeature"] {
+        assert_eq!(statuses(&batch(&t.owner, act(action)).await), [403, 403], "{action}");
+    }
+    for (action, field, value) in [
+        ("publish", "visibility", json!("public")),
+        ("feature", "featured", json!(true)),
+        ("unfeature", "featured", json!(false)),
+        ("unpublish", "visibility", json!("private")),
+    ] {
+        assert_eq!(statuses(&batch(admin, act(action)).await), [200, 200], "{action}");
+        for id in &ids {
+            assert_eq!(admin.get(&format!("/images/{id}")).await[field], value, "{action}");
+        }
+        let log = admin.get(&format!("/operations?action=image.{action}")).await;
+        assert_eq!(log["items"].as_array().unwrap().len(), 2, "{action}: {log}");
+    }
+    images(&t.receiver, &["two"]).await;
+    let give = json!({ "action": "owner", "images": ids, "project": t.sister });
+    assert_eq!(statuses(&batch(&t.owner, give.clone()).await), [403, 403]);
+    assert_eq!(statuses(&batch(admin, give).await), [200, 409], "the name of the second is taken there");
+    assert_eq!(t.receiver.get(&format!("/images/{}", ids[0])).await["project"], json!(t.sister));
+    let nowhere = json!({ "action": "owner", "images": ids, "project": ids[0] });
+    assert_eq!(statuses(&batch(admin, nowhere).await), [404, 404]);
     place.stop().await;
 }

@@ -10,7 +10,7 @@ use hearth_protocol::api::variant::{Variant, VariantList};
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{DiskFormat, ImageStatus, Role, VariantStatus};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::harness::{
     Client, PROGRAM, Place, body, config_in, fault, files, noise, qcow2, sha256, start, until,
@@ -357,4 +357,43 @@ async fn lost_variants_are_made_again_after_fsck_and_restore() {
     let said = String::from_utf8(said).unwrap();
     assert!(problems == 0 && said.contains("2 variants are made again"), "{said}");
     there(&restored).await;
+}
+
+/// DW-1: a link to a variant gives that file, in ranges; its format is one that the image has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variant_is_fetched_by_a_link() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let id = disk(client, "../noble", noise(300_000)).await;
+    let links = format!("/images/{id}/links");
+    let send = |sent: Value| client.ask(Method::POST, &links).json(&sent).send();
+    let missing = fault(send(json!({ "format": "vmdk" })).await.unwrap(), 400).await;
+    assert!(missing.message.contains("allowed is original"), "{missing:?}");
+    assert!(missing.hint.unwrap().contains("hearth image variant create"));
+    assert_eq!(ask(client, id, "vmdk").await.status(), StatusCode::ACCEPTED);
+    let file = settled(client, id).await[0].clone();
+    let wrong = fault(send(json!({ "format": "vhd" })).await.unwrap(), 400).await;
+    assert!(wrong.message.contains("original, vmdk"), "{wrong:?}");
+
+    let made = client.post(&links, json!({ "format": "vmdk" })).await;
+    assert_eq!((&made["format"], &made["sha256"]), (&json!("vmdk"), &json!(file.sha256)));
+    let path = made["path"].as_str().unwrap().to_owned();
+    assert!(path.ends_with(".vmdk") && path.matches('/').count() == 3, "{path}");
+    let open = || client.http.get(format!("{}{path}", client.base));
+    let whole = open().send().await.unwrap();
+    assert_eq!(whole.headers()["etag"].to_str().unwrap(), format!("\"{}\"", file.sha256.clone().unwrap()));
+    let whole = whole.bytes().await.unwrap();
+    assert_eq!((sha256(&whole), Some(whole.len() as u64)), (file.sha256.unwrap(), file.bytes));
+    let part = open().header("range", "bytes=100-199").send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(part.bytes().await.unwrap(), whole[100..200]);
+    let uses = client.get(&format!("/images/{id}/operations?action=image.link_use")).await;
+    assert_eq!(uses["items"].as_array().unwrap().len(), 1, "{uses}");
+    assert_eq!(client.get(&links).await["items"][0]["format"], "vmdk");
+
+    let gone = client.ask(Method::DELETE, &format!("/images/{id}/variants/vmdk")).send().await.unwrap();
+    assert_eq!(gone.status(), StatusCode::NO_CONTENT);
+    let gone = fault(open().send().await.unwrap(), 410).await;
+    assert!(gone.message.contains("not available"), "{gone:?}");
+    place.stop().await;
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::error::ErrorBody;
-use crate::id::ImageId;
+use super::share::{ShareCreate, ShareRemove};
+use crate::id::{ImageId, ProjectId};
 use crate::words::BatchAction;
 
 /// Most images of one call: bounds its time.
@@ -28,6 +29,31 @@ pub struct ImageBatch {
     /// `delete`, `destroy`: although prewarm jobs want it (they are cancelled) or machines run on it (they go on).
     #[serde(default)]
     pub force: bool,
+    /// `share`: with whom; 1 to 100 ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<ShareCreate>,
+    /// `unshare`: with whom no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unshare: Option<ShareRemove>,
+    /// `owner`: the new owner. `accept`, `reject`: the project that answers; absent: the caller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectId>,
+}
+
+impl ImageBatch {
+    /// An action without parameters.
+    #[must_use]
+    pub const fn new(action: BatchAction, images: Vec<ImageId>) -> Self {
+        Self {
+            action,
+            images,
+            tags: BTreeSet::new(),
+            force: false,
+            share: None,
+            unshare: None,
+            project: None,
+        }
+    }
 }
 
 /// What became of one image.

@@ -92,10 +92,11 @@ fn what_the_table_does_not_allow_is_denied() {
 fn the_log_of_somebody_elses_image_is_hidden_however_public_the_image_is() {
     for principal in principals() {
         for visibility in [Visibility::Private, Visibility::Shared, Visibility::Public] {
-            let decision =
-                authorize(principal, Action::ImageLog, &image(visibility, Some(ShareStatus::Accepted)));
-            let expected = if at_home(principal) { Decision::Allow } else { Decision::Hide };
-            assert_eq!(decision, expected, "{principal:?} {visibility}");
+            for action in [Action::ImageLog, Action::HostImageLog] {
+                let decision = authorize(principal, action, &image(visibility, Some(ShareStatus::Accepted)));
+                let expected = if at_home(principal) { Decision::Allow } else { Decision::Hide };
+                assert_eq!(decision, expected, "{principal:?} {visibility}");
+            }
         }
     }
 }

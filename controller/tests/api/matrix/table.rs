@@ -170,6 +170,7 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
     ("host_image.update", Member, Image),
     ("host_image.protect", Member, Image),
     ("host_image.delete", Member, Image),
+    ("host_image.log", Reader, Image),
     // Hosts, copies, jobs, the log: read by the system's readers, changed by its administrators.
     ("cache.list", Reader, System),
     ("cache.create", Admin, System),
