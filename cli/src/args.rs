@@ -211,7 +211,7 @@ pub(crate) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "this cannot be undone, and there is no terminal to ask on")
+        return Err(Failure::new(Exit::Usage, "this must be confirmed, and there is no terminal to ask on")
             .hint("add --yes if you mean it")
             .into());
     }

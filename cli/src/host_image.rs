@@ -8,7 +8,7 @@ use hearth_protocol::api::host_image::{
 use hearth_protocol::words::{DiskRole, HostImageStatus};
 
 use crate::args::{Session, confirm};
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::output::{Cell, Grid};
 use crate::{names, size};
 
@@ -416,7 +416,8 @@ fn tell_results(session: &Session, results: &[HostImageResult]) -> anyhow::Resul
     }
     session.out.list(results, &grid)?;
     // An image that stays because something else uses it is what was asked for.
-    Ok(if results.iter().all(|result| result.ok) { Exit::Ok } else { Exit::Incomplete })
+    let failed = results.iter().find(|result| !result.ok);
+    Ok(failed.map_or(Exit::Ok, |result| Failure::from_answer(result.status, None).exit))
 }
 
 /// A host image with its disks.

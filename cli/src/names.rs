@@ -52,8 +52,11 @@ pub(crate) fn pick<'a, T>(
 }
 
 fn not_found(what: &str, wanted: &str) -> Failure {
-    Failure::new(Exit::NotFound, format!("there is no {what} {wanted:?}"))
-        .hint(format!("`hearth {what} list` shows what there is"))
+    let list = format!("`hearth {what} list` shows what there is");
+    // Tenants are shared with and given things without being seen.
+    let unseen =
+        if matches!(what, "project" | "domain") { "; one that you may not see goes by its id" } else { "" };
+    Failure::new(Exit::NotFound, format!("there is no {what} {wanted:?}")).hint(list + unseen)
 }
 
 fn ambiguous(what: &str, wanted: &str, candidates: impl ExactSizeIterator<Item = String>) -> Failure {

@@ -5,22 +5,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use hearth_tests::cluster::Cluster;
 use hearth_tests::{disk, programs};
-use serde_json::Value;
 
-#[track_caller]
-fn check(cluster: &Cluster, args: &[&str], code: i32) -> Output {
-    let output = cluster.hearth(args).unwrap();
-    assert_eq!(output.status.code(), Some(code), "hearth {args:?}: {}", text(&output));
-    output
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
-}
+use crate::hearth::{check, json, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_by_hand() {

@@ -1,25 +1,10 @@
 //! Sharing from the command line: several images at once, projects by name.
 
-use std::process::Output;
-
 use hearth_tests::cluster::Cluster;
 use hearth_tests::disk;
 use serde_json::Value;
 
-#[track_caller]
-fn check(cluster: &Cluster, args: &[&str], code: i32) -> Output {
-    let output = cluster.hearth(args).unwrap();
-    assert_eq!(output.status.code(), Some(code), "hearth {args:?}: {}", text(&output));
-    output
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
-}
+use crate::hearth::{check, json, text};
 
 /// SH-3, SH-4, SH-5, SH-8: whom an image meets is named by name, and one answer tells of all images.
 #[tokio::test(flavor = "multi_thread")]
