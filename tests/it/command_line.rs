@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use hearth_tests::cluster::Cluster;
 use hearth_tests::{disk, programs};
 
-use crate::hearth::{check, json, text};
+use crate::typed::{check, json, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_by_hand() {

@@ -3,7 +3,7 @@
 use hearth_tests::cluster::Cluster;
 use hearth_tests::disk;
 
-use crate::hearth::{check, json, text};
+use crate::typed::{check, json, text};
 
 /// HI-1, HI-2, HI-3: the life of a host image: merge, prewarm, cache, protection, deletion.
 #[tokio::test(flavor = "multi_thread")]

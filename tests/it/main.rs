@@ -13,7 +13,7 @@ mod command_line;
 mod damage;
 mod formats;
 mod full_disk;
-mod hearth;
+
 mod host_image;
 mod identity;
 mod kill;
@@ -25,4 +25,5 @@ mod renewal;
 mod restart;
 mod sharing;
 mod trust;
+mod typed;
 mod walk_through;

@@ -2,7 +2,7 @@
 
 use hearth_tests::cluster::Cluster;
 
-use crate::hearth::Person;
+use crate::typed::Person;
 
 /// PE-1: from nothing to a user who works in a project, with names everywhere.
 #[tokio::test(flavor = "multi_thread")]

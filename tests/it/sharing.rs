@@ -4,7 +4,7 @@ use hearth_tests::cluster::Cluster;
 use hearth_tests::disk;
 use serde_json::Value;
 
-use crate::hearth::{check, json, text};
+use crate::typed::{check, json, text};
 
 /// SH-3, SH-4, SH-5, SH-8: whom an image meets is named by name, and one answer tells of all images.
 #[tokio::test(flavor = "multi_thread")]

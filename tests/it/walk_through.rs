@@ -9,7 +9,7 @@ use std::process::Command;
 use hearth_tests::cluster::Cluster;
 use hearth_tests::disk;
 
-use crate::hearth::Person;
+use crate::typed::Person;
 
 const DAY: &str = include_str!("walk_through/day.txt");
 
@@ -51,7 +51,7 @@ fn steps() -> Vec<Step> {
 /// Another program, in the cluster's folder.
 fn other(cluster: &Cluster, step: &Step, words: &[&str]) -> String {
     let output = Command::new(words[0]).args(&words[1..]).current_dir(cluster.dir()).output().unwrap();
-    let said = crate::hearth::text(&output);
+    let said = crate::typed::text(&output);
     assert_eq!(output.status.code(), Some(step.code), "day.txt:{}: {said}", step.line);
     said
 }
