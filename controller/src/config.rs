@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod sources;
+
 use crate::ingest::sandbox::SandboxMode;
+use crate::ingest::sources::SourceConfig;
 
 /// Where the configuration is when nobody says.
 pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
@@ -112,6 +115,12 @@ struct Raw {
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
+    upload_idle_days: Option<u32>,
+    parallel_fetches: Option<usize>,
+    import_allow: Vec<String>,
+    import_ports: Option<Vec<u16>>,
+    import_ca_file: Option<PathBuf>,
+    s3: Vec<sources::RawStore>,
 }
 
 /// The checked configuration.
@@ -145,6 +154,12 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
+    /// How long an upload may be idle before it ends, 1 to 365 days.
+    pub upload_idle: Duration,
+    /// Sources that are fetched from at once, 1 to 64.
+    pub parallel_fetches: usize,
+    /// Where images may be fetched from; its patience is not in the file, shorter in tests.
+    pub sources: SourceConfig,
     /// Whether `/metrics` answers without a token.
     pub metrics_public: bool,
     /// Form of the log.
@@ -245,6 +260,14 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
                 .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
         },
     )?;
+    let idle_days = raw.upload_idle_days.unwrap_or(sources::UPLOAD_IDLE_DAYS_DEFAULT);
+    ranged("upload_idle_days", idle_days, 1, 365)?;
+    let parallel_fetches = raw.parallel_fetches.unwrap_or(sources::PARALLEL_FETCHES_DEFAULT);
+    if !(1..=PARALLEL_IMPORTS_MAX).contains(&parallel_fetches) {
+        return wrong("parallel_fetches", &parallel_fetches, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
+    }
+    let sources = sources::check(&raw.import_allow, raw.import_ports, raw.import_ca_file, raw.s3)
+        .map_err(|wrong| error(wrong.key, &wrong.value, wrong.allowed.to_owned()))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -261,6 +284,9 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         heartbeat: Duration::from_secs(heartbeat_seconds.into()),
         upload_silence: UPLOAD_SILENCE_MAX,
+        upload_idle: Duration::from_secs(u64::from(idle_days) * 86_400),
+        parallel_fetches,
+        sources,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
@@ -326,6 +352,13 @@ mod tests {
             ("public_names = [\"https://x\"]", "host names"),
             ("sandbox = \"off\"", "best-effort"),
             ("log_filter = \"hearth=loud\"", "log_filter = hearth=loud"),
+            ("upload_idle_days = 0", "1 to 365"),
+            ("parallel_fetches = 0", "1 to 64"),
+            ("import_allow = [\"0x7f.1\"]", "import_allow = 0x7f.1"),
+            ("import_ports = [0]", "import_ports = 0"),
+            ("import_ca_file = \"ca.pem\"", "absolute"),
+            ("[[s3]]\nendpoint = \"ftp://x\"\nbuckets = [\"b\"]\naccess_key = \"secret\"\nsecret_key_file = \"/x\"", "s3.endpoint"),
+            ("[[s3]]\nendpoint = \"https://x\"\naccess_key = \"secret\"\nsecret_key_file = \"/x\"", "s3.buckets"),
             ("keep_originals = \"yes\"", "line 1"),
             ("state_dir = ", "line 1"),
         ] {

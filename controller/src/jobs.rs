@@ -19,6 +19,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+pub mod fetch;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hearth_protocol::api::image::Checksums;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, ImportStage};
@@ -42,6 +44,7 @@ use crate::db::jobs::Job;
 use crate::db::operations::Draft;
 use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::convert::ConvertError;
+use crate::ingest::unpack::UnpackError;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
 use crate::{clock, metrics, task};
 
@@ -306,6 +309,11 @@ impl Jobs {
         let recorded = Recorded { content, format: imported.format, original_kept: self.keep_originals };
         let details = serde_json::json!({ "content": imported.content, "format": imported.format });
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
+        if known_sums(image).is_none() {
+            let checksums = Checksums::from(imported.sums.clone());
+            let original = Original { bytes: imported.sums.size_bytes, checksums };
+            self.db.put_checksums(image.id, &original).await?;
+        }
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
             Ok(()) => {}
             Err(DbError::State { .. } | DbError::NotFound { .. }) => {
@@ -395,7 +403,9 @@ impl Jobs {
 const fn is_cancelled(error: &ImportError) -> bool {
     matches!(
         error,
-        ImportError::Convert(ConvertError::Cancelled) | ImportError::Content(ContentError::Cancelled)
+        ImportError::Convert(ConvertError::Cancelled)
+            | ImportError::Content(ContentError::Cancelled)
+            | ImportError::Unpack(UnpackError::Cancelled)
     )
 }
 
@@ -431,7 +441,5 @@ async fn wait_for(changes: &mut tokio::sync::broadcast::Receiver<Change>, wanted
 /// [`DbError::State`] if it is not killed; a failed statement.
 pub async fn retry(db: &Db, image: &Image, op: &Draft) -> Result<(), DbError> {
     debug_assert_eq!(image.status, ImageStatus::Killed);
-    let original = Original { bytes: image.original_bytes.unwrap_or(0), checksums: image.checksums.clone() };
-    db.start_upload(image.id).await?;
-    db.accept_upload(image.id, &original, (new_id(), "{}"), op).await
+    db.retry_import(image.id, (new_id(), "{}"), op).await
 }

@@ -11,8 +11,10 @@ pub mod image;
 pub mod location;
 pub mod operation;
 pub mod prewarm;
+pub mod source;
 pub mod system;
 pub mod token;
+pub mod upload;
 
 use serde::{Deserialize, Serialize};
 

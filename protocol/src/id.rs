@@ -99,6 +99,8 @@ id_types! {
     DomainId;
     /// A row of the operation log.
     OperationId;
+    /// An upload or a fetch of an image's bytes that is not over.
+    UploadId;
     /// One start of an agent process; tells a restart from a second agent with a copied key.
     BootId;
 }

@@ -10,12 +10,15 @@ use crate::db::Db;
 use crate::fleet::FleetHandle;
 use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
+use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
 
 /// Uploads at once: each holds a file, four threads and at most 8 MiB.
 pub const UPLOADS_MAX: usize = 16;
 /// Downloads at once: each holds a file and a buffer.
 pub const DOWNLOADS_MAX: usize = 64;
+/// Looks at sources at once: each holds a connection to a stranger for up to 20 s.
+pub const SOURCE_CHECKS_MAX: usize = 8;
 /// Event streams at once: each holds a place in the change feed.
 pub const EVENT_STREAMS_MAX: usize = 64;
 
@@ -42,6 +45,12 @@ pub struct Inner {
     pub figures: PrometheusHandle,
     /// Places for uploads.
     pub uploads: Arc<Semaphore>,
+    /// Who appends to which upload.
+    pub writers: super::uploads::Writers,
+    /// Where images may be fetched from.
+    pub sources: Sources,
+    /// Places for looks at sources.
+    pub source_checks: Arc<Semaphore>,
     /// Places for downloads.
     pub downloads: Arc<Semaphore>,
     /// Places for event streams.
@@ -69,6 +78,8 @@ pub struct Parts {
     pub ingest: Arc<Ingest>,
     /// Imports and clean-up.
     pub jobs: Arc<Jobs>,
+    /// Where images may be fetched from.
+    pub sources: Sources,
     /// Sessions and placement.
     pub fleet: FleetHandle,
     /// The certificate authority.
@@ -83,7 +94,7 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, db, ingest, jobs, fleet, authority, figures, closing } = parts;
+        let Parts { config, db, ingest, jobs, sources, fleet, authority, figures, closing } = parts;
         Self(Arc::new(Inner {
             config,
             db,
@@ -94,6 +105,9 @@ impl App {
             figures,
             closing,
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            writers: super::uploads::Writers::default(),
+            sources,
+            source_checks: Arc::new(Semaphore::new(SOURCE_CHECKS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         }))

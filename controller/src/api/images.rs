@@ -61,7 +61,8 @@ pub struct DeleteQuery {
     force: bool,
 }
 
-/// Makes a record; `PUT /images/{id}/file` sends its bytes.
+/// Makes a record; `PUT /images/{id}/file` or `POST /images/{id}/uploads` sends its bytes, unless `source` says where the
+/// controller gets them.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", request_body = ImageCreate,
     responses((status = 201, body = ImageBody), (status = 409, description = "The name is taken", body = ErrorBody)))]
 pub async fn create(
@@ -69,8 +70,21 @@ pub async fn create(
     caller: Caller,
     Json(create): Json<ImageCreate>,
 ) -> Result<(StatusCode, axum::Json<ImageBody>), Fault> {
+    let image = make(&app, &caller, create).await?;
+    Ok((StatusCode::CREATED, axum::Json(shown(&app, &caller, &image).await?)))
+}
+
+/// Makes a record, and queues its fetch if it has a source.
+///
+/// # Errors
+/// What is wrong with the record, or what the caller may not do.
+pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Result<Image, Fault> {
     check_create(&create)?;
-    let (domain, project) = owner(&app, &caller, create.project).await?;
+    let source = match &create.source {
+        Some(source) => Some((super::sources::read(app, "source.url", &source.url)?, source.url.clone())),
+        None => None,
+    };
+    let (domain, project) = owner(app, caller, create.project).await?;
     caller.may(&Resource::Project { domain, project }, "project", project)?;
     if create.public {
         caller.may_do(Action::ImagePublish, &Resource::Whole, "image", &create.name)?;
@@ -91,8 +105,11 @@ pub async fn create(
     let details = serde_json::json!({ "kind": new.kind, "format": new.format, "project": project });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
     app.db.create_image(&new, &op).await?;
-    let image = find(&app, &caller, id).await?;
-    Ok((StatusCode::CREATED, axum::Json(shown(&app, &caller, &image).await?)))
+    if let Some((source, url)) = source {
+        let named = new.facts.name.clone();
+        super::sources::queue(app, caller, id, named, &source, &url).await?;
+    }
+    find(app, caller, id).await
 }
 
 fn facts(create: ImageCreate) -> ImageFacts {
@@ -236,7 +253,7 @@ async fn cancel_prewarms(app: &App, caller: &Caller, image: ImageId) -> Result<(
     Ok(())
 }
 
-/// Imports a killed image again from its kept original.
+/// Imports a killed image again: from its kept original, else from its source.
 #[utoipa::path(post, path = "/api/v1/images/{id}/retry", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 202, body = ImageBody), (status = 409, description = "Nothing to retry", body = ErrorBody)))]
 pub async fn retry(
@@ -249,6 +266,10 @@ pub async fn retry(
         let originals = std::sync::Arc::clone(&app.ingest.originals);
         super::upload::blocking(move || originals.open(id)).await?
     };
+    if image.status == ImageStatus::Killed && kept.is_none() && !image.source.is_empty() {
+        let image = super::sources::again(&app, &caller, &image).await?;
+        return Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)));
+    }
     if image.status != ImageStatus::Killed || kept.is_none() {
         let state = if kept.is_none() { "its original is not kept" } else { image.status.as_str() };
         return Err(Fault::conflict(format!("image {} cannot be retried: {state}", image.facts.name))
@@ -348,6 +369,7 @@ fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
         min_memory_bytes: (facts.min_memory_bytes > 0).then_some(facts.min_memory_bytes),
         protected: facts.protected,
         properties: facts.properties.clone(),
+        source: text(&image.source),
         revision: image.revision,
         created_at: when::text(image.created_us),
         updated_at: when::text(image.updated_us),

@@ -28,7 +28,7 @@ use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
     cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    tokens, upload,
+    sources, tokens, upload, upload_form, uploads,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -72,6 +72,14 @@ pub fn build(app: App) -> Routes {
         .guarded(A::ImageRetry, quick, routes!(images::retry))
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))
+        .guarded(A::ImageUpload, Pace::Stream, routes!(upload_form::form))
+        .guarded(A::ImageUpload, quick, routes!(uploads::open))
+        .guarded(A::ImageUpload, quick, routes!(uploads::list))
+        .guarded(A::ImageUpload, quick, routes!(uploads::show))
+        .guarded(A::ImageUpload, Pace::Stream, routes!(uploads::append))
+        .guarded(A::ImageUpload, quick, routes!(uploads::abort))
+        .guarded(A::ImageFetch, quick, routes!(sources::import))
+        .guarded(A::SourceCheck, quick, routes!(sources::check))
         .guarded(A::ImageDownload, Pace::Stream, routes!(download::download))
         .guarded(A::CacheList, quick, routes!(cache::list))
         .guarded(A::CacheCreate, quick, routes!(cache::create))

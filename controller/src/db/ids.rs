@@ -8,6 +8,7 @@
 
 use hearth_protocol::id::{
     DomainId, ImageId, IntentId, JobId, JoinTokenId, LocationId, OperationId, PrewarmId, ProjectId, TokenId,
+    UploadId,
 };
 
 /// An id that the controller makes.
@@ -26,7 +27,7 @@ macro_rules! made_here {
     )*};
 }
 
-made_here! { DomainId ImageId IntentId JobId JoinTokenId LocationId OperationId PrewarmId ProjectId TokenId }
+made_here! { DomainId ImageId IntentId JobId JoinTokenId LocationId OperationId PrewarmId ProjectId TokenId UploadId }
 
 /// A fresh id, larger than every id this process made before.
 #[must_use]

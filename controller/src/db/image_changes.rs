@@ -1,10 +1,11 @@
 //! The catalog: how image records come to be, change and go.
 //!
 //! ```text
-//! create ─► queued ──start_upload──► saving ──accept_upload──► importing ──finish_import──► active
+//! create ─► queued ──open_upload───► saving ──finish_upload──► importing ──finish_import──► active
 //!             ▲   ◄──abort_upload──────┘  └────fail_image────► killed ◄──fail_image──┘
-//!             └──────────────start_upload (again)──────────────┘          any ──delete_image──► deleted
+//!             └──────────────open_upload (again)───────────────┘          any ──delete_image──► deleted
 //! ```
+//! The arrows of uploads stand in [`super::uploads`].
 //!
 //! **Invariants.** Each arrow checks the state it leaves, so two uploads or a job and a delete cannot both win. `revision`
 //! counts edits by people, not progress: an `If-Match` does not fail because a percentage moved. A deleted image refers to
@@ -19,7 +20,7 @@ use super::contents::Content;
 use super::error::DbError;
 use super::grams::fold;
 use super::images::{Image, ImageFacts, NewImage};
-use super::jobs::{JobKind, JobState};
+use super::jobs::JobState;
 use super::operations::Draft;
 use super::sql::{sql, to_json};
 use super::store::{Db, Tx};
@@ -55,7 +56,7 @@ fn wrong_state(image: &Image, allowed: &'static str) -> DbError {
 
 impl Tx<'_> {
     /// The image if it is not deleted and in one of `states`.
-    async fn image_in(
+    pub(super) async fn image_in(
         &mut self,
         id: ImageId,
         states: &[ImageStatus],
@@ -73,7 +74,7 @@ impl Tx<'_> {
         }
     }
 
-    async fn set_status(
+    pub(super) async fn set_status(
         &mut self,
         id: ImageId,
         status: ImageStatus,
@@ -167,65 +168,6 @@ impl Db {
         .await
     }
 
-    /// Begins the one upload of an image: `queued` or `killed` becomes `saving`.
-    ///
-    /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
-    pub async fn start_upload(&self, id: ImageId) -> Result<Image, DbError> {
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let from = [ImageStatus::Queued, ImageStatus::Killed];
-                tx.image_in(id, &from, "bytes can be sent to a queued or killed image; make a new image")
-                    .await?;
-                tx.set_status(id, ImageStatus::Saving, Some(ImportStage::Uploading), "").await?;
-                tx.image(id).await
-            })
-        })
-        .await
-    }
-
-    /// Ends an upload that did not finish: `saving` becomes `queued` and may be tried again.
-    ///
-    /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
-    pub async fn abort_upload(&self, id: ImageId, reason: &str) -> Result<(), DbError> {
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                tx.image_in(id, &[ImageStatus::Saving], "only an upload in progress can be aborted").await?;
-                tx.set_status(id, ImageStatus::Queued, None, reason).await
-            })
-        })
-        .await
-    }
-
-    /// Takes a whole, durable upload over: `saving` becomes `importing` and the import job is queued.
-    ///
-    /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
-    pub async fn accept_upload(
-        &self,
-        id: ImageId,
-        original: &Original,
-        job: (JobId, &str),
-        op: &Draft,
-    ) -> Result<(), DbError> {
-        let update = "UPDATE image SET original_bytes = $1, sha256 = $2, sha512 = $3, md5 = $4, blake3 = $5 WHERE id = $6";
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                tx.image_in(id, &[ImageStatus::Saving], "the upload was aborted or is over").await?;
-                let sums = &original.checksums;
-                let stmt = sql("image", update).bind(original.bytes).bind(sums.sha256.as_deref());
-                let stmt =
-                    stmt.bind(sums.sha512.as_deref()).bind(sums.md5.as_deref()).bind(sums.blake3.as_deref());
-                tx.run(stmt.bind(id)).await?;
-                tx.set_status(id, ImageStatus::Importing, Some(ImportStage::Inspecting), "").await?;
-                tx.enqueue_job(job.0, JobKind::Import, id, job.1).await?;
-                tx.record(op).await
-            })
-        })
-        .await
-    }
-
     /// Notes how far an upload or import is. Costs an fsync: call it once a second at most.
     ///
     /// # Errors
@@ -291,6 +233,7 @@ impl Db {
                 let from = [ImageStatus::Queued, ImageStatus::Saving, ImageStatus::Importing];
                 tx.image_in(id, &from, "no upload or import is running").await?;
                 tx.set_status(id, ImageStatus::Killed, None, reason).await?;
+                tx.close_upload(id).await?;
                 if let Some(job) = job {
                     tx.set_job(job, JobState::Failed, reason).await?;
                 }
@@ -333,23 +276,6 @@ impl Db {
     ) -> Result<Image, DbError> {
         self.write_tx(move |tx| Box::pin(delete_in(tx, id, if_match, op))).await
     }
-
-    /// At start: uploads whose connection died with the process are `queued` again. Returns their ids.
-    ///
-    /// # Errors
-    /// A failed statement.
-    pub async fn reset_uploads(&self) -> Result<Vec<ImageId>, DbError> {
-        let update = "UPDATE image SET status = 'queued', stage = NULL, percent = 0, updated_us = $1, \
-             reason = 'the controller stopped during the upload: send the file again' \
-             WHERE status = 'saving' AND deleted_us IS NULL RETURNING id";
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let rows = tx.rows(sql("image", update).bind(tx.now_us())).await?;
-                rows.iter().map(|row| row.parse("id")).collect()
-            })
-        })
-        .await
-    }
 }
 
 async fn delete_in(
@@ -380,7 +306,8 @@ async fn delete_in(
     }
     tx.delete_grams(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
-    let jobs = "UPDATE job SET state = 'failed', error = 'the image was deleted', updated_us = $1 \
+    tx.close_upload(id).await?;
+    let jobs = "UPDATE job SET state = 'failed', spec = '{}', error = 'the image was deleted', updated_us = $1 \
          WHERE image_id = $2 AND state IN ('queued', 'running')";
     tx.run(sql("job", jobs).bind(tx.now_us()).bind(id)).await?;
     let update = "UPDATE image SET status = 'deleted', stage = NULL, name_key = $1, content_id = NULL, \

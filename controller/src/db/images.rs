@@ -130,6 +130,10 @@ pub struct Image {
     pub stored_bytes: Option<u64>,
     /// Identity of the bytes.
     pub content: Option<ContentId>,
+    /// Where the file came from, without secrets; empty for an upload.
+    pub source: String,
+    /// Whether the source had a user, a password or a query, which are not kept.
+    pub source_hidden: bool,
     /// Counts edits; from 1.
     pub revision: u64,
     /// When it was deleted, microseconds since the epoch.
@@ -198,6 +202,8 @@ fn image(row: &Row) -> Result<Image, DbError> {
         data_bytes: row.opt_size("data_bytes")?,
         stored_bytes: row.opt_size("stored_bytes")?,
         content: row.opt_parse("content_id")?,
+        source: row.text("source")?,
+        source_hidden: row.flag("source_hidden")?,
         revision: row.size("revision")?,
         deleted_us: row.opt_int("deleted_us")?,
         created_us: row.int("created_us")?,

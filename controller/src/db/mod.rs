@@ -40,6 +40,7 @@ mod sql;
 mod store;
 pub mod tenants;
 pub mod tokens;
+pub mod uploads;
 
 pub use changes::Change;
 pub use error::DbError;

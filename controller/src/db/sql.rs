@@ -15,7 +15,7 @@ use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
     BootId, DomainId, Generation, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId, OperationId,
-    PrewarmId, ProjectId, TokenId,
+    PrewarmId, ProjectId, TokenId, UploadId,
 };
 use hearth_protocol::words::{
     ConsumerKind, ContentKind, DiskFormat, EntryStatus, ImageKind, ImageStatus, ImportStage, LocationKind,
@@ -65,7 +65,7 @@ macro_rules! int_args {
 
 text_args! {
     &str &String AgentId ContentId BootId DomainId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
-    PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
+    PrewarmId ProjectId TokenId UploadId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility
 }
 int_args! {

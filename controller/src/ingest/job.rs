@@ -28,7 +28,8 @@ use super::chunk::{self, Chunking};
 use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
-use super::space::{Space, SpaceError};
+use super::space::{Reservation, Space, SpaceError};
+use super::unpack::{self, UnpackError, Unpacking};
 use crate::content::{CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums};
 use crate::logic::catalog::first_mismatch;
 
@@ -48,6 +49,7 @@ pub struct Ingest {
     converter: Converter,
     staging: PathBuf,
     threads: usize,
+    unpacked_bytes_max: u64,
 }
 
 /// What to import.
@@ -124,6 +126,9 @@ pub enum ImportError {
     /// No room.
     #[error(transparent)]
     Space(#[from] SpaceError),
+    /// It came packed and cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
     /// The disk is full although the room was set aside: somebody else took it.
     #[error(
         "the disk became full during the import: up to {needed_bytes} bytes are needed for {path}, {free_bytes} are \
@@ -178,6 +183,7 @@ impl ImportError {
                 ConvertError::Failed { .. } | ConvertError::TooLarge { .. } | ConvertError::Length { .. }
             ),
             Self::Content(error) => matches!(error, ContentError::Manifest(_)),
+            Self::Unpack(error) => error.is_final(),
             Self::Space(_)
             | Self::Full { .. }
             | Self::ReadBack { .. }
@@ -208,7 +214,15 @@ impl Ingest {
             converter,
             staging: create(staging)?,
             threads,
+            unpacked_bytes_max: crate::config::IMAGE_BYTES_MAX_DEFAULT,
         })
+    }
+
+    /// Limits what a packed file may unpack to.
+    #[must_use]
+    pub const fn with_unpacked_bytes_max(mut self, bytes: u64) -> Self {
+        self.unpacked_bytes_max = bytes;
+        self
     }
 
     /// Imports the uploaded file of an image; blocks until done.
@@ -237,7 +251,7 @@ impl Ingest {
         progress(ImportStage::Inspecting, 0);
         let original = self.originals.open(spec.image)?;
         let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
-        let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
+        let sums = spec.sums.clone().map_or_else(|| original.sums_unless(cancel), Ok)?;
         compare(&spec.expected, &sums)?;
         let made = self.make(spec.image, spec.declared, cancel, progress)?;
         let root = made.staged.root().clone();
@@ -286,13 +300,13 @@ impl Ingest {
         cancel: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<Made, ImportError> {
-        let path = self.originals.path(image);
-        let open = |path: &Path| File::open(path).map_err(on("open", path));
-        let reader = ImageFile::new(open(&path)?).map_err(on("open", &path))?;
-        let inspection = inspect(&reader, declared)?;
         let folder = self.staging.join(image.to_string());
         remove(&folder)?;
         let staging = Folder(create(folder)?);
+        let (path, _room) = self.unpacked(self.originals.path(image), &staging.0, cancel, progress)?;
+        let open = |path: &Path| File::open(path).map_err(on("open", path));
+        let reader = ImageFile::new(open(&path)?).map_err(on("open", &path))?;
+        let inspection = inspect(&reader, declared)?;
         let raw_path = staging.0.join("disk.raw");
         let converted = !matches!(inspection.format, DiskFormat::Raw | DiskFormat::Iso);
         if converted {
@@ -320,6 +334,32 @@ impl Ingest {
         drop(staging); // the raw file is no longer needed
         self.read_back(&staged, cancel, progress)?;
         Ok(Made { inspection, staged })
+    }
+
+    /// The file to work on: the original, or what it holds if it came packed, with the room that this takes.
+    fn unpacked(
+        &self,
+        original: PathBuf,
+        staging: &Path,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<(PathBuf, Vec<Reservation>), ImportError> {
+        let packing = match unpack::packing_of(&original) {
+            Ok(Some(packing)) => packing,
+            Ok(None) => return Ok((original, Vec::new())),
+            Err(error) => return Err(error.into()),
+        };
+        progress(ImportStage::Unpacking, 0);
+        let output = staging.join("unpacked");
+        let unpacking = Unpacking {
+            input: &original,
+            output: &output,
+            most_bytes: self.unpacked_bytes_max,
+            space: &self.space,
+        };
+        let mut shown = Shown { progress, stage: ImportStage::Unpacking, percent: 0 };
+        let room = unpack::unpack(&unpacking, packing, cancel, &mut |done, total| shown.at(done, total))?;
+        Ok((output, room))
     }
 
     /// Says of a full disk what is needed and what is there.

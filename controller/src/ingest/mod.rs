@@ -13,6 +13,9 @@
 pub mod chunk;
 pub mod convert;
 pub mod inspect;
+pub mod intake;
 pub mod job;
 pub mod sandbox;
+pub mod sources;
 pub mod space;
+pub mod unpack;

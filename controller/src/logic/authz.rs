@@ -110,6 +110,10 @@ actions! {
     ImagePublish = "image.publish", Admin, System;
     /// The bytes of a new image.
     ImageUpload = "image.upload", Member, Owner;
+    /// Bytes that the controller gets by itself.
+    ImageFetch = "image.fetch", Member, Owner;
+    /// A look at a source without fetching it.
+    SourceCheck = "source.check", Member, Own;
     /// The original's bytes.
     ImageDownload = "image.download", Member, Owner;
     /// Another try of an import.

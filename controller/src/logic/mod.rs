@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod authz;
 pub mod catalog;
+pub mod fetch;
 pub mod forecast;
 pub mod glob;
 pub mod hold;
@@ -18,3 +19,4 @@ pub mod prewarm;
 pub mod rate;
 pub mod selector;
 pub mod slots;
+pub mod source;

@@ -15,7 +15,7 @@ fn may(role: Role, scope: &str, action: Action) -> bool {
         ("token", _) => role == Role::Admin,
         ("image", "list" | "show") => true,
         ("image", "publish") => scope == "system" && role == Role::Admin,
-        ("image", _) => role != Role::Reader,
+        ("image", _) | ("source", "check") => role != Role::Reader,
         (_, "list" | "show" | "verify" | "read") => scope == "system",
         _ => scope == "system" && role == Role::Admin,
     }

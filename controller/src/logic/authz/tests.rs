@@ -48,6 +48,7 @@ fn what_the_table_does_not_allow_is_denied() {
             let expected = match name {
                 "token.whoami" | "image.list" => true,
                 "token.list" => principal.role == Role::Admin,
+                "source.check" => principal.role != Role::Reader,
                 _ if reads_system => system,
                 "image.publish" | "transfers.steer" => system && principal.role == Role::Admin,
                 _ if ["cache.", "location.", "join_token.", "prewarm."]
@@ -76,6 +77,7 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::ImageShow,
         Action::ImageDownload,
         Action::ImageUpload,
+        Action::ImageFetch,
         Action::ImageRetry,
         Action::ImageDelete,
     ];
