@@ -10,14 +10,16 @@ use crate::names;
 use crate::output::{Cell, Grid};
 
 mod download;
+mod fetch;
 mod import;
+mod send;
 
 pub(crate) use import::{format_of, upload, wait_active};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Import a disk image or ISO file
+    /// Import a disk image or ISO file, or a URL
     Import(Box<import::Import>),
     /// List images
     List(List),
@@ -26,6 +28,8 @@ pub(crate) enum ImageCommand {
     /// Delete images and their copies
     #[command(visible_alias = "rm")]
     Delete(Delete),
+    /// Try a failed import again
+    Retry(fetch::Retry),
     /// Download the file as it was imported
     Download(download::Download),
 }
@@ -86,6 +90,7 @@ impl ImageCommand {
             Self::List(command) => command.run(session).await,
             Self::Show(command) => command.run(session).await,
             Self::Delete(command) => command.run(session).await,
+            Self::Retry(command) => Box::pin(command.run(session)).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
         }
     }
@@ -179,6 +184,7 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("sha256", Cell::maybe(image.checksums.sha256.as_ref())),
         ("md5", Cell::maybe(image.checksums.md5.as_ref())),
         ("blake3", Cell::maybe(image.checksums.blake3.as_ref())),
+        ("source", Cell::maybe(image.source.as_ref())),
         ("visibility", Cell::text(image.visibility)),
         ("project", Cell::text(image.project)),
         ("architecture", Cell::maybe(image.architecture.as_ref())),

@@ -221,6 +221,7 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         let fits = (least..=most).contains(&value);
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
+    let imports = sources::check(&raw).map_err(|wrong| error(wrong.key, &wrong.value, wrong.allowed))?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -253,21 +254,9 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = raw.sandbox.map_or_else(
-        || Ok(SandboxMode::default()),
-        |word| {
-            word.parse()
-                .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
-        },
-    )?;
-    let idle_days = raw.upload_idle_days.unwrap_or(sources::UPLOAD_IDLE_DAYS_DEFAULT);
-    ranged("upload_idle_days", idle_days, 1, 365)?;
-    let parallel_fetches = raw.parallel_fetches.unwrap_or(sources::PARALLEL_FETCHES_DEFAULT);
-    if !(1..=PARALLEL_IMPORTS_MAX).contains(&parallel_fetches) {
-        return wrong("parallel_fetches", &parallel_fetches, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
-    }
-    let sources = sources::check(&raw.import_allow, raw.import_ports, raw.import_ca_file, raw.s3)
-        .map_err(|wrong| error(wrong.key, &wrong.value, wrong.allowed.to_owned()))?;
+    let sandbox = sandbox(raw.sandbox).map_err(|word| {
+        error("sandbox", &word, "must be \"required\" or \"best-effort\"".into())
+    })?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -284,14 +273,19 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         heartbeat: Duration::from_secs(heartbeat_seconds.into()),
         upload_silence: UPLOAD_SILENCE_MAX,
-        upload_idle: Duration::from_secs(u64::from(idle_days) * 86_400),
-        parallel_fetches,
-        sources,
+        upload_idle: imports.upload_idle,
+        parallel_fetches: imports.parallel_fetches,
+        sources: imports.sources,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
         state_dir,
     })
+}
+
+/// How conversions are confined; a word that is none as the error.
+fn sandbox(word: Option<String>) -> Result<SandboxMode, String> {
+    word.map_or_else(|| Ok(SandboxMode::default()), |word| word.parse().map_err(|_| word))
 }
 
 /// What a filter of the log may be, if `text` is none.
@@ -357,8 +351,14 @@ mod tests {
             ("import_allow = [\"0x7f.1\"]", "import_allow = 0x7f.1"),
             ("import_ports = [0]", "import_ports = 0"),
             ("import_ca_file = \"ca.pem\"", "absolute"),
-            ("[[s3]]\nendpoint = \"ftp://x\"\nbuckets = [\"b\"]\naccess_key = \"secret\"\nsecret_key_file = \"/x\"", "s3.endpoint"),
-            ("[[s3]]\nendpoint = \"https://x\"\naccess_key = \"secret\"\nsecret_key_file = \"/x\"", "s3.buckets"),
+            (
+                "[[s3]]\nendpoint = \"ftp://x\"\nbuckets = [\"b\"]\naccess_key = \"secret\"\nsecret_key_file = \"/x\"",
+                "s3.endpoint",
+            ),
+            (
+                "[[s3]]\nendpoint = \"https://x\"\naccess_key = \"secret\"\nsecret_key_file = \"/x\"",
+                "s3.buckets",
+            ),
             ("keep_originals = \"yes\"", "line 1"),
             ("state_dir = ", "line 1"),
         ] {

@@ -44,8 +44,8 @@ use crate::db::jobs::Job;
 use crate::db::operations::Draft;
 use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::convert::ConvertError;
-use crate::ingest::unpack::UnpackError;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
+use crate::ingest::unpack::UnpackError;
 use crate::{clock, metrics, task};
 
 /// Time between two looks at the queue without a wake-up.

@@ -19,4 +19,5 @@ mod memory;
 mod prewarm;
 mod renewal;
 mod restart;
+mod sources;
 mod trust;

@@ -78,6 +78,8 @@ fn the_controllers_example_parses_as_shipped_and_switched_on() {
     );
     assert_eq!((plain.image_bytes_max, plain.metrics_public), (full.image_bytes_max, full.metrics_public));
     assert_eq!((plain.log_filter, plain.log_format), (full.log_filter, full.log_format));
+    assert_eq!((plain.upload_idle, plain.parallel_fetches), (full.upload_idle, full.parallel_fetches));
+    assert_eq!((plain.sources.stores.len(), full.sources.stores.len()), (0, 1));
 }
 
 #[test]

@@ -27,8 +27,8 @@ use super::app::App;
 use super::linger::Linger;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    sources, tokens, upload, upload_form, uploads,
+    cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, sources,
+    system, tokens, upload, upload_form, uploads,
 };
 use crate::logic::authz::Action;
 use crate::task;

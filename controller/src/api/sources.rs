@@ -59,11 +59,14 @@ pub async fn check(
 ) -> Result<axum::Json<SourceFacts>, Fault> {
     let source = read(&app, "url", &body.url)?;
     let place = app.source_checks.clone().try_acquire_owned();
-    let _place = place.map_err(|_| Fault::unavailable("too many sources are looked at; try again in a moment"))?;
+    let _place =
+        place.map_err(|_| Fault::unavailable("too many sources are looked at; try again in a moment"))?;
     match app.sources.check(&source).await {
         Ok(facts) => Ok(axum::Json(facts)),
         Err(FetchError::Refused(error)) => Err(Fault::invalid("url", error.to_string())),
-        Err(error) => Err(Fault::conflict(error.to_string()).hint("look at the URL, and at the source itself")),
+        Err(error) => {
+            Err(Fault::conflict(error.to_string()).hint("look at the URL, and at the source itself"))
+        }
     }
 }
 
@@ -99,7 +102,8 @@ pub(super) async fn queue(
 /// 409 if the URL held a secret: it was not kept.
 pub(super) async fn again(app: &App, caller: &Caller, image: &Image) -> Result<Image, Fault> {
     if image.source_hidden {
-        let text = format!("image {} cannot be fetched again: its URL held a password or a query", image.facts.name);
+        let text =
+            format!("image {} cannot be fetched again: its URL held a password or a query", image.facts.name);
         return Err(Fault::conflict(text).hint("these are not kept: hearth image retry IMAGE --url URL"));
     }
     let source = read(app, "source", &image.source)?;

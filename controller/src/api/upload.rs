@@ -194,7 +194,8 @@ async fn put_back(app: &App, id: UploadId, reason: String) -> Result<(), DbError
                 let mut ended = false;
                 while !ended && !app.closing.is_cancelled() {
                     tokio::time::sleep(ABORT_AGAIN).await;
-                    ended = !app.db.abort_upload(id, &reason, None).await.is_err_and(|error| error.is_passing());
+                    ended =
+                        !app.db.abort_upload(id, &reason, None).await.is_err_and(|error| error.is_passing());
                 }
             });
             Ok(())

@@ -66,7 +66,8 @@ pub async fn form(
     // The file has limits of its own.
     DefaultBodyLimit::disable().apply(&mut request);
     let form = Multipart::from_request(request, &()).await;
-    let form = form.map_err(|_| Fault::media_type("the body must be a form: multipart/form-data with a boundary"))?;
+    let form =
+        form.map_err(|_| Fault::media_type("the body must be a form: multipart/form-data with a boundary"))?;
     let (feed, parts) = mpsc::channel(PARTS_WAITING_MAX);
     let (told, fields) = tokio::sync::oneshot::channel();
     // The form is read by a task of its own: its file borrows it, and what takes the file outlives this call.
@@ -80,7 +81,9 @@ pub async fn form(
         Ok(image) => Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?))),
         Err(fault) => {
             let op = Draft { action: Action::ImageDelete.as_str().to_owned(), ..caller.draft() };
-            let op = op.on("image", image.id, image.facts.name).with(json!({ "upload_failed": fault.parts().message }));
+            let op = op
+                .on("image", image.id, image.facts.name)
+                .with(json!({ "upload_failed": fault.parts().message }));
             if let Ok(gone) = app.db.delete_image(image.id, None, &op).await {
                 app.jobs.clean_up(&gone).await;
             }
@@ -140,12 +143,15 @@ impl Record {
     async fn take(&mut self, mut field: Field<'_>) -> Result<(), Fault> {
         self.n_fields += 1;
         if self.n_fields > FIELDS_MAX {
-            return Err(Fault::bad_request(format!("a form has at most {FIELDS_MAX} fields before its file")));
+            return Err(Fault::bad_request(format!(
+                "a form has at most {FIELDS_MAX} fields before its file"
+            )));
         }
         let name = field.name().unwrap_or_default().to_owned();
         let mut value = Vec::new();
         while let Some(part) = field.next().await {
-            let part = part.map_err(|error| Fault::bad_request(format!("the form cannot be read: {error}")))?;
+            let part =
+                part.map_err(|error| Fault::bad_request(format!("the form cannot be read: {error}")))?;
             if value.len() + part.len() > FIELD_BYTES_MAX {
                 return Err(Fault::invalid(name, format!("is longer than {FIELD_BYTES_MAX} bytes")));
             }

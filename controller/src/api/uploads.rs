@@ -212,7 +212,10 @@ impl Asked {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
         let offset = text(UPLOAD_OFFSET).and_then(|text| text.parse().ok());
         let offset_bytes = offset.ok_or_else(|| {
-            Fault::invalid(UPLOAD_OFFSET, "say with `upload-offset: N` behind how many bytes this request goes on")
+            Fault::invalid(
+                UPLOAD_OFFSET,
+                "say with `upload-offset: N` behind how many bytes this request goes on",
+            )
         })?;
         let complete = match text(UPLOAD_COMPLETE) {
             None | Some("false") => false,
@@ -244,8 +247,12 @@ async fn receive(
     let mut intake = opened.await.map_err(|error| (fault_of(app, &error), None))?;
     let durable = intake.upload().offset_bytes;
     if asked.offset_bytes != durable {
-        let text = format!("the upload has {durable} bytes; {} were said to have come before", asked.offset_bytes);
-        return Err((Fault::conflict(text).hint("go on at the offset that the header upload-offset tells"), Some(durable)));
+        let text =
+            format!("the upload has {durable} bytes; {} were said to have come before", asked.offset_bytes);
+        return Err((
+            Fault::offset(text).hint("go on at the offset that the header upload-offset tells"),
+            Some(durable),
+        ));
     }
     let came = take(app, &mut intake, stream).await;
     let settled = intake.settle().await;
@@ -317,8 +324,10 @@ async fn open_upload(app: &App, image: ImageId, id: UploadId) -> Result<Upload, 
 
 fn fault_of(app: &App, error: &IntakeError) -> Fault {
     let no_room = |needed: u64, free: u64| {
-        Fault::no_space(format!("the controller's disk has no room: {needed} bytes are needed, {free} are free"))
-            .hint(ROOM_HINT)
+        Fault::no_space(format!(
+            "the controller's disk has no room: {needed} bytes are needed, {free} are free"
+        ))
+        .hint(ROOM_HINT)
     };
     match error {
         IntakeError::Db(DbError::NotFound { .. }) => Fault::conflict("the upload was ended meanwhile"),

@@ -13,10 +13,8 @@ use super::store::{Db, Tx};
 use hearth_protocol::id::DomainId;
 
 /// Every version, oldest first.
-const MIGRATIONS: &[(i64, &str)] = &[
-    (1, include_str!("migrations/0001_spine.sql")),
-    (4, include_str!("migrations/0004_sources.sql")),
-];
+const MIGRATIONS: &[(i64, &str)] =
+    &[(1, include_str!("migrations/0001_spine.sql")), (4, include_str!("migrations/0004_sources.sql"))];
 
 /// Format of the folder beside the database (content objects, originals); a newer program may raise it.
 const DATA_VERSION: &str = "1";

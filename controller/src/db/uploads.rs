@@ -57,7 +57,8 @@ impl Upload {
     /// How much of the file is there, 0 to 99; 0 if its size is not known.
     #[must_use]
     pub fn percent(&self, offset_bytes: u64) -> u8 {
-        let percent = self.size_bytes.map_or(0, |all| u128::from(offset_bytes) * 100 / u128::from(all.max(1)));
+        let percent =
+            self.size_bytes.map_or(0, |all| u128::from(offset_bytes) * 100 / u128::from(all.max(1)));
         u8::try_from(percent).unwrap_or(99).min(99)
     }
 }
@@ -106,7 +107,8 @@ impl Tx<'_> {
         let from = [ImageStatus::Queued, ImageStatus::Killed];
         let allowed = "bytes can be sent to a queued or killed image; make a new image";
         self.image_in(new.image, &from, allowed).await?;
-        let stage = if new.kind == UploadKind::Fetch { ImportStage::Fetching } else { ImportStage::Uploading };
+        let stage =
+            if new.kind == UploadKind::Fetch { ImportStage::Fetching } else { ImportStage::Uploading };
         self.set_status(new.image, ImageStatus::Saving, Some(stage), "").await?;
         // Checksums of an earlier try are not those of what comes.
         let forget = "UPDATE image SET original_bytes = NULL, sha256 = NULL, sha512 = NULL, md5 = NULL, blake3 = NULL, \
@@ -276,7 +278,8 @@ impl Db {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let image = tx.upload(id).await?.image;
-                tx.image_in(image, &[ImageStatus::Saving], "only an upload in progress can be aborted").await?;
+                tx.image_in(image, &[ImageStatus::Saving], "only an upload in progress can be aborted")
+                    .await?;
                 tx.close_upload(image).await?;
                 tx.set_status(image, ImageStatus::Queued, None, reason).await?;
                 match op {

@@ -156,8 +156,11 @@ impl Intake {
         let after = self.at_bytes() + bytes.len() as u64;
         let announced = self.upload.size_bytes.unwrap_or(u64::MAX);
         if after > self.most_bytes || after > announced {
-            let what =
-                if announced < self.most_bytes { "what was announced" } else { "the most that images may have" };
+            let what = if announced < self.most_bytes {
+                "what was announced"
+            } else {
+                "the most that images may have"
+            };
             return Err(IntakeError::TooLarge { most_bytes: announced.min(self.most_bytes), what });
         }
         if after > self.room_until_bytes {

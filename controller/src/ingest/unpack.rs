@@ -55,11 +55,8 @@ impl Packing {
     /// What the first bytes of a file say.
     #[must_use]
     pub fn of(head: &[u8]) -> Option<Self> {
-        let starts: [(&[u8], Self); 3] = [
-            (b"\x1F\x8B\x08", Self::Gzip),
-            (b"\xFD7zXZ\0", Self::Xz),
-            (b"\x28\xB5\x2F\xFD", Self::Zstd),
-        ];
+        let starts: [(&[u8], Self); 3] =
+            [(b"\x1F\x8B\x08", Self::Gzip), (b"\xFD7zXZ\0", Self::Xz), (b"\x28\xB5\x2F\xFD", Self::Zstd)];
         starts.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, packing)| *packing)
     }
 
@@ -190,7 +187,8 @@ pub fn unpack(
 }
 
 fn reader<'a>(input: impl BufRead + 'a, packing: Packing) -> Result<Box<dyn Read + 'a>, UnpackError> {
-    let damaged = |error: io::Error| UnpackError::Damaged { packing: packing.as_str(), why: error.to_string() };
+    let damaged =
+        |error: io::Error| UnpackError::Damaged { packing: packing.as_str(), why: error.to_string() };
     Ok(match packing {
         Packing::Gzip => Box::new(MultiGzDecoder::new(input)),
         Packing::Xz => Box::new(XzReader::new_mem_limit(input, true, WINDOW_BYTES_MAX >> 10)),

@@ -199,7 +199,8 @@ impl Fetches {
     /// One try. After a failure: why, and the offset that is durable.
     async fn try_once(&self, source: &Source, upload: Upload) -> Result<Taken, (FetchError, u64)> {
         let offset = upload.offset_bytes;
-        let open = Intake::open(self.db.clone(), Arc::clone(&self.ingest), upload, self.limits.image_bytes_max);
+        let open =
+            Intake::open(self.db.clone(), Arc::clone(&self.ingest), upload, self.limits.image_bytes_max);
         let mut intake = open.await.map_err(|error| (error.into(), offset))?;
         let fetched = self.sources.fetch(source, &mut intake).await;
         // What came before a failure is kept.
@@ -355,7 +356,8 @@ fn reason_of(error: &FetchError) -> String {
     match error {
         FetchError::Later(why) => format!("the source could not be fetched in {FAILURES_MAX} tries: {why}"),
         FetchError::Changed => {
-            "the source's file changes again and again, or it cannot go on where a transfer broke off".to_owned()
+            "the source's file changes again and again, or it cannot go on where a transfer broke off"
+                .to_owned()
         }
         other => other.to_string(),
     }

@@ -116,9 +116,9 @@ pub fn judge(at: u64, mark: &str, size_bytes: Option<u64>, answer: &Answer) -> V
         },
         416 => Verdict::Changed,
         status @ (408 | 425 | 429 | 500..=599) => Verdict::Later(format!("the source answered {status}")),
-        status @ (401 | 403) => {
-            Verdict::Never(format!("the source answered {status}: it wants another user, password or signature"))
-        }
+        status @ (401 | 403) => Verdict::Never(format!(
+            "the source answered {status}: it wants another user, password or signature"
+        )),
         status => Verdict::Never(format!("the source answered {status}")),
     }
 }
@@ -201,7 +201,11 @@ mod tests {
         assert!(matches!(go_on(&answer(206)), Verdict::Later(_)), "no range at all");
         let other = Answer { etag: Some("\"v2\"".into()), ..part(50, 100) };
         assert_eq!(go_on(&other), Verdict::Changed, "another tag");
-        assert_eq!(judge(50, "", Some(100), &part(50, 100)), Verdict::Changed, "nothing says that it is the same");
+        assert_eq!(
+            judge(50, "", Some(100), &part(50, 100)),
+            Verdict::Changed,
+            "nothing says that it is the same"
+        );
         assert_eq!(go_on(&answer(200)), Verdict::Changed);
         assert_eq!(go_on(&answer(412)), Verdict::Changed);
         let past = |whole| Answer { range: Some((0, Some(whole))), ..answer(416) };

@@ -177,7 +177,7 @@ impl Source {
             None => (None, authority),
         };
         let (host, port) = read_place(place)?;
-        let port = port.unwrap_or(scheme.port());
+        let port = port.unwrap_or_else(|| scheme.port());
         let (path, query) = match scheme {
             Scheme::Http | Scheme::Https => web_path(scheme, &host, path)?,
             _ => (file_path(path)?, None),
@@ -286,7 +286,8 @@ fn decoded(text: &str) -> Result<String, SourceError> {
             bytes.push(byte);
             continue;
         }
-        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        let mut digit =
+            || rest.next().and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         match (digit(), digit()) {
             (Some(high), Some(low)) => bytes.push(high << 4 | low),
             _ => return bad("a % in the URL is not followed by two hex digits"),
@@ -300,8 +301,12 @@ fn decoded(text: &str) -> Result<String, SourceError> {
 
 fn read_place(place: &str) -> Result<(Host, Option<u16>), SourceError> {
     let (host, port) = if let Some(rest) = place.strip_prefix('[') {
-        let Some((ip, port)) = rest.split_once(']') else { return bad("the [ of an IPv6 address is not closed") };
-        let Ok(ip) = ip.parse::<Ipv6Addr>() else { return bad("what stands in [ ] is no IPv6 address (no zone either)") };
+        let Some((ip, port)) = rest.split_once(']') else {
+            return bad("the [ of an IPv6 address is not closed");
+        };
+        let Ok(ip) = ip.parse::<Ipv6Addr>() else {
+            return bad("what stands in [ ] is no IPv6 address (no zone either)");
+        };
         (Host::Ip(ip.into()), port)
     } else {
         let at = place.find(':').unwrap_or(place.len());
@@ -344,7 +349,13 @@ fn web_path(scheme: Scheme, host: &Host, path: &str) -> Result<(String, Option<S
         return bad("the URL cannot be read");
     };
     // Two readers of one text must agree on the host.
-    if url.host_str() != Some(host.to_string().as_str()) {
+    let agreed = match (url.host(), host) {
+        (Some(url::Host::Domain(read)), Host::Name(name)) => read == name,
+        (Some(url::Host::Ipv4(read)), Host::Ip(ip)) => IpAddr::V4(read) == *ip,
+        (Some(url::Host::Ipv6(read)), Host::Ip(ip)) => IpAddr::V6(read) == *ip,
+        _ => false,
+    };
+    if !agreed {
         return bad("the host of the URL can be read in two ways");
     }
     Ok((url.path().to_owned(), url.query().map(str::to_owned)))

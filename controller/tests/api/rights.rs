@@ -42,7 +42,7 @@ async fn every_route_asks_for_a_token_and_for_the_right() {
     let missing = "01234567-89ab-7def-8123-456789abcdef";
     let mut asked = 0;
     for row in place.controller.routes() {
-        let path = ["{id}", "{image}", "{location}"]
+        let path = ["{id}", "{image}", "{location}", "{upload}"]
             .iter()
             .fold(row.path.clone(), |path, name| path.replace(name, missing));
         let url = format!("{}{path}", place.client.base);

@@ -12,6 +12,7 @@ mod fleet;
 mod jobs;
 mod safety;
 mod search;
+mod uploads;
 
 /// Runs each function once per engine.
 macro_rules! on_both_engines {

@@ -23,15 +23,6 @@ impl std::fmt::Debug for ImageSource {
     }
 }
 
-/// Another try of an import.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ImageRetry {
-    /// Fetch again from here; needed if the first URL held a password or a query, which are not kept.
-    #[serde(default)]
-    pub source: Option<ImageSource>,
-}
-
 /// What a source is, without fetching it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceFacts {

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use hearth_protocol::api::source::SourceFacts;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -57,11 +59,7 @@ struct Facts {
 }
 
 /// One try; see [`Sources::fetch`].
-pub(super) async fn fetch(
-    sources: &Sources,
-    source: &Source,
-    intake: &mut Intake,
-) -> Result<(), FetchError> {
+pub(super) async fn fetch(sources: &Sources, source: &Source, intake: &mut Intake) -> Result<(), FetchError> {
     let mut session = Session::open(sources, source).await?;
     let facts = session.facts(&source.path).await?;
     let at = intake.at_bytes();
@@ -264,9 +262,12 @@ async fn read_reply(control: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Res
     for _ in 0..LINES_MAX {
         let mut line = Vec::new();
         let read = (&mut *control).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
-        let n = read.map_err(|error| FetchError::Later(format!("the connection to the server broke off: {error}")))?;
+        let n = read
+            .map_err(|error| FetchError::Later(format!("the connection to the server broke off: {error}")))?;
         if n == 0 || line.last() != Some(&b'\n') {
-            return Err(FetchError::Later("the server ended the connection, or sent a line without end".to_owned()));
+            return Err(FetchError::Later(
+                "the server ended the connection, or sent a line without end".to_owned(),
+            ));
         }
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end();
@@ -274,7 +275,9 @@ async fn read_reply(control: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Res
         let end = line.as_bytes().get(3).is_none_or(|byte| *byte == b' ');
         match (first, code) {
             (None, Some(code)) if !end => first = Some(code),
-            (None, Some(code)) => return Ok(Reply { code, text: line.get(3..).unwrap_or_default().to_owned() }),
+            (None, Some(code)) => {
+                return Ok(Reply { code, text: line.get(3..).unwrap_or_default().to_owned() });
+            }
             (Some(begun), Some(code)) if begun == code && end => {
                 return Ok(Reply { code, text: line.get(3..).unwrap_or_default().to_owned() });
             }
@@ -315,7 +318,10 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, FetchError> {
     }
 }
 
-async fn connect(addresses: &[SocketAddr], patience: Patience) -> Result<(TcpStream, SocketAddr), FetchError> {
+async fn connect(
+    addresses: &[SocketAddr],
+    patience: Patience,
+) -> Result<(TcpStream, SocketAddr), FetchError> {
     let mut why = "it has no address".to_owned();
     for address in addresses {
         match tokio::time::timeout(patience.connect, TcpStream::connect(address)).await {

@@ -26,11 +26,7 @@ use crate::logic::source::{Host, Scheme, Source, SourceError};
 const AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
 
 /// One try; see [`Sources::fetch`].
-pub(super) async fn fetch(
-    sources: &Sources,
-    source: &Source,
-    intake: &mut Intake,
-) -> Result<(), FetchError> {
+pub(super) async fn fetch(sources: &Sources, source: &Source, intake: &mut Intake) -> Result<(), FetchError> {
     let range = Rest::of(intake);
     let (_, response) = follow(sources, source, |request| range.ask(request)).await?;
     bring(sources, response, intake).await
@@ -48,8 +44,7 @@ impl Rest {
     }
 
     fn ask(&self, request: RequestBuilder) -> RequestBuilder {
-        // Without a mark nothing would say that the rest belongs to the same file.
-        if self.from == 0 || self.mark.is_empty() {
+        if self.from == 0 {
             return request;
         }
         request.header(header::RANGE, format!("bytes={}-", self.from)).header(header::IF_RANGE, &self.mark)
@@ -57,7 +52,7 @@ impl Rest {
 
     /// As [`Rest::ask`], for object stores: not all of them know `If-Range`.
     pub(super) fn ask_store(&self, request: RequestBuilder) -> RequestBuilder {
-        if self.from == 0 || self.mark.is_empty() {
+        if self.from == 0 {
             return request;
         }
         request.header(header::RANGE, format!("bytes={}-", self.from)).header(header::IF_MATCH, &self.mark)
@@ -86,7 +81,7 @@ pub(super) async fn bring(
     loop {
         let next = tokio::time::timeout(patience.silence, response.chunk()).await;
         let next = next.map_err(|_| silent(patience.silence))?;
-        let Some(bytes) = next.map_err(|error| broken(error))? else { break };
+        let Some(bytes) = next.map_err(broken)? else { break };
         if !flow.add(bytes.len() as u64, clock::monotonic().duration_since(begun)) {
             return Err(dripping());
         }
@@ -229,7 +224,9 @@ pub(super) async fn facts(mut response: Response) -> Result<SourceFacts, FetchEr
     let content_type = content_type.map(|text| text.chars().take(255).collect::<String>());
     let mut head = Vec::with_capacity(LOOK_BYTES);
     while head.len() < LOOK_BYTES {
-        let Some(bytes): Option<Bytes> = response.chunk().await.map_err(|error| broken(error))? else { break };
+        let Some(bytes): Option<Bytes> = response.chunk().await.map_err(broken)? else {
+            break;
+        };
         head.extend_from_slice(&bytes[..bytes.len().min(LOOK_BYTES - head.len())]);
     }
     Ok(SourceFacts {

@@ -113,6 +113,10 @@ impl Sources {
         if there > 0 && intake.upload().size_bytes == Some(there) {
             return Ok(());
         }
+        if there > 0 && intake.upload().mark.is_empty() {
+            // Nothing would say that the rest belongs to what is here.
+            return Err(FetchError::Changed);
+        }
         match source.scheme {
             Scheme::Http | Scheme::Https => http::fetch(self, source, intake).await,
             Scheme::Ftp | Scheme::Ftps => ftp::fetch(self, source, intake).await,
@@ -133,7 +137,8 @@ impl Sources {
             }
         };
         let looked = tokio::time::timeout(CHECK_MAX, Box::pin(look)).await;
-        looked.unwrap_or_else(|_| Err(FetchError::Later(format!("no answer within {} s", CHECK_MAX.as_secs()))))
+        looked
+            .unwrap_or_else(|_| Err(FetchError::Later(format!("no answer within {} s", CHECK_MAX.as_secs()))))
     }
 }
 

@@ -58,8 +58,8 @@ impl Store {
         use std::io::Read as _;
         let path = credential(&self.secret_key_file);
         let mut text = Zeroizing::new(String::new());
-        let read = std::fs::File::open(&path)
-            .and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text));
+        let read =
+            std::fs::File::open(&path).and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text));
         match read {
             Ok(_) if !text.trim().is_empty() => Ok(Zeroizing::new(text.trim().to_owned())),
             _ => Err(FetchError::Later(
@@ -72,7 +72,8 @@ impl Store {
         let this = self.clone();
         let secret = tokio::task::spawn_blocking(move || this.secret()).await;
         let secret = secret.map_err(|error| FetchError::Later(error.to_string()))??;
-        let failed = |_| FetchError::Never("the URL of the object cannot be signed; look at [[s3]]".to_owned());
+        let failed =
+            |_| FetchError::Never("the URL of the object cannot be signed; look at [[s3]]".to_owned());
         let store = AmazonS3Builder::new()
             .with_endpoint(&self.endpoint)
             .with_region(&self.region)
@@ -108,11 +109,7 @@ async fn ask(sources: &Sources, source: &Source) -> Result<reqwest::RequestBuild
 }
 
 /// One try; see [`Sources::fetch`].
-pub(super) async fn fetch(
-    sources: &Sources,
-    source: &Source,
-    intake: &mut Intake,
-) -> Result<(), FetchError> {
+pub(super) async fn fetch(sources: &Sources, source: &Source, intake: &mut Intake) -> Result<(), FetchError> {
     let request = Rest::of(intake).ask_store(ask(sources, source).await?);
     bring(sources, send(sources, request).await?, intake).await
 }

@@ -80,7 +80,10 @@ fn a_truncated_or_damaged_file_is_refused() {
         let whole = packed(program, args, &disk());
         for cut in [7, 20, whole.len() / 2, whole.len() - 1] {
             let error = place.unpack(&whole[..cut], 1 << 30).unwrap_err();
-            assert!(error.is_final() && matches!(error, UnpackError::Damaged { .. }), "{program} {cut}: {error}");
+            assert!(
+                error.is_final() && matches!(error, UnpackError::Damaged { .. }),
+                "{program} {cut}: {error}"
+            );
         }
         let mut flipped = whole.clone();
         let middle = whole.len() / 2;
@@ -106,7 +109,9 @@ fn a_bomb_fills_no_disk() {
         let holes = packed(program, args, &zeros);
         assert_eq!(place.unpack(&holes, 1 << 40).unwrap().len(), zeros.len());
         assert!(place.written_bytes() < 1 << 20);
-        assert!(matches!(place.unpack(&holes, 100 << 20), Err(UnpackError::Bomb { most_bytes, .. }) if most_bytes == 100 << 20));
+        assert!(
+            matches!(place.unpack(&holes, 100 << 20), Err(UnpackError::Bomb { most_bytes, .. }) if most_bytes == 100 << 20)
+        );
     }
     let cancelled = AtomicBool::new(true);
     let input = place.0.path().join("in");

@@ -165,7 +165,11 @@ fn a_port_must_be_open() {
 fn a_redirect_is_checked_like_the_first_url() {
     let from = Source::parse("https://u:p@a.example/dir/x").unwrap();
     let to = |location: &str| from.redirected(location, 1);
-    assert_eq!(to("y?sig=1").unwrap().shown(), "https://***@a.example/dir/y?***", "a login stays with its host");
+    assert_eq!(
+        to("y?sig=1").unwrap().shown(),
+        "https://***@a.example/dir/y?***",
+        "a login stays with its host"
+    );
     assert_eq!(to("/y#part").unwrap().path, "/y");
     let other = to("//b.example/y").unwrap();
     assert_eq!((other.shown().as_str(), other.login), ("https://b.example/y", None));
