@@ -254,9 +254,8 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = sandbox(raw.sandbox).map_err(|word| {
-        error("sandbox", &word, "must be \"required\" or \"best-effort\"".into())
-    })?;
+    let sandbox = sandbox(raw.sandbox)
+        .map_err(|word| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {

@@ -96,13 +96,18 @@ fn store(raw: &RawStore) -> Result<Store, Wrong> {
         return wrong("s3.endpoint", shown, "must be http(s)://HOST[:PORT]");
     }
     if buckets.is_empty() || buckets.iter().any(String::is_empty) {
-        return wrong("s3.buckets", "[]", "must name the buckets that images may come from, or \"*\" for all");
+        return wrong(
+            "s3.buckets",
+            "[]",
+            "must name the buckets that images may come from, or \"*\" for all",
+        );
     }
     if access_key.is_empty() {
         return wrong("s3.access_key", "", "must be the public half of the key");
     }
     if secret_key_file.as_os_str().is_empty() {
-        let allowed = "must be a file with the secret half of the key: absolute, or the name of a systemd credential";
+        let allowed =
+            "must be a file with the secret half of the key: absolute, or the name of a systemd credential";
         return wrong("s3.secret_key_file", "", allowed);
     }
     let region = region.unwrap_or_else(|| REGION_DEFAULT.to_owned());
