@@ -10,6 +10,7 @@ use hearth_controller::config::Config;
 use hearth_controller::ingest::sources::guard::Resolve;
 use hearth_controller::ingest::sources::{FetchError, SourceConfig, Sources};
 use hearth_controller::logic::source::Rules;
+use hearth_controller::task;
 use hearth_protocol::words::ImageStatus;
 use reqwest::Method;
 use serde_json::json;
@@ -30,12 +31,12 @@ where
     let port = listener.local_addr().unwrap().port();
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
-    tokio::spawn(async move {
+    task::spawn("hostile", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             counted.fetch_add(1, Ordering::Relaxed);
             let mut head = vec![0; 4096];
             drop(stream.read(&mut head).await);
-            tokio::spawn(answer(stream));
+            task::spawn("hostile-answer", answer(stream));
         }
     });
     (port, count)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hearth_controller::clock;
+use hearth_controller::{clock, task};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -145,12 +145,12 @@ impl Wire {
         let port = listener.local_addr().unwrap().port();
         let (sent, (cut, cuts)) = (Arc::new(AtomicU64::new(0)), watch::channel(0));
         let counter = Arc::clone(&sent);
-        tokio::spawn(async move {
+        task::spawn("wire", async move {
             while let Ok((client, _)) = listener.accept().await {
                 let mut cuts = cuts.clone();
                 cuts.mark_unchanged();
                 let counter = Arc::clone(&counter);
-                tokio::spawn(async move {
+                task::spawn("wire-carry", async move {
                     tokio::select! {
                         () = carry(client, to, bytes_per_s, counter) => {}
                         _ = cuts.changed() => {}

@@ -66,8 +66,8 @@ async fn check_active(client: &Client, id: ImageId, bytes: &[u8]) -> Image {
     image
 }
 
-fn log_text(client: &Client) -> impl Future<Output = String> + '_ {
-    async { client.get("/operations?limit=1000").await.to_string() }
+async fn log_text(client: &Client) -> String {
+    client.get("/operations?limit=1000").await.to_string()
 }
 
 /// IN-2: nginx is cut off once and killed once in the middle; the import goes on where it was.
@@ -256,7 +256,7 @@ async fn ftp_goes_on_after_a_killed_server() {
     // It sends as much at the begin of each second.
     let rate = 8 << 20;
     let mut server = Some(ftp(&root, port, None, rate));
-    let place = place(&[port], |_| ()).await;
+    let place = place(&[port], |config| config.sources.patience.silence = Duration::from_secs(5)).await;
     let client = &place.client;
     let url = format!("ftp://me:p%40ss@127.0.0.1:{port}/disk.img");
     let checked = client.post("/sources/check", json!({ "url": url })).await;

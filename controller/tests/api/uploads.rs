@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use hearth_controller::config::{self, Config};
+use hearth_controller::task;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::ImageStatus;
 use reqwest::{Method, Response, StatusCode};
@@ -162,7 +163,7 @@ async fn a_broken_connection_loses_next_to_nothing() {
         }
     });
     let request = client.ask(Method::PATCH, &upload.path).header("upload-offset", 0);
-    let sending = tokio::spawn(request.body(reqwest::Body::wrap_stream(stream)).send());
+    let sending = task::spawn("sender", request.body(reqwest::Body::wrap_stream(stream)).send());
     while upload.offset().await < 6 << 20 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -212,7 +213,7 @@ async fn an_upload_survives_the_controller() {
             }
         });
         let request = client.ask(Method::PATCH, &upload.path).header("upload-offset", from);
-        let sending = tokio::spawn(request.body(reqwest::Body::wrap_stream(stream)).send());
+        let sending = task::spawn("sender", request.body(reqwest::Body::wrap_stream(stream)).send());
         all_sent.wait_for(|sent| *sent).await.unwrap();
         while upload.offset().await < kill_at - (8 << 20) {
             tokio::time::sleep(Duration::from_millis(10)).await;
