@@ -22,4 +22,5 @@ mod people;
 mod prewarm;
 mod renewal;
 mod restart;
+mod sources;
 mod trust;
