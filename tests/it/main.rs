@@ -24,6 +24,7 @@ mod prewarm;
 mod renewal;
 mod restart;
 mod sharing;
+mod sources;
 mod trust;
 mod typed;
 mod walk_through;

@@ -64,7 +64,7 @@ fn what_the_table_does_not_allow_is_denied() {
                 {
                     !matches!(principal.scope, Scope::Project(..)) && principal.role == Role::Admin
                 }
-                "image.batch" => principal.role != Role::Reader,
+                "image.batch" | "source.check" => principal.role != Role::Reader,
                 _ if reads_system => system,
                 "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
                 | "quota.update" | "transfers.steer" => system && principal.role == Role::Admin,
@@ -107,6 +107,7 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::ImageShow,
         Action::ImageDownload,
         Action::ImageUpload,
+        Action::ImageFetch,
         Action::ImageRetry,
         Action::ImageDelete,
         Action::HostImageShow,
