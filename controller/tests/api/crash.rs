@@ -41,21 +41,36 @@ pub(crate) async fn serve(config: &Config, client: &Client) -> Running {
     running
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_is_killed_runs_again() {
-    let dir = tempfile::tempdir().unwrap();
+/// A controller that is set up below `dir`, and who talks to it once it runs; `more` is added to its configuration.
+pub(crate) async fn set_up(dir: &std::path::Path, more: &str) -> (Config, Client) {
     // A port that is free now; the program gets it by its configuration.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let file = dir.path().join("controller.toml");
+    let file = dir.join("controller.toml");
     let text = format!(
-        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n",
-        dir.path().join("state"),
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n{more}",
+        dir.join("state"),
         harness::sandbox().as_str()
     );
     std::fs::write(&file, text).unwrap();
     let config = config::load(Some(&file)).unwrap().config;
     let token = harness::init(&config).await;
     let client = Client::new(&config, port, &token);
+    (config, client)
+}
+
+/// Reads every byte of what a stopped controller left; there must be no complaint.
+pub(crate) async fn check(config: &Config, repair: bool) {
+    let mut report = Vec::new();
+    let options = hearth_controller::admin::fsck::Options { deep: true, repair };
+    let left =
+        hearth_controller::admin::fsck::fsck(config, options, PROGRAM.into(), &mut report).await.unwrap();
+    assert_eq!(left, 0, "{}", String::from_utf8_lossy(&report));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_killed_runs_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, client) = set_up(dir.path(), "").await;
     let mut images = Vec::new();
     for round in 0..ROUNDS {
         let running = serve(&config, &client).await;
@@ -77,11 +92,7 @@ async fn an_import_that_is_killed_runs_again() {
     }
     assert_eq!(client.get("/operations/verify").await["intact"], true);
     drop(running);
-    let mut report = Vec::new();
-    let options = hearth_controller::admin::fsck::Options { deep: true, repair: false };
-    let left =
-        hearth_controller::admin::fsck::fsck(&config, options, PROGRAM.into(), &mut report).await.unwrap();
-    assert_eq!(left, 0, "{}", String::from_utf8_lossy(&report));
+    check(&config, false).await;
     assert!(files(&config.state_dir.join("staging")).is_empty());
 }
 
@@ -89,31 +100,14 @@ async fn an_import_that_is_killed_runs_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn variants_that_are_killed_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let file = dir.path().join("controller.toml");
-    let text = format!(
-        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n\
-         variants = [\"raw\", \"qcow2\", \"vmdk\", \"vhd\", \"vhdx\"]\n",
-        dir.path().join("state"),
-        harness::sandbox().as_str()
-    );
-    std::fs::write(&file, text).unwrap();
-    let config = config::load(Some(&file)).unwrap().config;
-    let client = Client::new(&config, port, &harness::init(&config).await);
+    let (config, client) =
+        set_up(dir.path(), "variants = [\"raw\", \"qcow2\", \"vmdk\", \"vhd\", \"vhdx\"]\n").await;
     let running = serve(&config, &client).await;
     let id = client.image(json!({ "name": "disk" })).await;
     assert_eq!(client.put(id, noise(16 << 20)).await.status(), StatusCode::ACCEPTED);
     assert_eq!(client.ended(id).await.status, ImageStatus::Active);
     drop(running);
     let path = format!("/images/{id}/variants");
-    let check = async |repair| {
-        let mut report = Vec::new();
-        let options = hearth_controller::admin::fsck::Options { deep: true, repair };
-        let left = hearth_controller::admin::fsck::fsck(&config, options, PROGRAM.into(), &mut report)
-            .await
-            .unwrap();
-        (left, String::from_utf8(report).unwrap())
-    };
     for round in 0..ROUNDS {
         let running = serve(&config, &client).await;
         // Each round dies at another moment: while a file is unpacked, converted, summed, renamed or recorded.
@@ -128,8 +122,7 @@ async fn variants_that_are_killed_are_made_again() {
             assert_eq!(blake3::hash(&std::fs::read(made).unwrap()).to_hex().as_str(), sum, "half made");
         }
         if round % 3 == 2 {
-            let (left, report) = check(true).await;
-            assert_eq!(left, 0, "{report}");
+            check(&config, true).await;
         }
     }
     let running = serve(&config, &client).await;
@@ -153,8 +146,7 @@ async fn variants_that_are_killed_are_made_again() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     drop(running);
-    let (left, report) = check(false).await;
-    assert_eq!(left, 0, "{report}");
+    check(&config, false).await;
     assert_eq!(files(&config.state_dir.join("variants")).len(), 5);
     assert!(files(&config.state_dir.join("staging")).is_empty());
 }

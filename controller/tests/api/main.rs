@@ -11,6 +11,7 @@ mod attributes;
 mod batch;
 mod catalog;
 mod crash;
+mod crash_bin;
 mod export;
 mod garbage;
 mod harness;
