@@ -191,7 +191,7 @@ pub async fn cache(
 ) -> Result<axum::Json<Page<CacheEntry>>, Fault> {
     let image =
         app.db.image_seen_by(caller.scope(), id).await?.ok_or_else(|| Fault::not_found("image", id))?;
-    let filter = CacheFilter { image: Some(image.id), ..CacheFilter::default() };
+    let filter = CacheFilter { image: Some(image.id), domain: caller.bound()?, ..CacheFilter::default() };
     super::cache::page(&app, &filter, &query.request()).await.map(axum::Json)
 }
 
@@ -228,11 +228,11 @@ pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Op
 /// 500.
 pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
     let days = app.config.catalog.bin_days;
-    if !caller.sees_caches() {
+    let Ok(domain) = caller.doing(Action::CacheList).bound() else {
         return Ok(images.iter().map(|image| body(image, None, days)).collect());
-    }
+    };
     let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
-    let copies = app.db.active_copies(&ids, clock::steady_unix_us()).await?;
+    let copies = app.db.active_copies(&ids, domain, clock::steady_unix_us()).await?;
     let cached_at = |image: &Image| Some(copies.get(&image.id).copied().unwrap_or(0));
     Ok(images.iter().map(|image| body(image, cached_at(image), days)).collect())
 }

@@ -98,7 +98,8 @@ async fn format_of(app: &App, image: &Image, wanted: Option<&str>) -> Result<Opt
     let there = rows.iter().map(|row| row.format.as_str());
     let allowed = std::iter::once(FORMAT_ORIGINAL).chain(there).collect::<Vec<_>>().join(", ");
     let name = &image.facts.name;
-    let fault = Fault::invalid("format", format!("image {name} has no variant {shown:?}: allowed is {allowed}"));
+    let fault =
+        Fault::invalid("format", format!("image {name} has no variant {shown:?}: allowed is {allowed}"));
     Err(fault.hint(format!("have one made: hearth image variant create {} FORMAT", image.id)))
 }
 

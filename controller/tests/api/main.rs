@@ -12,6 +12,7 @@ mod batch;
 mod catalog;
 mod crash;
 mod export;
+mod fleet_rights;
 mod garbage;
 mod harness;
 mod host_images;

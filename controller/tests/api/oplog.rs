@@ -177,14 +177,19 @@ async fn the_check_names_the_rows_that_somebody_touched() {
 async fn the_log_of_a_host_image_is_its_owners() {
     let place = Place::new().await;
     let (_, project) = place.controller.db().default_tenants().await.unwrap();
-    let reader =
-        place.client.delegate("reader", Role::Reader, json!({ "scope": "project", "project": project })).await;
+    let reader = place
+        .client
+        .delegate("reader", Role::Reader, json!({ "scope": "project", "project": project }))
+        .await;
     let stranger = stranger(&place).await;
     let (id, _) = super::host_images::host_image(&place.client, "erp").await;
     place.client.post(&format!("/host-images/{id}/protect"), json!({})).await;
     let path = format!("/host-images/{id}/operations");
     assert_eq!(actions(&reader.get(&path).await), ["host_image.protect", "host_image.create"]);
-    assert_eq!(actions(&reader.get(&format!("{path}?action=host_image.create")).await), ["host_image.create"]);
+    assert_eq!(
+        actions(&reader.get(&format!("{path}?action=host_image.create")).await),
+        ["host_image.create"]
+    );
     let row = reader.get(&path).await["items"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(reader.get(&format!("/operations/{row}")).await["target_kind"], "host_image");
     let csv = reader.ask(Method::GET, &format!("{path}?format=csv")).send().await.unwrap();
