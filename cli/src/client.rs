@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::api::image::Image;
+use hearth_protocol::api::upload::{UPLOAD_OFFSET, Upload};
 use hearth_protocol::api::{PAGE_ROWS_MAX, Page};
 use hearth_protocol::digest::CaFingerprint;
 use reqwest::{Method, Response, StatusCode, Url, header};
@@ -31,6 +33,15 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Query parameters; those without a value are left out.
 pub(crate) type Query<'a> = &'a [(&'a str, Option<String>)];
+
+/// What came of a part of an upload.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// It is durable; more is to come.
+    Part(Upload),
+    /// It was the last one; the import runs.
+    Whole(Box<Image>),
+}
 
 /// A connection pool to one controller.
 #[derive(Clone, Debug)]
@@ -207,6 +218,23 @@ impl Client {
         // No limit in time: how long a file takes is the network's business.
         let sent = request.send().await.map_err(|e| self.explain(&e))?;
         body(checked(sent).await?).await
+    }
+
+    /// `PATCH` of an upload with what follows its first `offset` bytes.
+    pub(crate) async fn patch_stream(
+        &self,
+        path: &[&str],
+        stream: reqwest::Body,
+        offset: u64,
+    ) -> anyhow::Result<Sent> {
+        let request = self.request(Method::PATCH, path, &[]).body(stream).header(UPLOAD_OFFSET, offset);
+        let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+        // No limit in time: how long a file takes is the network's business.
+        let answer = checked(request.send().await.map_err(|e| self.explain(&e))?).await?;
+        if answer.status() == StatusCode::ACCEPTED {
+            return Ok(Sent::Whole(Box::new(body(answer).await?)));
+        }
+        Ok(Sent::Part(body(answer).await?))
     }
 
     /// `GET` of a file from byte `from` on, as long as it still has the tag `etag`.

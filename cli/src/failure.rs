@@ -57,12 +57,14 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What to do next.
     pub(crate) hint: Option<String>,
+    /// The answer's word for programs.
+    pub(crate) code: Option<String>,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None }
+        Self { exit, message: message.into(), hint: None, code: None }
     }
 
     /// Adds what to do next.
@@ -87,6 +89,7 @@ impl Failure {
         let field = body.field.map(|field| format!(" (field {field})")).unwrap_or_default();
         let mut failure = Self::new(exit, format!("{}{field}", body.message));
         failure.hint = body.hint;
+        failure.code = Some(body.code);
         if failure.hint.is_none() && exit == Exit::Failed {
             failure.hint = Some(format!("the controller's log says more about request {}", body.request_id));
         }

@@ -18,10 +18,12 @@ mod batch;
 mod download;
 mod edits;
 mod ends;
+mod fetch;
 mod import;
 mod launch;
 mod link;
 mod list;
+mod send;
 mod variant;
 
 pub(crate) use batch::Batch;
@@ -30,7 +32,7 @@ pub(crate) use import::{format_of, upload, wait_active};
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Import a disk image or ISO file
+    /// Import a disk image or ISO file, or a URL
     Import(Box<import::Import>),
     /// List images
     List(Box<list::List>),
@@ -59,6 +61,8 @@ pub(crate) enum ImageCommand {
     Restore(ends::Restore),
     /// End the import of an image and forget it
     Cancel(ends::Cancel),
+    /// Try a failed import again
+    Retry(fetch::Retry),
     /// Download the file as it was imported, or in another format
     Download(download::Download),
     /// Save the list as CSV or Excel
@@ -141,6 +145,7 @@ impl ImageCommand {
             Self::Bin(command) => command.run(session).await,
             Self::Restore(command) => command.run(session).await,
             Self::Cancel(command) => command.run(session).await,
+            Self::Retry(command) => Box::pin(command.run(session)).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
             Self::Export(command) => command.run(session).await,
             Self::Link(command) => command.run(session).await,
@@ -270,6 +275,7 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("sha256", Cell::maybe(image.checksums.sha256.as_ref())),
         ("md5", Cell::maybe(image.checksums.md5.as_ref())),
         ("blake3", Cell::maybe(image.checksums.blake3.as_ref())),
+        ("source", Cell::maybe(image.source.as_ref())),
         ("visibility", Cell::text(image.visibility)),
         ("domain", Cell::text(image.domain)),
         ("featured", Cell::text(if image.featured { "yes" } else { "" })),

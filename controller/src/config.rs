@@ -18,8 +18,14 @@ use hearth_protocol::api::distribution::Distribution;
 use hearth_protocol::words::DiskFormat;
 use serde::Deserialize;
 
+mod conversions;
+mod sources;
+
+pub use conversions::VARIANTS_DEFAULT;
+
 use crate::ingest::sandbox::SandboxMode;
 use crate::ingest::scan::Scanner;
+use crate::ingest::sources::SourceConfig;
 use crate::logic::deletion::BIN_DAYS_MAX;
 use crate::logic::distributions;
 use crate::logic::quota::Figures;
@@ -73,20 +79,8 @@ pub const LOGIN_HOURS_MAX: u32 = 720;
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Days in the recycle bin: a long weekend to notice what was deleted by mistake.
 pub const BIN_DAYS_DEFAULT: u32 = 3;
-/// Variants of every import: what the other hypervisors and clouds take (QEMU, VMware, Hyper-V and Azure).
-pub const VARIANTS_DEFAULT: [DiskFormat; 3] = [DiskFormat::Qcow2, DiskFormat::Vmdk, DiskFormat::Vhd];
-/// What `variants` may hold.
-const VARIANTS_ALLOWED: &str = "must be some of raw, qcow2, vmdk, vhd and vhdx, each once; [] for none";
-/// Longest look of the scanner at one image, seconds (15 min): a virus scanner reads about 100 MB/s.
-pub const SCAN_SECONDS_DEFAULT: u32 = 900;
-/// Longest that can be allowed: a day.
-pub const SCAN_SECONDS_MAX: u32 = 86_400;
-/// What `scan_command` and `scan_read` may hold.
-const SCAN_ALLOWED: &str = "must be absolute paths; scan_command may have arguments behind its path";
 /// What `listen_https` and `listen_quic` may be.
 const LISTEN_ALLOWED: &str = "must be IP:PORT, for example 0.0.0.0:7443 or [::]:7443";
-/// What `sandbox` may be.
-const SANDBOX_ALLOWED: &str = "must be \"required\" or \"best-effort\"";
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -183,6 +177,12 @@ struct Raw {
     quota_images: Option<u64>,
     quota_bytes: u64,
     quota_imports: u64,
+    upload_idle_days: Option<u32>,
+    parallel_fetches: Option<usize>,
+    import_allow: Vec<String>,
+    import_ports: Option<Vec<u16>>,
+    import_ca_file: Option<PathBuf>,
+    s3: Vec<sources::RawStore>,
 }
 
 /// The checked configuration.
@@ -224,6 +224,12 @@ pub struct Config {
     pub calls: Calls,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
+    /// How long an upload may be idle before it ends, 1 to 365 days.
+    pub upload_idle: Duration,
+    /// Sources that are fetched from at once, 1 to 64.
+    pub parallel_fetches: usize,
+    /// Where images may be fetched from; its patience is not in the file, shorter in tests.
+    pub sources: SourceConfig,
     /// Whether `/metrics` answers without a token.
     pub metrics_public: bool,
     /// Form of the log.
@@ -327,6 +333,9 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     let sharing = sharing(&raw, shown)?;
     let calls = calls(&raw, &ranged)?;
     let catalog = catalog(&mut raw, shown)?;
+    let wrong_in = |wrong: sources::Wrong| error(wrong.key, &wrong.value, wrong.allowed);
+    let imports = sources::check(&raw).map_err(wrong_in)?;
+    let conversions = conversions::check(&mut raw).map_err(wrong_in)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
@@ -352,11 +361,6 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = sandbox_mode(raw.sandbox);
-    let sandbox = sandbox.map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
-    let variants = formats(raw.variants).map_err(|word| error("variants", &word, VARIANTS_ALLOWED.into()))?;
-    let scanner = scanner(raw.scan_command, raw.scan_read, raw.scan_seconds);
-    let scanner = scanner.map_err(|(key, value, allowed)| error(key, &value, allowed))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -366,9 +370,9 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         public_names: raw.public_names,
         database_url,
         keep_originals: raw.keep_originals.unwrap_or(true),
-        variants,
-        scanner,
-        sandbox,
+        variants: conversions.variants,
+        scanner: conversions.scanner,
+        sandbox: conversions.sandbox,
         parallel_imports,
         image_bytes_max,
         source_transfers,
@@ -377,6 +381,9 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         hosts_may_ask: raw.hosts_may_ask,
         calls,
         upload_silence: UPLOAD_SILENCE_MAX,
+        upload_idle: imports.upload_idle,
+        parallel_fetches: imports.parallel_fetches,
+        sources: imports.sources,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
@@ -416,44 +423,6 @@ fn database(given: Option<String>, state_dir: &Path) -> Result<String, &'static 
     let url = given.unwrap_or_else(|| format!("sqlite://{}", state_dir.join("hearth.sqlite").display()));
     let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
     known.then_some(url).ok_or("must begin with sqlite: or postgres:")
-}
-
-/// The mode that a word names, or the word that names none.
-fn sandbox_mode(word: Option<String>) -> Result<SandboxMode, String> {
-    word.map_or_else(|| Ok(SandboxMode::default()), |word| word.parse().map_err(|_| word))
-}
-
-/// The scanner of these values, `None` without a command; or the key, its value and what is allowed.
-fn scanner(
-    command: Vec<String>,
-    read: Vec<PathBuf>,
-    seconds: Option<u32>,
-) -> Result<Option<Scanner>, (&'static str, String, String)> {
-    let seconds = seconds.unwrap_or(SCAN_SECONDS_DEFAULT);
-    if !(1..=SCAN_SECONDS_MAX).contains(&seconds) {
-        return Err(("scan_seconds", seconds.to_string(), format!("must be 1 to {SCAN_SECONDS_MAX}")));
-    }
-    let Some(program) = command.first() else { return Ok(None) };
-    if !Path::new(program).is_absolute() {
-        return Err(("scan_command", program.clone(), SCAN_ALLOWED.to_owned()));
-    }
-    if let Some(path) = read.iter().find(|path| !path.is_absolute()) {
-        return Err(("scan_read", path.display().to_string(), SCAN_ALLOWED.to_owned()));
-    }
-    Ok(Some(Scanner { command, read, time: Duration::from_secs(seconds.into()) }))
-}
-
-/// The formats that words name, or the word that cannot stand there.
-fn formats(words: Option<Vec<String>>) -> Result<Vec<DiskFormat>, String> {
-    let Some(words) = words else { return Ok(VARIANTS_DEFAULT.to_vec()) };
-    let mut formats = Vec::new();
-    for word in words {
-        match word.parse() {
-            Ok(format) if format != DiskFormat::Iso && !formats.contains(&format) => formats.push(format),
-            _ => return Err(word),
-        }
-    }
-    Ok(formats)
 }
 
 /// Checks a number: key, value, least, most.
@@ -556,6 +525,19 @@ mod tests {
             (
                 "[[distributions]]\nname = \" \"\nos_type = \"linux\"\narchitecture = \"x86_64\"\nversions = []",
                 "distributions.name",
+            ),
+            ("upload_idle_days = 0", "1 to 365"),
+            ("parallel_fetches = 0", "1 to 64"),
+            ("import_allow = [\"0x7f.1\"]", "import_allow = 0x7f.1"),
+            ("import_ports = [0]", "import_ports = 0"),
+            ("import_ca_file = \"ca.pem\"", "absolute"),
+            (
+                "[[s3]]\nendpoint = \"ftp://x\"\nbuckets = [\"b\"]\naccess_key = \"secret\"\nsecret_key_file = \"/x\"",
+                "s3.endpoint",
+            ),
+            (
+                "[[s3]]\nendpoint = \"https://x\"\naccess_key = \"secret\"\nsecret_key_file = \"/x\"",
+                "s3.buckets",
             ),
             ("keep_originals = \"yes\"", "line 1"),
             ("variants = [\"vdi\"]", "variants = vdi: must be some of raw"),

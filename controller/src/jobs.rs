@@ -20,6 +20,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+pub mod fetch;
 pub mod forget;
 mod purge;
 mod sweep;
@@ -32,8 +33,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hearth_protocol::api::image::Checksums;
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::id::ImageId;
+use hearth_protocol::id::{ImageId, UploadId};
 use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,7 @@ use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::convert::ConvertError;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
 use crate::ingest::scan::ScanError;
+use crate::ingest::unpack::UnpackError;
 use crate::logic::variant::check;
 use crate::{clock, metrics, task};
 
@@ -68,7 +71,7 @@ pub struct Jobs {
     variants: Vec<DiskFormat>,
     closing: CancellationToken,
     /// Uploads that run, with what ends each.
-    uploads: Mutex<HashMap<ImageId, CancellationToken>>,
+    uploads: Mutex<HashMap<ImageId, (UploadId, CancellationToken)>>,
     /// The variant that is being made.
     making: Mutex<Option<variants::Making>>,
     /// Imports that run, with the flag that stops each.
@@ -106,15 +109,18 @@ impl Jobs {
 
     /// What ends the upload that begins now, when its image is cancelled or deleted.
     #[must_use]
-    pub fn upload_begins(&self, image: ImageId) -> CancellationToken {
+    pub fn upload_begins(&self, image: ImageId, upload: UploadId) -> CancellationToken {
         let stop = CancellationToken::new();
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(image, stop.clone());
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(image, (upload, stop.clone()));
         stop
     }
 
-    /// Forgets an upload that ended.
-    pub fn upload_ended(&self, image: ImageId) {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&image);
+    /// Forgets an upload that ended; another one that the image has by now is left alone.
+    pub fn upload_ended(&self, image: ImageId, upload: UploadId) {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if uploads.get(&image).is_some_and(|(running, _)| *running == upload) {
+            uploads.remove(&image);
+        }
     }
 
     /// Takes up what an earlier process left, then starts `workers` import workers, one for variants and
@@ -145,7 +151,7 @@ impl Jobs {
 
     /// Stops the upload or import of an image that was deleted.
     pub fn stop(&self, image: ImageId) {
-        if let Some(stop) = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
+        if let Some((_, stop)) = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
             stop.cancel();
         }
         if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
@@ -360,6 +366,11 @@ impl Jobs {
             Recorded { content, format: imported.format, original_kept: self.keep_originals, variants, scan };
         let details = serde_json::json!({ "content": imported.content, "format": imported.format });
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
+        if known_sums(image).is_none() {
+            let checksums = Checksums::from(imported.sums.clone());
+            let original = Original { bytes: imported.sums.size_bytes, checksums };
+            self.db.put_checksums(image.id, &original).await?;
+        }
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
             Ok(()) => {}
             Err(DbError::State { .. } | DbError::NotFound { .. }) => {
@@ -453,6 +464,7 @@ const fn is_cancelled(error: &ImportError) -> bool {
         ImportError::Convert(ConvertError::Cancelled)
             | ImportError::Content(ContentError::Cancelled)
             | ImportError::Scan(ScanError::Cancelled)
+            | ImportError::Unpack(UnpackError::Cancelled)
     )
 }
 
@@ -488,7 +500,5 @@ async fn wait_for(changes: &mut tokio::sync::broadcast::Receiver<Change>, wanted
 /// [`DbError::State`] if it is not killed; a failed statement.
 pub async fn retry(db: &Db, image: &Image, op: &Draft) -> Result<(), DbError> {
     debug_assert_eq!(image.status, ImageStatus::Killed);
-    let original = Original { bytes: image.original_bytes.unwrap_or(0), checksums: image.checksums.clone() };
-    db.start_upload(image.id).await?;
-    db.accept_upload(image.id, &original, (new_id(), "{}"), op).await
+    db.retry_import(image.id, (new_id(), "{}"), op).await
 }

@@ -28,7 +28,9 @@ use crate::fleet::tls::{self, ServerIdentity, TlsError};
 use crate::fleet::{Fleet, FleetConfig, FleetContext, FleetError, FleetHandle};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
+use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
+use crate::jobs::fetch::{Fetches, Limits};
 use crate::logic::admission::Caps;
 use crate::state::{StateError, StateFolder, upgrade_folder};
 use crate::{clock, task};
@@ -142,6 +144,9 @@ impl Controller {
             .map_err(|source| ServeError::System { what: "ask for the UDP address", source })?;
         let mut tasks = jobs.start(config.parallel_imports).await?;
         tasks.push(task::spawn("purge", Arc::clone(&jobs).purger(config.catalog.bin_days)));
+        let sources = Sources::new(config.sources.clone());
+        let fetches = fetches(&config, &db, &ingest, &sources, &closing);
+        tasks.extend(fetches.start(config.parallel_fetches).await?);
         let sealing = db.clone();
         tasks.push(task::spawn("sealer", async move { sealing.run_sealer().await }));
         tasks.push(task::spawn("purge", crate::jobs::forget::run(db.clone())));
@@ -151,6 +156,7 @@ impl Controller {
             db: db.clone(),
             ingest: Arc::clone(&ingest),
             jobs,
+            sources,
             fleet: fleet.clone(),
             authority,
             figures,
@@ -244,11 +250,28 @@ async fn task_end(task: &JoinHandle<()>) {
     }
 }
 
+/// Who gets what the controller fetches by itself.
+fn fetches(
+    config: &Config,
+    db: &Db,
+    ingest: &Arc<Ingest>,
+    sources: &Sources,
+    closing: &CancellationToken,
+) -> Arc<Fetches> {
+    let limits = Limits {
+        image_bytes_max: config.image_bytes_max,
+        upload_idle: config.upload_idle,
+        patience: config.sources.patience,
+    };
+    Fetches::new(db.clone(), Arc::clone(ingest), sources.clone(), limits, closing.clone())
+}
+
 /// Opens contents and originals, and removes what interrupted work left.
 fn open_files(config: &Config, executable: PathBuf) -> Result<Arc<Ingest>, ServeError> {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let converter = Converter { controller: executable, qemu_img: qemu_img(), mode: config.sandbox };
     let ingest = Ingest::new(&config.state_dir, converter, threads)?;
+    let ingest = ingest.with_unpacked_bytes_max(config.image_bytes_max);
     Ok(Arc::new(ingest.with_scanner(config.scanner.clone())))
 }
 

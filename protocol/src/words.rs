@@ -133,6 +133,10 @@ words! {
         Encrypting = "encrypting",
         /// The stored bytes are read again and compared.
         Checksumming = "checksumming",
+        /// The controller gets the file from its source.
+        Fetching = "fetching",
+        /// A compressed file is unpacked.
+        Unpacking = "unpacking",
     }
     /// State of one cache entry: one image at one location.
     EntryStatus, "entry status" {

@@ -23,4 +23,5 @@ mod prewarm;
 mod renewal;
 mod restart;
 mod sharing;
+mod sources;
 mod trust;

@@ -19,11 +19,12 @@ fn text_of(path: &str) -> String {
     fs::read_to_string(shipped(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The text with every `#key = value` switched on. Where a key is shown twice, the first counts.
+/// The text with every `#key = value` and `#[[table]]` switched on. Where a key is shown twice, the first counts.
 fn switched_on(text: &str) -> String {
     let mut seen = Vec::new();
     let mut out = String::new();
     for line in text.lines() {
+        let line = line.strip_prefix('#').filter(|rest| rest.starts_with("[[")).unwrap_or(line);
         let setting =
             line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
         let line = match setting.and_then(|setting| setting.split_once(" = ").map(|(key, _)| (key, setting)))
@@ -81,6 +82,8 @@ fn the_controllers_example_parses_as_shipped_and_switched_on() {
     assert_eq!(plain.catalog.bin_days, full.catalog.bin_days);
     assert_eq!((plain.catalog.distributions_strict, full.catalog.distributions_strict), (false, false));
     assert_eq!(full.catalog.distributions.len(), 1);
+    assert_eq!((plain.upload_idle, plain.parallel_fetches), (full.upload_idle, full.parallel_fetches));
+    assert_eq!((plain.sources.stores.len(), full.sources.stores.len()), (0, 1));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `hearth image import`: a record, the stream, and the import's stages.
 //!
 //! **What.** Makes the record, streams the file (a name or `-` for stdin) and follows the import until it is `active`.
+//! [`super::send`] goes on after what broke; [`super::fetch`] lets the controller get a URL.
 //! **Why the record first.** A name that is taken or a wrong checksum's form is told before gigabytes are sent.
-//! **Invariants.** A record whose upload failed is taken away again, so that the same command can be repeated.
+//! **Invariants.** A record whose upload was refused is taken away again, so that the same command can be repeated; one whose
+//! controller went away stays, and `--resume` goes on with it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,12 +14,14 @@ use bytes::Bytes;
 use clap::Args;
 use futures::{Stream, StreamExt as _};
 use hearth_protocol::api::image::{Checksums, Image, ImageCreate};
+use hearth_protocol::api::source::ImageSource;
 use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, Virtualisation};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use super::attributes::Attributes;
-use super::facts;
+use super::send::{self, Sending};
+use super::{facts, fetch};
 use crate::args::Session;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -27,19 +31,31 @@ use crate::{names, size, system};
 /// Bytes per read of the file: large enough that reading costs little.
 const READ_BYTES: usize = 1 << 20;
 /// Pause between two looks at an import.
-const LOOK_PAUSE: Duration = Duration::from_millis(300);
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(300);
 
 /// Import a disk image or ISO file.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hearth image import noble.qcow2 --name noble
   hearth image import install.iso --kind iso --sha256 0f1e…
+  hearth image import --resume noble noble.qcow2
+  hearth image import https://cloud.example/noble.qcow2.xz --check
+  hearth image import https://cloud.example/noble.qcow2.xz --name noble --expect-sha256 0f1e…
+  hearth image import 'ftp://user:password@files.example/noble.img'
+  hearth image import s3://images/noble.qcow2 --no-wait
   hearth image import disk.vmdk --format vmdk --architecture x86_64 --os-type linux --property team=db
   hearth image import noble.qcow2 --disk-size 40GiB --tag prod --tag db --disk-driver virtio
   zstdcat disk.raw.zst | hearth image import - --name disk --format raw --no-wait")]
 pub(crate) struct Import {
-    /// The file; - for stdin
+    /// The file, - for stdin, or a URL that the controller fetches: http, https, ftp, ftps or s3://BUCKET/OBJECT
+    #[arg(value_name = "FILE|URL")]
     file: PathBuf,
+    /// Go on with the upload of this image, which an earlier call began with the same file
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["name", "check"])]
+    resume: Option<String>,
+    /// Only say what the URL is: size, type, and whether a broken transfer can go on
+    #[arg(long)]
+    check: bool,
     /// Name in the catalog (default: the file's name without its ending)
     #[arg(long)]
     name: Option<String>,
@@ -50,7 +66,7 @@ pub(crate) struct Import {
     #[arg(long)]
     kind: Option<ImageKind>,
     /// Expected SHA-256 of the file; a mismatch fails the import
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", visible_alias = "expect-sha256")]
     sha256: Option<String>,
     /// Expected SHA-512
     #[arg(long, value_name = "HEX")]
@@ -95,9 +111,29 @@ impl Import {
             Some(wanted) => Some(names::project_id(&session.client, wanted).await?),
             None => None,
         };
-        let record = ImageCreate { project, ..self.record()? };
+        let url = fetch::url_of(&self.file);
+        match (url, self.check) {
+            (Some(url), true) => return fetch::check(session, url).await,
+            (None, true) => {
+                return Err(Failure::new(Exit::Usage, "--check looks at a URL")
+                    .hint("begin it with http://, https://, ftp://, ftps:// or s3://")
+                    .into());
+            }
+            (Some(url), false) if self.resume.is_none() => {
+                let source = Some(ImageSource { url: url.to_owned() });
+                let record = ImageCreate { source, project, ..self.record()? };
+                return fetch::import(session, &record, !self.no_wait).await;
+            }
+            _ => {}
+        }
         let mode = Mode::of_stderr(session.quiet);
-        let upload = upload(&session.client, &self.file, &record, mode).await?;
+        let upload = match &self.resume {
+            Some(image) => resume(&session.client, &self.file, image, mode).await?,
+            None => {
+                let record = ImageCreate { project, ..self.record()? };
+                upload(&session.client, &self.file, &record, mode).await?
+            }
+        };
         let image = if self.no_wait {
             upload.steps.end("sent; the import goes on at the controller");
             upload.image
@@ -145,6 +181,7 @@ impl Import {
             password_enabled: self.attributes.password_enabled.unwrap_or(false),
             tags: self.tags.iter().cloned().collect(),
             protected: self.protected,
+            source: None,
             properties: self.attributes.properties.iter().cloned().collect(),
         })
     }
@@ -156,13 +193,14 @@ fn lower_hex(text: &str) -> String {
 
 /// Format of a file that is not declared, where its bytes cannot tell. An ISO volume can hide in any raw disk, so its ending decides, not its bytes.
 pub(crate) fn format_of(file: &Path) -> Option<DiskFormat> {
+    let file = Path::new(fetch::file_name(file.to_str()?));
     let ending = file.extension().and_then(|ending| ending.to_str());
     ending.filter(|ending| ending.eq_ignore_ascii_case("iso")).map(|_| DiskFormat::Iso)
 }
 
 /// The file's name without its ending, if it has one that can be a name.
 pub(crate) fn default_name(file: &Path) -> Option<String> {
-    let stem = file.file_stem()?.to_str()?;
+    let stem = Path::new(fetch::file_name(file.to_str()?)).file_stem()?.to_str()?;
     (stem != "-" && !stem.is_empty()).then(|| stem.to_owned())
 }
 
@@ -185,23 +223,29 @@ pub(crate) async fn upload(
     record: &ImageCreate,
     mode: Mode,
 ) -> anyhow::Result<Upload> {
-    let (reader, length) = open(file).await?;
+    let (reader, meta) = open(file).await?;
     let image: Image = client.post(&["images"], record).await?;
     let id = image.id.to_string();
     let mut steps = Steps::new(mode, &record.name);
-    steps.bytes("uploading", 0, length);
-    let body = reqwest::Body::wrap_stream(counted(reader, &steps));
-    let path = ["images", &id, "file"];
-    let mut sending = std::pin::pin!(client.put_stream::<Image>(&path, body, length));
-    let sent = loop {
-        // The stream counts by itself; the pause lets plain lines come on time.
-        tokio::select! {
-            sent = &mut sending => break sent,
-            () = tokio::time::sleep(LOOK_PAUSE) => steps.moved(0),
+    let sent = match &meta {
+        Some(meta) if meta.len() > 0 => {
+            drop(reader);
+            let sending = Sending { client, file, image: id.clone() };
+            match sending.open(meta).await {
+                Ok(upload) => sending.run(upload, &mut steps).await,
+                Err(error) => Err(error),
+            }
         }
+        _ => send_once(client, &id, reader, &mut steps).await,
     };
     match sent {
         Ok(image) => Ok(Upload { image, steps }),
+        Err(error) if meta.is_some() && send::may_pass(&error) => {
+            let hint =
+                format!("`hearth image import --resume {id} {}` goes on where it stopped", file.display());
+            let failure = Failure::new(Exit::Unreachable, format!("sending {}: {error}", file.display()));
+            Err(failure.hint(hint).into())
+        }
         Err(error) => {
             drop(steps);
             // Best effort: without it the name stays taken, which the next try says clearly.
@@ -211,9 +255,35 @@ pub(crate) async fn upload(
     }
 }
 
-type Reader = std::pin::Pin<Box<dyn AsyncRead + Send>>;
+/// Goes on with the upload of an image that an earlier call began.
+async fn resume(client: &Client, file: &Path, image: &str, mode: Mode) -> anyhow::Result<Upload> {
+    let image = names::image(client, image).await?;
+    let sending = Sending { client, file, image: image.id.to_string() };
+    let upload = sending.reopen(&image.name).await?;
+    let mut steps = Steps::new(mode, &image.name);
+    let image = sending.run(upload, &mut steps).await?;
+    Ok(Upload { image, steps })
+}
 
-async fn open(file: &Path) -> anyhow::Result<(Reader, Option<u64>)> {
+/// Sends what cannot be read twice: stdin, a pipe, a device.
+async fn send_once(client: &Client, id: &str, reader: Reader, steps: &mut Steps) -> anyhow::Result<Image> {
+    steps.bytes("uploading", 0, None);
+    let body = reqwest::Body::wrap_stream(counted(reader, steps));
+    let path = ["images", id, "file"];
+    let mut sending = std::pin::pin!(client.put_stream::<Image>(&path, body, None));
+    loop {
+        // The stream counts by itself; the pause lets plain lines come on time.
+        tokio::select! {
+            sent = &mut sending => return sent,
+            () = tokio::time::sleep(LOOK_PAUSE) => steps.moved(0),
+        }
+    }
+}
+
+pub(super) type Reader = std::pin::Pin<Box<dyn AsyncRead + Send>>;
+
+/// The file, and what is known of it if it can be read again.
+async fn open(file: &Path) -> anyhow::Result<(Reader, Option<std::fs::Metadata>)> {
     if file == Path::new("-") {
         return Ok((Box::pin(tokio::io::stdin()), None));
     }
@@ -227,11 +297,14 @@ async fn open(file: &Path) -> anyhow::Result<(Reader, Option<u64>)> {
         return Err(Failure::new(Exit::Usage, format!("{} is a folder", file.display())).into());
     }
     // A block device or a pipe has no length that could be promised.
-    let length = meta.is_file().then_some(meta.len());
-    Ok((Box::pin(opened), length))
+    let again = meta.is_file().then_some(meta);
+    Ok((Box::pin(opened), again))
 }
 
-fn counted(reader: Reader, steps: &Steps) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+pub(super) fn counted(
+    reader: Reader,
+    steps: &Steps,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     let bar = steps.counter();
     ReaderStream::with_capacity(reader, READ_BYTES).inspect(move |part| {
         if let Ok(part) = part {
@@ -265,7 +338,7 @@ pub(crate) async fn wait_active(client: &Client, upload: Upload) -> anyhow::Resu
                     format!("the import of {} failed: {}", image.name, image.reason),
                 )
                 .hint(format!(
-                    "`hearth image show {id}` keeps the reason; delete it before you import it again"
+                    "`hearth image show {id}` keeps the reason; `hearth image retry {id}` tries again, or delete it and import anew"
                 ))
                 .into());
             }

@@ -11,6 +11,7 @@ use crate::db::Db;
 use crate::fleet::FleetHandle;
 use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
+use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
 use crate::logic::guesses::Guesses;
 use crate::passwords::Passwords;
@@ -21,6 +22,8 @@ pub const UPLOADS_MAX: usize = 16;
 pub const DOWNLOADS_MAX: usize = 64;
 /// Exports at once: each holds a page of rows, and an Excel file a thread and its rows on disk.
 pub const EXPORTS_MAX: usize = 4;
+/// Looks at sources at once: each holds a connection to a stranger for up to 20 s.
+pub const SOURCE_CHECKS_MAX: usize = 8;
 /// Event streams at once: each holds a place in the change feed.
 pub const EVENT_STREAMS_MAX: usize = 64;
 
@@ -47,6 +50,12 @@ pub struct Inner {
     pub figures: PrometheusHandle,
     /// Places for uploads.
     pub uploads: Arc<Semaphore>,
+    /// Who appends to which upload.
+    pub writers: super::uploads::Writers,
+    /// Where images may be fetched from.
+    pub sources: Sources,
+    /// Places for looks at sources.
+    pub source_checks: Arc<Semaphore>,
     /// Places for downloads.
     pub downloads: Arc<Semaphore>,
     /// Places for exports.
@@ -82,6 +91,8 @@ pub struct Parts {
     pub ingest: Arc<Ingest>,
     /// Imports and clean-up.
     pub jobs: Arc<Jobs>,
+    /// Where images may be fetched from.
+    pub sources: Sources,
     /// Sessions and placement.
     pub fleet: FleetHandle,
     /// The certificate authority.
@@ -96,7 +107,7 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, db, ingest, jobs, fleet, authority, figures, closing } = parts;
+        let Parts { config, db, ingest, jobs, sources, fleet, authority, figures, closing } = parts;
         Self(Arc::new(Inner {
             limits: Limits::new(&config),
             passwords: Passwords::default(),
@@ -109,6 +120,9 @@ impl App {
             figures,
             closing,
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            writers: super::uploads::Writers::default(),
+            sources,
+            source_checks: Arc::new(Semaphore::new(SOURCE_CHECKS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             guesses: Mutex::default(),

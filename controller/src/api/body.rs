@@ -86,6 +86,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     Ok(value)
 }
 
+/// Reads a value that was put together from other parts of a request.
+///
+/// # Errors
+/// 400 with the field that is wrong.
+pub(super) fn read_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Fault> {
+    parse(value.to_string().as_bytes())
+}
+
 /// The field that serde names in "unknown field `x`" and "missing field `x`".
 fn named(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("unknown field `").or_else(|| text.strip_prefix("missing field `"))?;

@@ -97,6 +97,11 @@ impl Fault {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
+    /// 409: bytes were sent for another place of an upload than the next one.
+    pub fn offset(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "offset", message)
+    }
+
     /// 409: somebody uses it.
     pub fn in_use(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "in_use", message)

@@ -16,6 +16,7 @@ use hearth_protocol::id::{DomainId, ImageId, ProjectId};
 use hearth_protocol::words::{
     Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, NetworkDriver, ShareStatus, Visibility,
 };
+use serde_json::json;
 
 use super::app::App;
 use super::body::{Json, Path, Query};
@@ -26,6 +27,7 @@ use crate::clock;
 use crate::db::cache_list::CacheFilter;
 use crate::db::images::{FixedFacts, Image, ImageFacts, NewImage};
 use crate::db::new_id;
+use crate::db::operations::Draft;
 use crate::db::tokens::Scope;
 use crate::logic::authz::{Action, Resource};
 use crate::logic::catalog::check_create;
@@ -35,7 +37,8 @@ use crate::logic::distributions::check_listed;
 /// Glance's name for a file that is in no further container.
 const CONTAINER_BARE: &str = "bare";
 
-/// Makes a record; `PUT /images/{id}/file` sends its bytes.
+/// Makes a record; `PUT /images/{id}/file` or `POST /images/{id}/uploads` sends its bytes, unless `source` says where the
+/// controller gets them.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", request_body = ImageCreate,
     responses((status = 201, body = ImageBody, headers(("etag", description = "Its revision"))), (status = 409, description = "The name is taken, or the project's quota is full", body = ErrorBody)))]
 pub async fn create(
@@ -43,13 +46,26 @@ pub async fn create(
     caller: Caller,
     Json(create): Json<ImageCreate>,
 ) -> Result<(StatusCode, Tagged), Fault> {
+    let image = make(&app, &caller, create).await?;
+    Ok((StatusCode::CREATED, tagged(&app, &caller, &image).await?))
+}
+
+/// Makes a record, and queues its fetch if it has a source.
+///
+/// # Errors
+/// What is wrong with the record, or what the caller may not do.
+pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Result<Image, Fault> {
     check_create(&create)?;
     let (distribution, version) = (create.distribution.as_deref(), create.version.as_deref());
-    must_be_listed(&app, create.architecture, distribution.unwrap_or_default(), version.unwrap_or_default())?;
-    let (domain, project) = owner(&app, &caller, create.project).await?;
+    must_be_listed(app, create.architecture, distribution.unwrap_or_default(), version.unwrap_or_default())?;
+    let source = match &create.source {
+        Some(source) => Some((super::sources::read(app, "source.url", &source.url)?, source.url.clone())),
+        None => None,
+    };
+    let (domain, project) = owner(app, caller, create.project).await?;
     caller.may(&Resource::Project { domain, project }, "project", project)?;
     if create.public {
-        super::ownership::may_publish(&app, &caller, &Resource::Project { domain, project }, &create.name)?;
+        super::ownership::may_publish(app, caller, &Resource::Project { domain, project }, &create.name)?;
     }
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
@@ -65,11 +81,30 @@ pub async fn create(
         fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes },
         facts: facts(create),
     };
-    let details = serde_json::json!({ "kind": new.kind, "format": new.format, "project": project });
+    let details = json!({ "kind": new.kind, "format": new.format, "project": project });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
     app.db.create_image(&new, &op).await?;
-    let image = find(&app, &caller, id).await?;
-    Ok((StatusCode::CREATED, tagged(&app, &caller, &image).await?))
+    if let Some((source, url)) = source {
+        let image = find(app, caller, id).await?;
+        if let Err(fault) = super::sources::queue(app, caller, &image, &source, &url).await {
+            take_back(app, caller, &image, &fault).await;
+            return Err(fault);
+        }
+    }
+    find(app, caller, id).await
+}
+
+/// Takes the record of an image away again whose bytes did not come.
+pub(super) async fn take_back(app: &App, caller: &Caller, image: &Image, fault: &Fault) {
+    let op = Draft { action: Action::ImageDelete.as_str().to_owned(), ..caller.draft() };
+    let op =
+        op.on("image", image.id, image.facts.name.clone()).with(json!({ "not_made": fault.parts().message }));
+    match app.db.take_back_image(image.id, &op).await {
+        Ok(gone) => app.jobs.clean_up(&gone).await,
+        Err(error) => {
+            tracing::warn!(image = %image.id, error = super::fault::chain(&error), "a record stays without bytes")
+        }
+    }
 }
 
 /// Refuses a distribution that the table does not have, where the table is strict.
@@ -157,7 +192,7 @@ pub async fn show(State(app): State<App>, caller: Caller, Path(id): Path<ImageId
     Ok(Tagged(ImageBody { share_status, ..shown(&app, &caller, &image).await? }))
 }
 
-/// Imports a killed image again from its kept original.
+/// Imports a killed image again: from its kept original, else from its source.
 #[utoipa::path(post, path = "/api/v1/images/{id}/retry", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 202, body = ImageBody), (status = 409, description = "Nothing to retry", body = ErrorBody)))]
 pub async fn retry(
@@ -170,6 +205,10 @@ pub async fn retry(
         let originals = std::sync::Arc::clone(&app.ingest.originals);
         super::upload::blocking(move || originals.open(id)).await?
     };
+    if image.status == ImageStatus::Killed && kept.is_none() && !image.source.is_empty() {
+        let image = super::sources::again(&app, &caller, &image).await?;
+        return Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)));
+    }
     if image.status != ImageStatus::Killed || kept.is_none() {
         let state = if kept.is_none() { "its original is not kept" } else { image.status.as_str() };
         return Err(Fault::conflict(format!("image {} cannot be retried: {state}", image.facts.name))
@@ -286,6 +325,7 @@ fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
         protected: facts.protected,
         tags: facts.tags.clone(),
         properties: facts.properties.clone(),
+        source: text(&image.source),
         revision: image.revision,
         created_at: when::text(image.created_us),
         updated_at: when::text(image.updated_us),

@@ -31,7 +31,7 @@ use super::{
     cache, distributions, domains, download, events, fetch, grants, health, host_image_batch,
     host_image_cache, host_images, image_batch, image_edits, image_ends, image_export, image_list, images,
     join_tokens, launch, links, locations, login, openapi, operations, ownership, prewarm_groups, prewarms,
-    projects, quotas, shares, system, tokens, upload, usage, users, variants,
+    projects, quotas, shares, sources, system, tokens, upload, upload_form, uploads, usage, users, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -114,7 +114,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
-    let routes = image_changes(files_and_links(routes));
+    let routes = image_changes(files_and_links(bytes_of_images(routes)));
     let routes = with_host_images(routes);
     let routes = sharing(routes, publish);
     let routes = people(routes);
@@ -123,6 +123,21 @@ pub fn build(app: App) -> Routes {
     } else {
         routes.guarded(A::MetricsRead, quick, routes!(health::figures))
     }
+}
+
+/// How images get their bytes, beside the upload in one request.
+fn bytes_of_images(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::ImageCreate, Pace::Stream, routes!(upload_form::form))
+        .guarded(A::ImageUpload, quick, routes!(uploads::open))
+        .guarded(A::ImageUpload, quick, routes!(uploads::list))
+        .guarded(A::ImageUpload, quick, routes!(uploads::show))
+        .guarded(A::ImageUpload, Pace::Stream, routes!(uploads::append))
+        .guarded(A::ImageUpload, quick, routes!(uploads::abort))
+        .guarded(A::ImageFetch, quick, routes!(sources::import))
+        .guarded(A::SourceCheck, quick, routes!(sources::check))
 }
 
 /// Files of lists, the log of an image, and links to its bytes.

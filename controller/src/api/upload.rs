@@ -27,7 +27,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Checksums, Image as ImageBody};
-use hearth_protocol::id::ImageId;
+use hearth_protocol::id::{ImageId, UploadId};
 use hearth_protocol::words::Visibility;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ const RATE_BYTES_PER_S_MIN: u64 = 1024;
 /// Time between two tries to write down that an upload failed.
 const ABORT_AGAIN: Duration = Duration::from_secs(2);
 /// What to do about a full disk.
-const ROOM_HINT: &str = "delete images that nobody needs, or enlarge the file system of state_dir";
+pub(super) const ROOM_HINT: &str = "delete images that nobody needs, or enlarge the file system of state_dir";
 /// Bytes handed to the disk and to the checksums at once.
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces that wait for the disk. With those that are gathered, written and summed an upload holds at most 8 MiB.
@@ -78,29 +78,51 @@ pub async fn upload(
     stream: Body,
 ) -> Result<(StatusCode, axum::Json<ImageBody>), Fault> {
     let image = find(&app, &caller, id).await?;
-    let announced = announced_bytes(&headers)?;
+    let image = accept(&app, &caller, image, announced_bytes(&headers)?, stream).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
+}
+
+/// Takes a whole file for an image, from whatever kind of request. `announced` is its size, if it is known.
+///
+/// # Errors
+/// What is wrong with the bytes or the image.
+pub(super) async fn accept(
+    app: &App,
+    caller: &Caller,
+    image: Image,
+    announced: Option<u64>,
+    stream: Body,
+) -> Result<Image, Fault> {
     if let Some(bytes) = announced.filter(|bytes| *bytes > app.config.image_bytes_max) {
         return Err(too_large(bytes, app.config.image_bytes_max));
     }
-    if image.facts.visibility != Visibility::Public {
-        let more = Figures::bytes(announced.unwrap_or(1).saturating_sub(image.original_bytes.unwrap_or(0)));
-        app.db.refuse_over_quota(image.project, more).await?;
-    }
+    refuse_over_quota(app, &image, announced).await?;
     if announced == Some(0) {
         return Err(Fault::invalid("content-length", "the file is empty"));
     }
     let place = app.uploads.clone().try_acquire_owned();
     let place =
         place.map_err(|_| Fault::unavailable("too many uploads run; try again when one has ended"))?;
-    let room = set_aside(&app, announced.unwrap_or(ROOM_STEP_BYTES)).await?;
+    let room = set_aside(app, announced.unwrap_or(ROOM_STEP_BYTES)).await?;
     let (work_app, work_caller) = (app.clone(), caller.clone());
     let work = async move {
         let _place = place;
         receive(&work_app, &work_caller, &image, announced, room, stream).await
     };
     let received = task::spawn("upload", work).await;
-    let image = received.map_err(|error| Fault::internal(&error))??;
-    Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
+    received.map_err(|error| Fault::internal(&error))?
+}
+
+/// Refuses bytes for which the project has no room, before they come.
+///
+/// # Errors
+/// 409 with figure and limit.
+pub(super) async fn refuse_over_quota(app: &App, image: &Image, announced: Option<u64>) -> Result<(), Fault> {
+    if image.facts.visibility != Visibility::Public {
+        let more = Figures::bytes(announced.unwrap_or(1).saturating_sub(image.original_bytes.unwrap_or(0)));
+        app.db.refuse_over_quota(image.project, more).await?;
+    }
+    Ok(())
 }
 
 fn announced_bytes(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
@@ -109,13 +131,13 @@ fn announced_bytes(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     bytes.map(Some).ok_or_else(|| Fault::invalid("content-length", "Content-Length is no number of bytes"))
 }
 
-fn too_large(bytes: u64, most: u64) -> Fault {
+pub(super) fn too_large(bytes: u64, most: u64) -> Fault {
     Fault::too_large(format!("the file has {bytes} bytes; images may have {most}"))
         .hint("an administrator can raise image_bytes_max in controller.toml")
 }
 
 /// Sets room aside.
-async fn set_aside(app: &App, bytes: u64) -> Result<Reservation, Fault> {
+pub(super) async fn set_aside(app: &App, bytes: u64) -> Result<Reservation, Fault> {
     let ingest = app.ingest.clone();
     let reserved = tokio::task::spawn_blocking(move || ingest.space.reserve(bytes)).await;
     reserved.map_err(|error| Fault::internal(&error))?.map_err(|error| match &error {
@@ -140,18 +162,18 @@ async fn receive(
     stream: Body,
 ) -> Result<Image, Fault> {
     let id = image.id;
-    app.db.start_upload(id).await?;
-    let stop = app.jobs.upload_begins(id);
+    let upload = app.db.start_upload(id).await?.id;
+    let stop = app.jobs.upload_begins(id, upload);
     let ended = match write_all(app, id, announced, room, stream, &stop).await {
-        Ok(sums) => take_over(app, caller, image, sums).await,
+        Ok(sums) => take_over(app, caller, image, upload, sums).await,
         Err(fault) => Err(fault),
     };
-    app.jobs.upload_ended(id);
+    app.jobs.upload_ended(id, upload);
     match ended {
         Ok(Taken::Over) => app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id)),
         Ok(Taken::Refused(fault)) => Err(fault),
         Err(fault) => {
-            let ended = put_back(app, id, format!("the upload failed: {}", fault.parts().message)).await;
+            let ended = put_back(app, upload, format!("the upload failed: {}", fault.parts().message)).await;
             if matches!(ended, Err(DbError::NotFound { .. })) {
                 // Cancelled or deleted meanwhile: the file that came to be after that goes too.
                 let originals = Arc::clone(&app.ingest.originals);
@@ -172,40 +194,43 @@ enum Taken {
 }
 
 /// Compares the checksums and hands the image to the import. After an error the image is still `saving`.
-async fn take_over(app: &App, caller: &Caller, image: &Image, sums: Sums) -> Result<Taken, Fault> {
+async fn take_over(
+    app: &App,
+    caller: &Caller,
+    image: &Image,
+    upload: UploadId,
+    sums: Sums,
+) -> Result<Taken, Fault> {
     let id = image.id;
     let size_bytes = sums.size_bytes;
     let checksums = Checksums::from(sums);
     let op = caller.draft().on("image", id, image.facts.name.clone());
-    if let Some((name, expected, got)) = first_mismatch(&image.expected, &checksums) {
-        let reason = format!("the file's {name} is {got}, expected {expected}");
-        reject(app, image, &reason, op).await?;
-        let fault = Fault::conflict(reason).hint("the file was not kept; get it again from its source");
+    if let Err(fault) = refuse_mismatch(app, image, upload, &checksums, &op).await? {
         return Ok(Taken::Refused(fault));
     }
     let original = Original { bytes: size_bytes, checksums };
     let details = serde_json::json!({ "bytes": size_bytes, "sha256": original.checksums.sha256 });
-    match app.db.accept_upload(id, &original, (new_id(), "{}"), &op.clone().with(details)).await {
-        // Kept, it would fill the disk at nobody's charge.
+    let job = (new_id(), "{}");
+    match app.db.finish_upload(upload, &original, job, None, &op.clone().with(details)).await {
         Err(error @ DbError::Quota { .. }) => {
-            reject(app, image, &error.to_string(), op).await?;
-            Ok(Taken::Refused(error.into()))
+            Ok(Taken::Refused(refuse_full(app, image, upload, error, op).await?))
         }
         ended => Ok(ended.map(|()| Taken::Over)?),
     }
 }
 
 /// Lets the image be sent again. What cannot be written now, as on a full disk, is written as soon as it can.
-async fn put_back(app: &App, id: ImageId, reason: String) -> Result<(), DbError> {
-    match app.db.abort_upload(id, &reason).await {
+async fn put_back(app: &App, id: UploadId, reason: String) -> Result<(), DbError> {
+    match app.db.abort_upload(id, &reason, None).await {
         Err(error) if error.is_passing() => {
-            tracing::error!(image = %id, error = super::fault::chain(&error), "cannot end an upload; tried again");
+            tracing::error!(upload = %id, error = super::fault::chain(&error), "cannot end an upload; tried again");
             let app = app.clone();
             task::spawn("upload-abort", async move {
                 let mut ended = false;
                 while !ended && !app.closing.is_cancelled() {
                     tokio::time::sleep(ABORT_AGAIN).await;
-                    ended = !app.db.abort_upload(id, &reason).await.is_err_and(|error| error.is_passing());
+                    ended =
+                        !app.db.abort_upload(id, &reason, None).await.is_err_and(|error| error.is_passing());
                 }
             });
             Ok(())
@@ -214,11 +239,38 @@ async fn put_back(app: &App, id: ImageId, reason: String) -> Result<(), DbError>
     }
 }
 
+/// Kills an image whose file is not the expected one: the inner error is the answer to its sender.
+pub(super) async fn refuse_mismatch(
+    app: &App,
+    image: &Image,
+    upload: UploadId,
+    checksums: &Checksums,
+    op: &Draft,
+) -> Result<Result<(), Fault>, Fault> {
+    let Some((name, expected, got)) = first_mismatch(&image.expected, checksums) else { return Ok(Ok(())) };
+    let reason = format!("the file's {name} is {got}, expected {expected}");
+    reject(app, image, upload, &reason, op.clone()).await?;
+    Ok(Err(Fault::conflict(reason).hint("the file was not kept; get it again from its source")))
+}
+
+/// Kills an image whose file has no room in its project's quota: kept, it would fill the disk at nobody's charge. The answer
+/// to its sender.
+pub(super) async fn refuse_full(
+    app: &App,
+    image: &Image,
+    upload: UploadId,
+    error: DbError,
+    op: Draft,
+) -> Result<Fault, Fault> {
+    reject(app, image, upload, &error.to_string(), op).await?;
+    Ok(error.into())
+}
+
 /// Nothing of a wrong file is kept.
-async fn reject(app: &App, image: &Image, reason: &str, op: Draft) -> Result<(), Fault> {
+async fn reject(app: &App, image: &Image, upload: UploadId, reason: &str, op: Draft) -> Result<(), Fault> {
     let (originals, id) = (Arc::clone(&app.ingest.originals), image.id);
     blocking(move || originals.remove(id)).await?;
-    app.db.fail_image(id, None, reason, &op.failed(reason)).await?;
+    app.db.fail_upload(upload, reason, &op.failed(reason)).await?;
     Ok(())
 }
 
@@ -359,17 +411,17 @@ fn files<T>(done: Result<T, ContentError>) -> Result<T, Fault> {
 }
 
 /// Watches the rate of a sender.
-struct Pace {
+pub(super) struct Pace {
     since: std::time::Instant,
     bytes: u64,
 }
 
 impl Pace {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { since: clock::monotonic(), bytes: 0 }
     }
 
-    fn add(&mut self, bytes: u64) -> Result<(), Fault> {
+    pub(super) fn add(&mut self, bytes: u64) -> Result<(), Fault> {
         self.bytes += bytes;
         let now = clock::monotonic();
         if now.duration_since(self.since) < RATE_WINDOW {

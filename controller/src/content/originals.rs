@@ -6,7 +6,8 @@
 //! skips them; whoever reads the file sees the same bytes.
 //!
 //! **Invariants.** A file under its image's id is whole and synced; one that was interrupted ends in `.part` and is
-//! removed at the next start. It reads as the bytes that came, holes or not.
+//! removed at the next start. It reads as the bytes that came, holes or not. Files of uploads that go on later are those of
+//! [`super::parts`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -77,6 +78,11 @@ impl Originals {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&part.0);
         let file = file.map_err(on("create", &part.0))?;
         Ok(OriginalWriter { file, part, path, summing: Summing::new() })
+    }
+
+    /// The folder of the originals.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Opens an original; `None` if there is none.
@@ -180,7 +186,7 @@ impl OriginalWriter {
 }
 
 /// The parts of `bytes` (which begin at offset `at` of the file) that are not whole blocks of zeros, with their places in it.
-fn data_runs(bytes: &[u8], at: u64) -> impl Iterator<Item = (usize, &[u8])> {
+pub(crate) fn data_runs(bytes: &[u8], at: u64) -> impl Iterator<Item = (usize, &[u8])> {
     let into_block = usize::try_from(at % HOLE_BLOCK as u64).expect("less than a block");
     let first = (HOLE_BLOCK - into_block).min(bytes.len());
     let mut next = 0;
@@ -241,6 +247,14 @@ impl Original {
     /// # Errors
     /// [`ContentError::File`].
     pub fn sums(&self) -> Result<Sums, ContentError> {
-        sum_file(&self.path, &AtomicBool::new(false))
+        self.sums_unless(&AtomicBool::new(false))
+    }
+
+    /// As [`Original::sums`], given up when `cancel` is set.
+    ///
+    /// # Errors
+    /// [`ContentError::File`] or [`ContentError::Cancelled`].
+    pub fn sums_unless(&self, cancel: &AtomicBool) -> Result<Sums, ContentError> {
+        sum_file(&self.path, cancel)
     }
 }

@@ -8,7 +8,7 @@
 
 use hearth_protocol::id::{
     DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LinkId, LocationId, OperationId,
-    PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
+    PrewarmGroupId, PrewarmId, ProjectId, TokenId, UploadId, UserId,
 };
 
 /// An id that the controller makes.
@@ -29,7 +29,7 @@ macro_rules! made_here {
 
 made_here! {
     DomainId HostImageId ImageId IntentId JobId JoinTokenId LinkId LocationId OperationId PrewarmGroupId PrewarmId ProjectId
-    TokenId GrantId UserId
+    TokenId GrantId UserId UploadId
 }
 
 /// A fresh id, larger than every id this process made before.

@@ -155,6 +155,23 @@ impl Db {
         .await
     }
 
+    /// Destroys the record of an image that was to be made together with its bytes, which did not come. Nobody used it, so
+    /// nothing that was said of it keeps it.
+    ///
+    /// # Errors
+    /// [`DbError::NotFound`]; [`DbError::State`] if it has bytes; or a failed statement.
+    pub async fn take_back_image(&self, id: ImageId, op: &Draft) -> Result<Image, DbError> {
+        let from = [ImageStatus::Queued, ImageStatus::Saving, ImageStatus::Killed];
+        self.write_tx(move |tx| {
+            Box::pin(async move {
+                let image = tx.image_in(id, &from, "only an image without bytes can be taken back").await?;
+                destroy_in(tx, &image, "its file did not come", op).await?;
+                Ok(image)
+            })
+        })
+        .await
+    }
+
     /// Destroys an image that came into the recycle bin at `before_us` or earlier; `None` if it is not there any more.
     ///
     /// # Errors
@@ -225,7 +242,9 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     tx.delete_variants(id).await?;
     tx.delete_tags(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
-    let jobs = "UPDATE job SET state = 'failed', error = $1, updated_us = $2 \
+    tx.close_upload(id).await?;
+    // The spec of a fetch may hold a password.
+    let jobs = "UPDATE job SET state = 'failed', spec = '{}', error = $1, updated_us = $2 \
          WHERE image_id = $3 AND state IN ('queued', 'running')";
     tx.run(sql("job", jobs).bind(why).bind(tx.now_us()).bind(id)).await?;
     let update = "UPDATE image SET status = 'deleted', stage = NULL, name_key = $1, content_id = NULL, \

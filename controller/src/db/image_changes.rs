@@ -1,27 +1,27 @@
 //! The catalog: how an image gets its bytes. [`super::image_edits`] makes the record, [`super::image_bin`] ends it.
 //!
 //! ```text
-//! create ─► queued ──start_upload──► saving ──accept_upload──► importing ──finish_import──► active
+//! create ─► queued ──open_upload───► saving ──finish_upload──► importing ──finish_import──► active
 //!             ▲   ◄──abort_upload──────┘  └────fail_image────► killed ◄──fail_image──┘
-//!             └──────────────start_upload (again)──────────────┘
+//!             └──────────────open_upload (again)───────────────┘
 //! ```
+//! The arrows of uploads stand in [`super::uploads`].
 //!
 //! **Invariants.** Each arrow checks the state it leaves, so two uploads or a job and a delete cannot both win. `revision`
 //! counts edits by people, not progress: an `If-Match` does not fail because a percentage moved.
 
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::id::{ImageId, JobId};
-use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage, Visibility};
+use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 
 use super::changes::Change;
 use super::contents::Content;
 use super::error::DbError;
 use super::images::Image;
-use super::jobs::{JobKind, JobState};
+use super::jobs::JobState;
 use super::operations::Draft;
 use super::sql::sql;
 use super::store::{Db, Tx};
-use crate::logic::quota::Figures;
 
 /// What is known of a file when its upload ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,71 +102,6 @@ impl Tx<'_> {
 }
 
 impl Db {
-    /// Begins the one upload of an image: `queued` or `killed` becomes `saving`.
-    ///
-    /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`], [`DbError::Quota`] or a failed statement.
-    pub async fn start_upload(&self, id: ImageId) -> Result<Image, DbError> {
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let from = [ImageStatus::Queued, ImageStatus::Killed];
-                let allowed = "bytes can be sent to a queued or killed image; make a new image";
-                let image = tx.image_in(id, &from, allowed).await?;
-                tx.admit(image.project, Figures::one_import()).await?;
-                tx.set_status(id, ImageStatus::Saving, Some(ImportStage::Uploading), "").await?;
-                tx.image(id).await
-            })
-        })
-        .await
-    }
-
-    /// Ends an upload that did not finish: `saving` becomes `queued` and may be tried again.
-    ///
-    /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
-    pub async fn abort_upload(&self, id: ImageId, reason: &str) -> Result<(), DbError> {
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                tx.image_in(id, &[ImageStatus::Saving], "only an upload in progress can be aborted").await?;
-                tx.set_status(id, ImageStatus::Queued, None, reason).await
-            })
-        })
-        .await
-    }
-
-    /// Takes a whole, durable upload over: `saving` becomes `importing` and the import job is queued.
-    ///
-    /// # Errors
-    /// [`DbError::NotFound`], [`DbError::State`], [`DbError::Quota`] or a failed statement.
-    pub async fn accept_upload(
-        &self,
-        id: ImageId,
-        original: &Original,
-        job: (JobId, &str),
-        op: &Draft,
-    ) -> Result<(), DbError> {
-        let update = "UPDATE image SET original_bytes = $1, sha256 = $2, sha512 = $3, md5 = $4, blake3 = $5 WHERE id = $6";
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let image =
-                    tx.image_in(id, &[ImageStatus::Saving], "the upload was aborted or is over").await?;
-                if image.facts.visibility != Visibility::Public {
-                    let more = original.bytes.saturating_sub(image.original_bytes.unwrap_or(0));
-                    tx.admit(image.project, Figures::bytes(more)).await?;
-                }
-                let sums = &original.checksums;
-                let stmt = sql("image", update).bind(original.bytes).bind(sums.sha256.as_deref());
-                let stmt =
-                    stmt.bind(sums.sha512.as_deref()).bind(sums.md5.as_deref()).bind(sums.blake3.as_deref());
-                tx.run(stmt.bind(id)).await?;
-                tx.set_status(id, ImageStatus::Importing, Some(ImportStage::Inspecting), "").await?;
-                tx.enqueue_job(job.0, JobKind::Import, id, job.1).await?;
-                tx.record(op).await
-            })
-        })
-        .await
-    }
-
     /// Notes how far an upload or import is. Costs an fsync: call it once a second at most.
     ///
     /// # Errors
@@ -218,7 +153,8 @@ impl Db {
         .await
     }
 
-    /// Ends an upload or import badly: the image is `killed` with a reason, the job (if there is one) `failed`.
+    /// Ends an upload or import badly: the image is `killed` with a reason, the job (if there is one) `failed`. Who sends
+    /// bytes ends its own upload: [`Db::fail_upload`].
     ///
     /// # Errors
     /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
@@ -234,27 +170,11 @@ impl Db {
                 let from = [ImageStatus::Queued, ImageStatus::Saving, ImageStatus::Importing];
                 tx.image_in(id, &from, "no upload or import is running").await?;
                 tx.set_status(id, ImageStatus::Killed, None, reason).await?;
+                tx.close_upload(id).await?;
                 if let Some(job) = job {
                     tx.set_job(job, JobState::Failed, reason).await?;
                 }
                 tx.record(op).await
-            })
-        })
-        .await
-    }
-
-    /// At start: uploads whose connection died with the process are `queued` again. Returns their ids.
-    ///
-    /// # Errors
-    /// A failed statement.
-    pub async fn reset_uploads(&self) -> Result<Vec<ImageId>, DbError> {
-        let update = "UPDATE image SET status = 'queued', stage = NULL, percent = 0, updated_us = $1, \
-             reason = 'the controller stopped during the upload: send the file again' \
-             WHERE status = 'saving' AND deleted_us IS NULL RETURNING id";
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let rows = tx.rows(sql("image", update).bind(tx.now_us())).await?;
-                rows.iter().map(|row| row.parse("id")).collect()
             })
         })
         .await

@@ -174,6 +174,10 @@ pub struct Image {
     pub content: Option<ContentId>,
     /// What the scanner said, and when, microseconds since the epoch; absent without a scanner.
     pub scan: Option<(String, i64)>,
+    /// Where the file came from, without secrets; empty for an upload.
+    pub source: String,
+    /// Whether the source had a user, a password or a query, which are not kept.
+    pub source_hidden: bool,
     /// Counts edits; from 1.
     pub revision: u64,
     /// In the recycle bin: from where and since when.
@@ -260,6 +264,8 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
         stored_bytes: row.opt_size("stored_bytes")?,
         content: row.opt_parse("content_id")?,
         scan: row.opt_text("scan_verdict")?.zip(row.opt_int("scanned_us")?),
+        source: row.text("source")?,
+        source_hidden: row.flag("source_hidden")?,
         revision: row.size("revision")?,
         binned,
         deleted_us: row.opt_int("deleted_us")?,

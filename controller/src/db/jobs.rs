@@ -16,6 +16,8 @@ db_words! {
     JobKind, "kind of job" {
         /// Makes a content from an uploaded file.
         Import = "import",
+        /// Gets a file from its source. Its spec may hold a password: it is emptied when the job ends.
+        Fetch = "fetch",
     }
     /// Where a job stands.
     JobState, "state of a job" {
@@ -96,6 +98,9 @@ impl Tx<'_> {
     /// [`DbError::NotFound`] or a failed statement.
     pub async fn set_job(&mut self, id: JobId, state: JobState, error: &str) -> Result<(), DbError> {
         let update = "UPDATE job SET state = $1, error = $2, updated_us = $3 WHERE id = $4";
+        if matches!(state, JobState::Done | JobState::Failed) {
+            self.run(sql("job", "UPDATE job SET spec = '{}' WHERE id = $1").bind(id)).await?;
+        }
         if self.run(sql("job", update).bind(state).bind(error).bind(self.now_us()).bind(id)).await? == 0 {
             return Err(DbError::NotFound { what: "job", key: id.to_string() });
         }
@@ -119,16 +124,24 @@ impl Db {
         self.write_tx(move |tx| Box::pin(tx.enqueue_job(id, kind, image, spec))).await
     }
 
-    /// Gives the oldest queued job to the caller, with `attempt` already counted up; `None` if none waits.
+    /// Gives the oldest queued import to the caller, with `attempt` already counted up; `None` if none waits.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn claim_job(&self) -> Result<Option<Job>, DbError> {
-        let oldest = " WHERE state = 'queued' ORDER BY id LIMIT 1";
+        self.claim_job_of(JobKind::Import).await
+    }
+
+    /// As [`Db::claim_job`], for a kind of job.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn claim_job_of(&self, kind: JobKind) -> Result<Option<Job>, DbError> {
+        let oldest = " WHERE state = 'queued' AND kind = $1 ORDER BY id LIMIT 1";
         let update = "UPDATE job SET state = 'running', attempt = attempt + 1, updated_us = $1 WHERE id = $2";
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let Some(row) = tx.row(sql("job", COLUMNS).text(oldest)).await? else {
+                let Some(row) = tx.row(sql("job", COLUMNS).text(oldest).bind(kind)).await? else {
                     return Ok(None);
                 };
                 let found = job(&row)?;

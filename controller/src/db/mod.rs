@@ -57,6 +57,7 @@ mod store;
 pub mod tenant_changes;
 pub mod tenants;
 pub mod tokens;
+pub mod uploads;
 pub mod usage;
 pub mod user_changes;
 pub mod users;

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("migrations/0001_spine.sql")),
     (2, include_str!("migrations/0002_people.sql")),
     (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
+    (4, include_str!("migrations/0004_sources.sql")),
     (5, include_str!("migrations/0005_variants.sql")),
     (6, include_str!("migrations/0006_host_images.sql")),
     (7, include_str!("migrations/0007_links.sql")),

@@ -15,7 +15,7 @@ use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
     BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LeaseId,
-    LinkId, LocationId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
+    LinkId, LocationId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UploadId, UserId,
 };
 use hearth_protocol::words::{
     Architecture, ConsumerKind, ContentKind, DiskDriver, DiskFormat, EntryStatus, ImageKind, ImageStatus,
@@ -68,7 +68,7 @@ text_args! {
     &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId LeaseId LinkId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility Architecture OsType Virtualisation
-    DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus GrantId UserId
+    DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus GrantId UploadId UserId
 }
 int_args! {
     i64, n => n;

@@ -29,7 +29,8 @@ use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
 use super::scan::{ScanError, Scanner};
-use super::space::{Space, SpaceError};
+use super::space::{Reservation, Space, SpaceError};
+use super::unpack::{self, UnpackError, Unpacking};
 use crate::content::{
     CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums, Variants,
 };
@@ -54,6 +55,7 @@ pub struct Ingest {
     pub(super) staging: PathBuf,
     scanner: Option<Scanner>,
     threads: usize,
+    unpacked_bytes_max: u64,
 }
 
 /// What to import.
@@ -151,6 +153,9 @@ pub enum ImportError {
     /// No room.
     #[error(transparent)]
     Space(#[from] SpaceError),
+    /// It came packed and cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
     /// The disk is full although the room was set aside: somebody else took it.
     #[error(
         "the disk became full during the import: up to {needed_bytes} bytes are needed for {path}, {free_bytes} are \
@@ -207,6 +212,7 @@ impl ImportError {
             ),
             Self::Content(error) => matches!(error, ContentError::Manifest(_)),
             Self::Scan(error) => matches!(error, ScanError::Refused { .. }),
+            Self::Unpack(error) => error.is_final(),
             Self::Space(_)
             | Self::Full { .. }
             | Self::ReadBack { .. }
@@ -239,6 +245,7 @@ impl Ingest {
             staging: create(staging)?,
             scanner: None,
             threads,
+            unpacked_bytes_max: crate::config::IMAGE_BYTES_MAX_DEFAULT,
         })
     }
 
@@ -246,6 +253,13 @@ impl Ingest {
     #[must_use]
     pub fn with_scanner(self, scanner: Option<Scanner>) -> Self {
         Self { scanner, ..self }
+    }
+
+    /// Limits what a packed file may unpack to.
+    #[must_use]
+    pub const fn with_unpacked_bytes_max(mut self, bytes: u64) -> Self {
+        self.unpacked_bytes_max = bytes;
+        self
     }
 
     /// Imports the uploaded file of an image; blocks until done.
@@ -274,7 +288,7 @@ impl Ingest {
         progress(ImportStage::Inspecting, 0);
         let original = self.originals.open(spec.image)?;
         let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
-        let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
+        let sums = spec.sums.clone().map_or_else(|| original.sums_unless(cancel), Ok)?;
         compare(&spec.expected, &sums)?;
         let source = Source { image: spec.image, declared: spec.declared, disk_bytes: spec.disk_bytes };
         let made = self.make(source, self.scanner.as_ref(), cancel, progress)?;
@@ -328,14 +342,14 @@ impl Ingest {
         cancel: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<Made, ImportError> {
-        let path = self.originals.path(image);
+        let folder = self.staging.join(image.to_string());
+        remove(&folder)?;
+        let staging = Folder(create(folder)?);
+        let (path, _room) = self.unpacked(self.originals.path(image), &staging.0, cancel, progress)?;
         let open = |path: &Path| File::open(path).map_err(on("open", path));
         let reader = ImageFile::new(open(&path)?).map_err(on("open", &path))?;
         let inspection = inspect(&reader, declared)?;
         must_fit(&inspection, disk_bytes)?;
-        let folder = self.staging.join(image.to_string());
-        remove(&folder)?;
-        let staging = Folder(create(folder)?);
         let raw_path = staging.0.join("disk.raw");
         let converted = !matches!(inspection.format, DiskFormat::Raw | DiskFormat::Iso);
         if converted {
@@ -374,6 +388,32 @@ impl Ingest {
         drop(staging); // the raw file is no longer needed
         self.read_back(&staged, cancel, progress)?;
         Ok(Made { inspection, staged, scan })
+    }
+
+    /// The file to work on: the original, or what it holds if it came packed, with the room that this takes.
+    fn unpacked(
+        &self,
+        original: PathBuf,
+        staging: &Path,
+        cancel: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<(PathBuf, Vec<Reservation>), ImportError> {
+        let packing = match unpack::packing_of(&original) {
+            Ok(Some(packing)) => packing,
+            Ok(None) => return Ok((original, Vec::new())),
+            Err(error) => return Err(error.into()),
+        };
+        progress(ImportStage::Unpacking, 0);
+        let output = staging.join("unpacked");
+        let unpacking = Unpacking {
+            input: &original,
+            output: &output,
+            most_bytes: self.unpacked_bytes_max,
+            space: &self.space,
+        };
+        let mut shown = Shown { progress, stage: ImportStage::Unpacking, percent: 0 };
+        let room = unpack::unpack(&unpacking, packing, cancel, &mut |done, total| shown.at(done, total))?;
+        Ok((output, room))
     }
 
     /// Says of a full disk what is needed and what is there.
@@ -441,7 +481,7 @@ fn warn_of_missing_sandbox(mode: SandboxMode) {
     }
 }
 
-/// Refuses what cannot get the size that was asked for, before anything is written.
+/// Refuses what cannot get the size that was asked for, before anything is converted.
 fn must_fit(inspection: &Inspection, disk_bytes: Option<u64>) -> Result<(), ImportError> {
     let virtual_bytes = inspection.virtual_size_bytes;
     match disk_bytes {

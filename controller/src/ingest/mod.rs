@@ -13,8 +13,11 @@
 pub mod chunk;
 pub mod convert;
 pub mod inspect;
+pub mod intake;
 pub mod job;
 pub mod sandbox;
 pub mod scan;
+pub mod sources;
 pub mod space;
+pub mod unpack;
 pub mod variant;

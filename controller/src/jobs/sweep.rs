@@ -65,7 +65,8 @@ impl Jobs {
 
     pub(super) async fn remove_original(&self, id: ImageId) {
         let ingest = Arc::clone(&self.ingest);
-        let removed = tokio::task::spawn_blocking(move || ingest.originals.remove(id)).await;
+        let remove = move || ingest.originals.remove(id).and_then(|()| ingest.originals.remove_parts(id));
+        let removed = tokio::task::spawn_blocking(remove).await;
         match removed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(image = %id, %error, "an original stays until the next start"),

@@ -168,6 +168,10 @@ actions! {
     ImageOwner = "image.owner", Admin, Owner;
     /// The bytes of a new image.
     ImageUpload = "image.upload", Member, Owner;
+    /// Bytes that the controller gets by itself.
+    ImageFetch = "image.fetch", Member, Owner;
+    /// A look at a source without fetching it.
+    SourceCheck = "source.check", Member, Own;
     /// The original's bytes.
     ImageDownload = "image.download", Member, Owner;
     /// A machine of it at a location, which caches it there.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_protocol::api::image::{
     Checksums, DISK_BYTES_MAX, DISK_BYTES_MIN, ImageCreate, NAME_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX,
 };
+use hearth_protocol::api::upload::MARK_CHARS_MAX;
 use hearth_protocol::words::{DiskFormat, ImageKind};
 
 /// Longest description, characters: bounds a record.
@@ -154,6 +155,14 @@ pub fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
 /// What is wrong with it, for the parameter `field`.
 pub fn check_search(field: &str, text: &str) -> Result<(), FieldError> {
     check_text(field, Some(text), NAME_CHARS_MAX)
+}
+
+/// Checks the mark by which a sender knows its file again.
+///
+/// # Errors
+/// What is wrong with it, for the field `field`.
+pub fn check_mark(field: &str, mark: Option<&str>) -> Result<(), FieldError> {
+    check_text(field, mark, MARK_CHARS_MAX)
 }
 
 /// Control characters, and the marks that turn the direction of writing: a name must look like what it is.

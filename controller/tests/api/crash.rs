@@ -15,7 +15,8 @@ use super::harness::{self, Client, PROGRAM, Place, files, noise, sha256, until};
 /// Kills while imports run. Every one is a start, a kill and a recovery of the real program.
 const ROUNDS: u32 = 8;
 
-struct Running(Child);
+/// The program, killed when dropped.
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -24,7 +25,8 @@ impl Drop for Running {
     }
 }
 
-async fn serve(config: &Config, client: &Client) -> Running {
+/// Starts the program and waits until it answers.
+pub(crate) async fn serve(config: &Config, client: &Client) -> Running {
     let file = config.path.as_ref().unwrap();
     let mut command = Command::new(PROGRAM);
     command.arg("serve").arg("--config").arg(file).stderr(Stdio::null()).stdout(Stdio::null());

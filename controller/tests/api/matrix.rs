@@ -36,13 +36,18 @@ fn body(world: &World, row: &Row) -> Value {
         ("POST", "/api/v1/grants") => {
             json!({ "user": world.user, "role": "reader", "scope": "project", "project": project })
         }
-        ("POST", "/api/v1/images") => json!({ "name": name, "project": project }),
+        ("POST", "/api/v1/images" | "/api/v1/images/form") => json!({ "name": name, "project": project }),
         ("POST", "/api/v1/domains") => json!({ "name": name }),
         ("POST", "/api/v1/projects" | "/api/v1/users") => json!({ "name": name, "domain": domain }),
         ("PUT", "/api/v1/users/{id}/password") => json!({ "password": "long enough for all" }),
         ("POST", "/api/v1/password") => json!({ "old": "not the old one", "new": "long enough for all" }),
         ("POST", "/api/v1/images/{id}/launch") => json!({ "location": "nowhere" }),
         ("POST", "/api/v1/images/{id}/variants") => json!({ "format": "vmdk" }),
+        // Refused as soon as the right was asked for: the images of the world stay as they are.
+        ("POST", "/api/v1/images/{id}/uploads") => json!({ "size_bytes": 0 }),
+        ("POST", "/api/v1/images/{id}/import" | "/api/v1/sources/check") => {
+            json!({ "url": "file:///etc/passwd" })
+        }
         ("POST", "/api/v1/images/{id}/owner") => json!({ "project": project }),
         _ => json!({}),
     }
@@ -83,6 +88,12 @@ fn call(world: &World, row: &Row, id: &str, sent: &Value) -> RequestBuilder {
     let request = request.header("if-match", "999999");
     if row.path.ends_with("/file") && method == Method::PUT {
         return request.body("x");
+    }
+    if row.path.ends_with("/form") {
+        let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
+        let form =
+            reqwest::multipart::Form::new().text("name", text("name")).text("project", text("project"));
+        return request.multipart(form.part("file", reqwest::multipart::Part::text("x")));
     }
     if [Method::POST, Method::PATCH, Method::PUT].contains(&method) { request.json(sent) } else { request }
 }
@@ -143,7 +154,7 @@ async fn judge_good(world: &World, row: &Row, persona: &Persona, seen: Seen) -> 
             assert_ne!(status, StatusCode::FORBIDDEN, "{case}: {text}");
             // Something beside it may be missing, but not what is asked for.
             let beside =
-                ["{format}", "{link}", "{kind}", "{location}"].iter().any(|part| row.path.contains(part));
+                ["{format}", "{link}", "{kind}", "{upload}", "{location}"].iter().any(|part| row.path.contains(part));
             let gone = status == StatusCode::NOT_FOUND && id != MISSING && text.contains(&id) && !beside;
             assert!(!gone, "{case}: {text}");
         }

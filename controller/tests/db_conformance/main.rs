@@ -21,6 +21,7 @@ mod safety;
 mod search;
 mod sharing;
 mod upgrade;
+mod uploads;
 mod variants;
 mod worlds;
 

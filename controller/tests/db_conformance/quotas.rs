@@ -72,7 +72,8 @@ async fn bytes_and_imports_are_limited_too(place: Place) {
     assert!(db.refuse_over_quota(project, Figures::bytes(501)).await.is_err());
     db.refuse_over_quota(project, Figures::bytes(500)).await.unwrap();
     // Sent again, an image replaces its own bytes.
-    db.abort_upload(ids[2], "").await.unwrap();
+    let upload = db.upload_of(ids[2]).await.unwrap().unwrap();
+    db.abort_upload(upload.id, "", None).await.unwrap();
     uploaded(&db, ids[0]).await.unwrap();
     assert_eq!(db.quota(project).await.unwrap().used, Figures { images: 3, bytes: 2000, imports: 1 });
 }

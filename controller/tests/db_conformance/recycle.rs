@@ -96,9 +96,9 @@ async fn what_may_not_go_is_refused(place: Place) {
 async fn an_image_that_is_made_is_cancelled(place: Place) {
     let db = place.open().await;
     let id = queued_image(&db, "half").await;
-    db.start_upload(id).await.unwrap();
+    let upload = db.start_upload(id).await.unwrap();
     db.cancel_image(id, &op("image.cancel")).await.unwrap();
-    assert!(matches!(db.abort_upload(id, "late").await, Err(DbError::NotFound { .. })));
+    assert!(matches!(db.abort_upload(upload.id, "late", None).await, Err(DbError::NotFound { .. })));
     queued_image(&db, "half").await;
     let active = active_image(&db, "whole").await;
     let error = db.cancel_image(active.id, &op("image.cancel")).await.unwrap_err();

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::source::ImageSource;
 use crate::digest::ContentId;
 use crate::id::{DomainId, ImageId, ProjectId};
 use crate::words::{
@@ -97,6 +98,9 @@ pub struct ImageCreate {
     /// Refuse deletion.
     #[serde(default)]
     pub protected: bool,
+    /// Where the controller gets the file by itself; absent: it is uploaded.
+    #[serde(default)]
+    pub source: Option<ImageSource>,
     /// Free properties; at most 64, names 1 to 64 of `a-z0-9_.-`, values at most 1,024 characters.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
@@ -199,6 +203,9 @@ pub struct Image {
     pub protected: bool,
     /// Free properties.
     pub properties: BTreeMap<String, String>,
+    /// Where the file came from, without passwords; absent for an upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Grows with each change; sent back as `If-Match`.
     pub revision: u64,
     /// When it was made.

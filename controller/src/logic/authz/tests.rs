@@ -62,7 +62,7 @@ fn what_the_table_does_not_allow_is_denied() {
                 {
                     !matches!(principal.scope, Scope::Project(..)) && principal.role == Role::Admin
                 }
-                "image.batch" => principal.role != Role::Reader,
+                "image.batch" | "source.check" => principal.role != Role::Reader,
                 // Of the fleet, a domain's administrators have a part: their lists, and places for what they make.
                 "cache.list" | "location.list" | "prewarm.list" => {
                     system || principal.role == Role::Admin && matches!(principal.scope, Scope::Domain(_))
@@ -108,6 +108,7 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::ImageShow,
         Action::ImageDownload,
         Action::ImageUpload,
+        Action::ImageFetch,
         Action::ImageRetry,
         Action::ImageDelete,
         Action::HostImageShow,

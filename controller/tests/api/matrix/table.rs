@@ -137,6 +137,8 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
     ("image.publish", Admin, System),
     ("image.publish_own", Member, Image),
     ("image.upload", Member, Image),
+    ("image.fetch", Member, Image),
+    ("source.check", Member, Own),
     ("image.retry", Member, Image),
     ("image.delete", Member, Image),
     ("image.log", Reader, Image),

@@ -1,0 +1,208 @@
+//! `POST /api/v1/images/form`: a record and its file in one form, as browsers send it.
+//!
+//! **What.** `multipart/form-data` with the fields of an image first and the file last; the file streams to disk as it comes.
+//!
+//! **Why the file last.** A record that is wrong is told before gigabytes are sent, and nothing has to be kept in memory
+//! until it is known whose file it is.
+//!
+//! **Invariants.** At most [`FIELDS_MAX`] fields of [`FIELD_BYTES_MAX`] bytes are read. A record whose file did not come is
+//! taken away again.
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Multipart, Request, State};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::api::image::{Image as ImageBody, ImageCreate, TAGS_MAX};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::app::App;
+use super::body::BODY_TIME_MAX;
+use super::caller::Caller;
+use super::fault::Fault;
+use super::images::{make, shown, take_back};
+use crate::logic::catalog::{DESCRIPTION_CHARS_MAX, PROPERTIES_MAX};
+use crate::task;
+
+/// Most fields before the file: bounds the time and memory of a form.
+const FIELDS_MAX: usize = 32 + TAGS_MAX + PROPERTIES_MAX;
+/// Longest value of a field, bytes.
+const FIELD_BYTES_MAX: usize = 4 * DESCRIPTION_CHARS_MAX;
+/// Parts of the file that wait for the disk.
+const PARTS_WAITING_MAX: usize = 4;
+
+/// A form: the fields of `ImageCreate` (checksums as `sha256`, `sha512`, `md5`, `blake3`; `property` as `NAME=VALUE` and `tag`, as often
+/// as needed), then `file`.
+#[derive(Debug, utoipa::ToSchema)]
+#[expect(dead_code, reason = "what the OpenAPI page shows of the form")]
+pub struct ImageForm {
+    /// Name in the catalog.
+    name: String,
+    /// The file; it must be the last field.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Makes an image from a form of a browser: fields first, the file last.
+#[utoipa::path(post, path = "/api/v1/images/form", tag = "images",
+    request_body(content = ImageForm, content_type = "multipart/form-data"),
+    responses((status = 202, description = "All bytes are on disk; the import runs", body = ImageBody),
+        (status = 408, description = "The sender stalled", body = ErrorBody),
+        (status = 409, description = "The name is taken, or the checksum is wrong", body = ErrorBody),
+        (status = 413, description = "Larger than allowed", body = ErrorBody),
+        (status = 415, description = "The body is no form", body = ErrorBody),
+        (status = 507, description = "No room", body = ErrorBody)))]
+pub async fn form(
+    State(app): State<App>,
+    caller: Caller,
+    mut request: Request,
+) -> Result<(StatusCode, axum::Json<ImageBody>), Fault> {
+    // The file has limits of its own.
+    DefaultBodyLimit::disable().apply(&mut request);
+    let form = Multipart::from_request(request, &()).await;
+    let form =
+        form.map_err(|_| Fault::media_type("the body must be a form: multipart/form-data with a boundary"))?;
+    let (feed, parts) = mpsc::channel(PARTS_WAITING_MAX);
+    let (told, fields) = tokio::sync::oneshot::channel();
+    // The form is read by a task of its own: its file borrows it, and what takes the file outlives this call.
+    task::spawn("upload-form", read(form, told, feed));
+    let fields = tokio::time::timeout(BODY_TIME_MAX, fields).await;
+    let fields = fields.map_err(|_| Fault::too_slow("the fields of the form took too long"))?;
+    let create = fields.map_err(|_| Fault::bad_request("the form ended early"))??;
+    let image = make(&app, &caller, create).await?;
+    let stream = Body::from_stream(ReceiverStream::new(parts));
+    match super::upload::accept(&app, &caller, image.clone(), None, stream).await {
+        Ok(image) => Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?))),
+        Err(fault) => {
+            take_back(&app, &caller, &image, &fault).await;
+            Err(fault)
+        }
+    }
+}
+
+/// What a form's fields say, told once, before its file.
+type Told = tokio::sync::oneshot::Sender<Result<ImageCreate, Fault>>;
+
+/// Reads the fields, then feeds the file.
+async fn read(mut form: Multipart, told: Told, feed: mpsc::Sender<Result<Bytes, MultipartError>>) {
+    let mut record = Record::default();
+    loop {
+        let field = match form.next_field().await {
+            Ok(Some(field)) => field,
+            Ok(None) => {
+                drop(told.send(Err(Fault::invalid("file", "the form has no file"))));
+                return;
+            }
+            Err(error) => {
+                drop(told.send(Err(Fault::bad_request(format!("the form cannot be read: {error}")))));
+                return;
+            }
+        };
+        if field.name() == Some("file") {
+            if told.send(record.finish()).is_ok() {
+                feed_file(field, &feed).await;
+            }
+            return;
+        }
+        if let Err(fault) = record.take(field).await {
+            drop(told.send(Err(fault)));
+            return;
+        }
+    }
+}
+
+async fn feed_file(mut file: Field<'_>, feed: &mpsc::Sender<Result<Bytes, MultipartError>>) {
+    while let Some(part) = file.next().await {
+        // Nobody takes it any more: the upload was refused.
+        if feed.send(part).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The record as its fields come.
+#[derive(Default)]
+struct Record {
+    fields: Map<String, Value>,
+    n_fields: usize,
+}
+
+impl Record {
+    async fn take(&mut self, mut field: Field<'_>) -> Result<(), Fault> {
+        self.n_fields += 1;
+        if self.n_fields > FIELDS_MAX {
+            return Err(Fault::bad_request(format!(
+                "a form has at most {FIELDS_MAX} fields before its file"
+            )));
+        }
+        let name = field.name().unwrap_or_default().to_owned();
+        let mut value = Vec::new();
+        while let Some(part) = field.next().await {
+            let part =
+                part.map_err(|error| Fault::bad_request(format!("the form cannot be read: {error}")))?;
+            if value.len() + part.len() > FIELD_BYTES_MAX {
+                return Err(Fault::invalid(name, format!("is longer than {FIELD_BYTES_MAX} bytes")));
+            }
+            value.extend_from_slice(&part);
+        }
+        let text = String::from_utf8(value).map_err(|_| Fault::invalid(&name, "is no UTF-8"))?;
+        // What a browser sends of a field that was left empty.
+        if text.is_empty() && name != "name" {
+            return Ok(());
+        }
+        self.put(name, text)
+    }
+
+    fn put(&mut self, name: String, text: String) -> Result<(), Fault> {
+        let value = match name.as_str() {
+            "public" | "protected" | "password_enabled" => match text.as_str() {
+                "true" | "on" | "1" => Value::Bool(true),
+                "false" | "off" | "0" => Value::Bool(false),
+                _ => return Err(Fault::invalid(name, "must be true or false")),
+            },
+            "min_disk_bytes" | "min_memory_bytes" | "disk_bytes" => {
+                let number = text.trim().parse::<u64>();
+                Value::from(number.map_err(|_| Fault::invalid(&name, "must be a number of bytes"))?)
+            }
+            "sha256" | "sha512" | "md5" | "blake3" => {
+                self.below("expected", name, text.trim().to_ascii_lowercase());
+                return Ok(());
+            }
+            "tag" => {
+                let tags = self.fields.entry("tags").or_insert_with(|| Value::Array(Vec::new()));
+                if let Value::Array(tags) = tags {
+                    tags.push(Value::String(text));
+                }
+                return Ok(());
+            }
+            "property" => {
+                let Some((key, value)) = text.split_once('=') else {
+                    return Err(Fault::invalid(name, "write NAME=VALUE"));
+                };
+                self.below("properties", key.to_owned(), value.to_owned());
+                return Ok(());
+            }
+            _ => Value::String(text),
+        };
+        self.fields.insert(name, value);
+        Ok(())
+    }
+
+    fn below(&mut self, parent: &str, name: String, text: String) {
+        let map = self.fields.entry(parent).or_insert_with(|| Value::Object(Map::new()));
+        if let Some(map) = map.as_object_mut() {
+            map.insert(name, Value::String(text));
+        }
+    }
+
+    fn finish(self) -> Result<ImageCreate, Fault> {
+        if self.fields.contains_key("source") {
+            return Err(Fault::invalid("source", "a form brings its file"));
+        }
+        super::body::read_value(Value::Object(self.fields))
+    }
+}

@@ -1,0 +1,365 @@
+//! Fetches: images that the controller gets by itself, and the end of uploads that nobody goes on with.
+//!
+//! **What.** [`Fetches`] claims fetch jobs, tries a source until its file is whole or it is given up, and hands the file to
+//! the import. [`Fetches::clean`] ends idle uploads and removes files without one.
+//!
+//! **Why workers of their own.** An import fills the processor, a fetch waits for a network; behind slow sources no upload
+//! would be imported.
+//!
+//! **Why deletion is seen, not told.** The row of the upload goes with its image. Whoever fetches looks for it when the image
+//! changes, and finds it missing at the next step at the latest.
+//!
+//! **Invariants.** A fetch goes on at the durable offset after whatever happened. What ends it is written down with a reason.
+//! Secrets of a source are in the job's spec and in memory alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_protocol::api::image::Checksums;
+use hearth_protocol::id::ImageId;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{LOOK_EVERY, NOTE_EVERY, jobs_changed, wait_for};
+use crate::api::fault::chain;
+use crate::db::image_changes::Original;
+use crate::db::images::Image;
+use crate::db::jobs::{Job, JobKind};
+use crate::db::operations::Draft;
+use crate::db::uploads::{SourceNote, Upload, UploadKind, new_upload};
+use crate::db::{Change, Db, DbError, new_id};
+use crate::ingest::intake::{Intake, IntakeError, Taken};
+use crate::ingest::job::Ingest;
+use crate::ingest::sources::{FetchError, Sources};
+use crate::logic::catalog::first_mismatch;
+use crate::logic::fetch::{Backoff, FAILURES_MAX, Patience};
+use crate::logic::source::Source;
+use crate::{clock, task};
+
+/// Time between two looks for idle uploads.
+const CLEAN_EVERY: Duration = Duration::from_secs(600);
+
+/// Gets files; see the module.
+#[derive(Debug)]
+pub struct Fetches {
+    db: Db,
+    ingest: Arc<Ingest>,
+    sources: Sources,
+    limits: Limits,
+    closing: CancellationToken,
+}
+
+/// How much and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest file.
+    pub image_bytes_max: u64,
+    /// How long an upload may be idle.
+    pub upload_idle: Duration,
+    /// How patient fetches are.
+    pub patience: Patience,
+}
+
+/// How a try ended that did not bring the file.
+enum End {
+    /// The image was deleted or the controller stops: nothing is to be written down.
+    Stopped,
+    /// Given up for this reason.
+    GivenUp(String),
+}
+
+impl Fetches {
+    /// Gets files until `closing` is cancelled.
+    #[must_use]
+    pub fn new(
+        db: Db,
+        ingest: Arc<Ingest>,
+        sources: Sources,
+        limits: Limits,
+        closing: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { db, ingest, sources, limits, closing })
+    }
+
+    /// Cleans up, then starts `workers` and the look for idle uploads. Jobs of an earlier process must be queued again by
+    /// now.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(self: &Arc<Self>, workers: usize) -> Result<Vec<JoinHandle<()>>, DbError> {
+        self.clean().await?;
+        self.remove_strays().await?;
+        let mut tasks = vec![task::spawn("uploads-clean", Arc::clone(self).cleaner())];
+        tasks.extend((0..workers).map(|_| task::spawn("fetch", Arc::clone(self).worker())));
+        Ok(tasks)
+    }
+
+    async fn worker(self: Arc<Self>) {
+        let mut changes = self.db.subscribe();
+        while !self.closing.is_cancelled() {
+            match self.db.claim_job_of(JobKind::Fetch).await {
+                Ok(Some(job)) => {
+                    if let Err(error) = self.run(&job).await {
+                        // It stays `running` and is taken up at the next start.
+                        tracing::error!(image = %job.image, error = chain(&error), "cannot record a fetch");
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "cannot claim a fetch");
+                    tokio::time::sleep(NOTE_EVERY).await;
+                }
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                () = jobs_changed(&mut changes) => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Runs one fetch to its end.
+    async fn run(&self, job: &Job) -> Result<(), DbError> {
+        let Some(image) = self.db.image(job.image).await?.filter(|image| image.deleted_us.is_none()) else {
+            return Ok(());
+        };
+        let ended = match Source::parse(&job.spec) {
+            Ok(source) => Box::pin(self.bring(&image, &source)).await,
+            Err(error) => Err(End::GivenUp(error.to_string())),
+        };
+        let reason = match ended {
+            Ok((upload, taken)) => match self.hand_over(job, &image, &upload, taken).await? {
+                None => return Ok(()),
+                Some(reason) => reason,
+            },
+            Err(End::Stopped) => {
+                if !self.closing.is_cancelled() && self.db.upload_of(image.id).await?.is_none() {
+                    // Its deletion may have been over before the last try made a file.
+                    self.remove_files(image.id).await;
+                }
+                return Ok(());
+            }
+            Err(End::GivenUp(reason)) => reason,
+        };
+        tracing::warn!(image = %image.id, source = image.source, reason, "a fetch failed");
+        self.failed(job, &image, &reason).await
+    }
+
+    /// Tries until the file is whole.
+    async fn bring(&self, image: &Image, source: &Source) -> Result<(Upload, Taken), End> {
+        let mut backoff = Backoff::new(self.limits.patience.pause);
+        loop {
+            let upload = match self.db.upload_of(image.id).await {
+                Err(error) if error.is_passing() && !self.closing.is_cancelled() => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                found => found.map_err(|error| given_up(&error))?,
+            };
+            let Some(upload) = upload.filter(|upload| upload.kind == UploadKind::Fetch) else {
+                return Err(End::Stopped);
+            };
+            let before = upload.offset_bytes;
+            let tried = tokio::select! {
+                tried = Box::pin(self.try_once(source, upload.clone())) => tried,
+                () = self.gone(image.id) => return Err(End::Stopped),
+                () = self.closing.cancelled() => return Err(End::Stopped),
+            };
+            let (error, after) = match tried {
+                Ok(taken) => return Ok((upload, taken)),
+                Err(failed) => failed,
+            };
+            let pause = match &error {
+                FetchError::Changed => match self.db.note_source(upload.id, "", None, true).await {
+                    Err(DbError::NotFound { .. }) => return Err(End::Stopped),
+                    // It will be found changed again.
+                    Err(error) if error.is_passing() => Some(LOOK_EVERY),
+                    Err(error) => return Err(given_up(&error)),
+                    Ok(_) => backoff.restart(),
+                },
+                FetchError::Later(_) => backoff.after(after.saturating_sub(before)),
+                FetchError::Intake(error) if error.is_gone() => return Err(End::Stopped),
+                FetchError::Intake(IntakeError::Db(error)) if error.is_passing() => Some(LOOK_EVERY),
+                FetchError::Refused(_) | FetchError::Never(_) | FetchError::Intake(_) => None,
+            };
+            let Some(pause) = pause else { return Err(End::GivenUp(reason_of(&error))) };
+            tracing::info!(image = %image.id, at = after, %error, pause_ms = pause.as_millis(), "a fetch goes on in a moment");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.gone(image.id) => return Err(End::Stopped),
+                () = self.closing.cancelled() => return Err(End::Stopped),
+            }
+        }
+    }
+
+    /// One try. After a failure: why, and the offset that is durable.
+    async fn try_once(&self, source: &Source, upload: Upload) -> Result<Taken, (FetchError, u64)> {
+        let offset = upload.offset_bytes;
+        let open =
+            Intake::open(self.db.clone(), Arc::clone(&self.ingest), upload, self.limits.image_bytes_max);
+        let mut intake = open.await.map_err(|error| (error.into(), offset))?;
+        let fetched = self.sources.fetch(source, &mut intake).await;
+        // What came before a failure is kept.
+        let settled = intake.settle().await.map_err(|error| (error.into(), offset))?;
+        match fetched {
+            Ok(()) if settled == 0 => Err((FetchError::Never("the source's file is empty".to_owned()), 0)),
+            Ok(()) => intake.finish().await.map_err(|error| (error.into(), settled)),
+            Err(error) => Err((error, settled)),
+        }
+    }
+
+    /// Waits until the image has no upload any more.
+    async fn gone(&self, image: ImageId) {
+        let mut changes = self.db.subscribe();
+        loop {
+            wait_for(&mut changes, |change| change == Change::Image(image)).await;
+            if let Ok(None) = self.db.upload_of(image).await {
+                return;
+            }
+        }
+    }
+
+    /// Hands a whole file to the import. The reason if it is not the file that was expected.
+    async fn hand_over(
+        &self,
+        job: &Job,
+        image: &Image,
+        upload: &Upload,
+        taken: Taken,
+    ) -> Result<Option<String>, DbError> {
+        let checksums = taken.sums.map(Checksums::from).unwrap_or_default();
+        let mismatch = first_mismatch(&image.expected, &checksums).filter(|_| checksums.sha256.is_some());
+        if let Some((name, expected, got)) = mismatch {
+            let reason = format!("the file's {name} is {got}, expected {expected}; nothing of it was kept");
+            return Ok(Some(reason));
+        }
+        let original = Original { bytes: taken.size_bytes, checksums };
+        let details = serde_json::json!({ "bytes": original.bytes, "sha256": original.checksums.sha256, "source": image.source });
+        let op = Draft::system("image.fetch").on("image", image.id, image.facts.name.clone()).with(details);
+        loop {
+            match self.db.finish_upload(upload.id, &original, (new_id(), "{}"), Some(job.id), &op).await {
+                Err(DbError::NotFound { .. } | DbError::State { .. }) => {
+                    // Deleted at the last moment, perhaps before the file had its name.
+                    self.remove_files(image.id).await;
+                    return Ok(None);
+                }
+                Err(error @ DbError::Quota { .. }) => return Ok(Some(error.to_string())),
+                Err(error) if error.is_passing() && !self.closing.is_cancelled() => {
+                    tracing::error!(image = %image.id, error = chain(&error), "cannot record a fetch; tried again");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                ended => return ended.map(|()| None),
+            }
+        }
+    }
+
+    /// The image is `killed`, and nothing of its file is kept.
+    async fn failed(&self, job: &Job, image: &Image, reason: &str) -> Result<(), DbError> {
+        let op = Draft::system("image.fetch").on("image", image.id, image.facts.name.clone());
+        let op = op.with(serde_json::json!({ "source": image.source })).failed(reason);
+        loop {
+            match self.db.fail_image(image.id, Some(job.id), reason, &op).await {
+                Err(error) if error.is_passing() && !self.closing.is_cancelled() => {
+                    tracing::error!(image = %image.id, error = chain(&error), "cannot record a fetch; tried again");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                // Deleted meanwhile.
+                Ok(()) | Err(DbError::State { .. } | DbError::NotFound { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.remove_files(image.id).await;
+        Ok(())
+    }
+
+    async fn remove_files(&self, image: ImageId) {
+        let originals = Arc::clone(&self.ingest.originals);
+        let remove = move || originals.remove(image).and_then(|()| originals.remove_parts(image));
+        match tokio::task::spawn_blocking(remove).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%image, %error, "a file stays until the next start"),
+            Err(error) => tracing::error!(%image, %error, "removing a file failed"),
+        }
+    }
+
+    async fn cleaner(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                () = tokio::time::sleep(CLEAN_EVERY) => {}
+            }
+            if let Err(error) = self.clean().await {
+                tracing::error!(error = chain(&error), "cannot end idle uploads");
+            }
+        }
+    }
+
+    /// Ends uploads that were idle for too long: their files go, their images are `queued` again. Returns how many.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn clean(&self) -> Result<usize, DbError> {
+        let idle_us = i64::try_from(self.limits.upload_idle.as_micros()).unwrap_or(i64::MAX);
+        let idle = self.db.idle_uploads(clock::steady_unix_us().saturating_sub(idle_us)).await?;
+        for upload in &idle {
+            let days = self.limits.upload_idle.as_secs() / 86_400;
+            let reason = format!("nothing more of the upload came for {days} days: send the file again");
+            let name = self.db.image(upload.image).await?.map(|image| image.facts.name).unwrap_or_default();
+            let details = serde_json::json!({ "upload": upload.id, "bytes": upload.offset_bytes });
+            let op = Draft::system("image.upload_expire").on("image", upload.image, name).with(details);
+            match self.db.abort_upload(upload.id, &reason, Some(&op)).await {
+                Ok(()) => self.remove_files(upload.image).await,
+                Err(DbError::NotFound { .. } | DbError::State { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(idle.len())
+    }
+
+    /// At start: files of uploads that are over.
+    async fn remove_strays(&self) -> Result<(), DbError> {
+        let originals = Arc::clone(&self.ingest.originals);
+        let Ok(Ok(parts)) = tokio::task::spawn_blocking(move || originals.parts()).await else {
+            tracing::error!("cannot list the files of uploads");
+            return Ok(());
+        };
+        for (image, upload) in parts {
+            if self.db.upload(upload).await?.is_none() {
+                let originals = Arc::clone(&self.ingest.originals);
+                let removed = tokio::task::spawn_blocking(move || originals.remove_part(image, upload)).await;
+                tracing::info!(%image, %upload, ok = matches!(removed, Ok(Ok(()))), "removing what an ended upload left");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Queues the fetch of an image's file.
+///
+/// # Errors
+/// [`DbError::State`] if the image has bytes already; a failed statement.
+pub async fn queue(db: &Db, image: ImageId, source: &Source, url: &str, op: &Draft) -> Result<(), DbError> {
+    let note = SourceNote { shown: source.shown(), hidden: source.hides() };
+    let new = new_upload(image, UploadKind::Fetch, None, "");
+    db.open_fetch(&new, &note, (new_id(), url), op).await.map(drop)
+}
+
+fn given_up(error: &DbError) -> End {
+    End::GivenUp(format!("the fetch could not be noted: {error}"))
+}
+
+/// What is shown when a fetch is given up.
+fn reason_of(error: &FetchError) -> String {
+    match error {
+        FetchError::Later(why) => format!("the source could not be fetched in {FAILURES_MAX} tries: {why}"),
+        FetchError::Changed => {
+            "the source's file changes again and again, or it cannot go on where a transfer broke off"
+                .to_owned()
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,334 @@
+//! Uploads in many requests: what was acknowledged stays, whoever dies.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use hearth_controller::config::{self, Config};
+use hearth_controller::task;
+use hearth_protocol::id::ImageId;
+use hearth_protocol::words::{ImageStatus, OsType};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::crash::serve;
+use super::harness::{self, Client, Place, body, fault, files, noise, qcow2, sha256, until};
+
+/// A client's view of one upload.
+struct Upload<'a> {
+    client: &'a Client,
+    path: String,
+}
+
+impl<'a> Upload<'a> {
+    async fn open(client: &'a Client, image: ImageId, sent: Value) -> Self {
+        let made = client.post(&format!("/images/{image}/uploads"), sent).await;
+        let id = made["id"].as_str().unwrap();
+        assert_eq!(made["offset_bytes"], 0);
+        Self { client, path: format!("/images/{image}/uploads/{id}") }
+    }
+
+    /// What a `HEAD` says.
+    async fn offset(&self) -> u64 {
+        let answer = self.client.ask(Method::HEAD, &self.path).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        offset_of(&answer)
+    }
+
+    async fn send(&self, offset: u64, bytes: impl Into<reqwest::Body>, complete: bool) -> Response {
+        let request = self.client.ask(Method::PATCH, &self.path).header("upload-offset", offset);
+        let request = if complete { request.header("upload-complete", "true") } else { request };
+        request.body(bytes).send().await.unwrap()
+    }
+}
+
+fn offset_of(answer: &Response) -> u64 {
+    answer.headers()["upload-offset"].to_str().unwrap().parse().unwrap()
+}
+
+/// A configuration of the program itself, on a port that is free now.
+async fn program(dir: &std::path::Path) -> (Config, Client) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = dir.join("controller.toml");
+    let text = format!(
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n",
+        dir.join("state"),
+        harness::sandbox().as_str()
+    );
+    std::fs::write(&file, text).unwrap();
+    let config = config::load(Some(&file)).unwrap().config;
+    let token = harness::init(&config).await;
+    let client = Client::new(&config, port, &token);
+    (config, client)
+}
+
+/// IN-1: a file comes in as many requests as it takes, and every offset is checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_comes_in_pieces() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let file = std::fs::read(qcow2(place.dir.path(), 5 << 20)).unwrap();
+    let all = file.len() as u64;
+    let id = client.image(json!({ "name": "pieces", "expected": { "sha256": sha256(&file) } })).await;
+    let upload =
+        Upload::open(client, id, json!({ "size_bytes": all, "mark": "42 bytes of yesterday" })).await;
+    let listed = client.get(&format!("/images/{id}/uploads")).await;
+    assert_eq!(listed["items"][0]["mark"], "42 bytes of yesterday");
+    let first = upload.send(0, file[..3_000_000].to_vec(), false).await;
+    assert_eq!((first.status(), offset_of(&first)), (StatusCode::OK, 3_000_000));
+    let image = client.get(&format!("/images/{id}")).await;
+    assert_eq!((&image["status"], &image["stage"]), (&json!("saving"), &json!("uploading")));
+    assert_eq!(image["percent"].as_u64().unwrap(), 3_000_000 * 100 / all);
+    // At any other place it is refused, with the right one.
+    for wrong in [0, 2_999_999, 3_000_001] {
+        let refused = upload.send(wrong, file[..10].to_vec(), false).await;
+        assert_eq!(offset_of(&refused), 3_000_000);
+        fault(refused, 409).await;
+    }
+    assert_eq!(upload.offset().await, 3_000_000);
+    // No other sender, in whichever way.
+    fault(client.put(id, noise(10)).await, 409).await;
+    let second = client.ask(Method::POST, &format!("/images/{id}/uploads")).json(&json!({}));
+    fault(second.send().await.unwrap(), 409).await;
+    // Not the end yet, and more than announced.
+    fault(upload.send(3_000_000, file[3_000_000..3_000_010].to_vec(), true).await, 409).await;
+    fault(upload.send(3_000_010, [&file[3_000_010..], b"x"].concat(), false).await, 413).await;
+    let at = upload.offset().await;
+    let last = upload.send(at, file[usize::try_from(at).unwrap()..].to_vec(), false).await;
+    assert_eq!(last.status(), StatusCode::ACCEPTED);
+    let image = client.ended(id).await;
+    assert_eq!(image.status, ImageStatus::Active, "{}", image.reason);
+    assert_eq!(image.checksums.sha256, Some(sha256(&file)), "counted by the import");
+    assert_eq!(image.original_bytes, Some(all));
+    fault(client.ask(Method::GET, &upload.path).send().await.unwrap(), 404).await;
+    let back = client.ask(Method::GET, &format!("/images/{id}/file")).send().await.unwrap();
+    assert_eq!(back.bytes().await.unwrap(), file);
+    place.stop().await;
+}
+
+/// IN-1: without a size the last request says that it is the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_can_be_told_by_the_last_request() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let (id, bytes) = (client.image(json!({ "name": "open-ended" })).await, noise(300_000));
+    let upload = Upload::open(client, id, json!({})).await;
+    fault(upload.send(0, Vec::new(), true).await, 400).await;
+    assert_eq!(upload.send(0, bytes.clone(), false).await.status(), StatusCode::OK);
+    assert_eq!(upload.send(300_000, Vec::new(), true).await.status(), StatusCode::ACCEPTED);
+    let image = client.ended(id).await;
+    assert_eq!((image.status, image.checksums.sha256), (ImageStatus::Active, Some(sha256(&bytes))));
+    place.stop().await;
+}
+
+/// IN-1, IN-5: a wrong checksum kills the image and keeps nothing, whether the file came in one go or in two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_checksum_is_found_however_the_file_came() {
+    let place = Place::new().await;
+    let client = &place.client;
+    for (name, cut) in [("one-go", 0), ("two-goes", 50_000)] {
+        let expected = json!({ "blake3": "0".repeat(64) });
+        let id = client.image(json!({ "name": name, "expected": expected })).await;
+        let upload = Upload::open(client, id, json!({ "size_bytes": 100_000 })).await;
+        let bytes = noise(100_000);
+        if cut > 0 {
+            assert_eq!(upload.send(0, bytes[..cut].to_vec(), false).await.status(), StatusCode::OK);
+        }
+        let sent = upload.send(cut as u64, bytes[cut..].to_vec(), false).await;
+        assert_eq!(sent.status(), if cut > 0 { StatusCode::ACCEPTED } else { StatusCode::CONFLICT });
+        let image = client.ended(id).await;
+        assert_eq!(image.status, ImageStatus::Killed);
+        assert!(image.reason.contains("blake3"), "{}", image.reason);
+        assert_eq!(files(&place.config.state_dir.join("originals")), [] as [std::path::PathBuf; 0]);
+    }
+    place.stop().await;
+}
+
+/// IN-1: what a broken connection brought is kept; two senders at once are one too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_connection_loses_next_to_nothing() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let (id, bytes) = (client.image(json!({ "name": "cut" })).await, noise(12 << 20));
+    let upload = Upload::open(client, id, json!({ "size_bytes": bytes.len() })).await;
+    // Ten MiB, and then the sender waits until it is told to die.
+    let part = bytes::Bytes::from(bytes[..10 << 20].to_vec());
+    let (die, dies) = tokio::sync::oneshot::channel::<()>();
+    let stream = futures::stream::unfold((Some(part), Some(dies)), |(part, dies)| async move {
+        match part {
+            Some(part) => Some((Ok::<_, std::io::Error>(part), (None, dies))),
+            None => {
+                drop(dies.unwrap().await);
+                Some((Err(std::io::Error::other("killed")), (None, None)))
+            }
+        }
+    });
+    let request = client.ask(Method::PATCH, &upload.path).header("upload-offset", 0);
+    let sending = task::spawn("sender", request.body(reqwest::Body::wrap_stream(stream)).send());
+    while upload.offset().await < 6 << 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(fault(upload.send(0, noise(10), false).await, 409).await.code, "in_use");
+    die.send(()).unwrap();
+    assert!(sending.await.unwrap().is_err());
+    // Everything that arrived is settled before the next one may append.
+    let at = loop {
+        let at = upload.offset().await;
+        let answer = upload.send(at, Vec::new(), false).await;
+        if answer.status() == StatusCode::OK {
+            break offset_of(&answer);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(at >= 9 << 20, "{at}");
+    let rest = bytes[usize::try_from(at).unwrap()..].to_vec();
+    assert_eq!(upload.send(at, rest, false).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(client.ended(id).await.checksums.sha256, Some(sha256(&bytes)));
+    place.stop().await;
+}
+
+/// IN-1: the controller is killed twice in the middle of an upload; at most a few MiB are sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_the_controller() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, client) = program(dir.path()).await;
+    let mut running = Some(serve(&config, &client).await);
+    let bytes = noise(40 << 20);
+    let id = client.image(json!({ "name": "survivor", "expected": { "sha256": sha256(&bytes) } })).await;
+    let upload = Upload::open(&client, id, json!({ "size_bytes": bytes.len() })).await;
+    for kill_at in [12_u64 << 20, 26 << 20] {
+        let from = upload.offset().await;
+        let until_kill = usize::try_from(kill_at).unwrap();
+        let part = bytes::Bytes::from(bytes[usize::try_from(from).unwrap()..until_kill].to_vec());
+        let (sent, mut all_sent) = tokio::sync::watch::channel(false);
+        let stream = futures::stream::unfold(Some(part), move |part| {
+            let sent = sent.clone();
+            async move {
+                let Some(mut part) = part else {
+                    sent.send_replace(true);
+                    return std::future::pending().await;
+                };
+                let next = part.split_to(part.len().min(1 << 20));
+                (!next.is_empty() || part.is_empty())
+                    .then_some((Ok::<_, std::io::Error>(next), Some(part).filter(|part| !part.is_empty())))
+            }
+        });
+        let request = client.ask(Method::PATCH, &upload.path).header("upload-offset", from);
+        let sending = task::spawn("sender", request.body(reqwest::Body::wrap_stream(stream)).send());
+        all_sent.wait_for(|sent| *sent).await.unwrap();
+        while upload.offset().await < kill_at - (8 << 20) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let told = upload.offset().await;
+        drop(running.take());
+        assert!(sending.await.unwrap().is_err());
+        running = Some(serve(&config, &client).await);
+        let after = upload.offset().await;
+        assert!(after >= told, "what was told stays: {told}, {after}");
+        assert!(kill_at - after <= 8 << 20, "{} bytes are sent again", kill_at - after);
+        assert_eq!(client.get(&format!("/images/{id}")).await["status"], "saving");
+    }
+    let at = upload.offset().await;
+    let rest = bytes[usize::try_from(at).unwrap()..].to_vec();
+    assert_eq!(upload.send(at, rest, false).await.status(), StatusCode::ACCEPTED);
+    let image = client.ended(id).await;
+    assert_eq!((image.status, image.checksums.sha256), (ImageStatus::Active, Some(sha256(&bytes))));
+    drop(running);
+}
+
+/// IN-1, DL-2: an upload ends when it is given up, when its image goes, and when nobody goes on with it for too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_ends_leaves_nothing() {
+    let place = Place::with(|config| config.upload_idle = Duration::from_secs(2)).await;
+    let client = &place.client;
+    let originals = place.config.state_dir.join("originals");
+    let begun = async |name: &str| {
+        let id = client.image(json!({ "name": name })).await;
+        let upload = Upload::open(client, id, json!({ "size_bytes": 100 })).await;
+        assert_eq!(upload.send(0, vec![1; 50], false).await.status(), StatusCode::OK);
+        (id, upload)
+    };
+    let (id, upload) = begun("given-up").await;
+    assert_eq!(files(&originals).len(), 1);
+    body(client.ask(Method::DELETE, &upload.path).send().await.unwrap()).await;
+    assert_eq!(client.get(&format!("/images/{id}")).await["status"], "queued");
+    assert!(files(&originals).is_empty());
+    fault(upload.send(50, vec![1; 50], false).await, 404).await;
+    assert_eq!(client.put(id, noise(1000)).await.status(), StatusCode::ACCEPTED, "it can be sent anew");
+    client.ended(id).await;
+    let (id, _) = begun("deleted").await;
+    body(client.ask(Method::DELETE, &format!("/images/{id}")).send().await.unwrap()).await;
+    until("its part goes", || files(&originals).len() == 1).await;
+    // Idle over a restart: the file goes and the image says why.
+    let (id, _) = begun("idle").await;
+    let (_dir, config, token) = place.stop().await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let again = harness::start(&config).await;
+    let client = Client::new(&config, again.https.port(), &token);
+    let image = client.get(&format!("/images/{id}")).await;
+    assert_eq!(image["status"], "queued");
+    assert!(image["reason"].as_str().unwrap().contains("nothing more of the upload came"), "{image}");
+    assert_eq!(files(&originals).len(), 1);
+    let log = client.get("/operations?limit=1000").await;
+    assert!(log["items"].as_array().unwrap().iter().any(|row| row["action"] == "image.upload_expire"));
+    again.stop().await;
+}
+
+/// IN-1: a late end of one upload does not end the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_ended_by_its_own_id() {
+    let place = Place::new().await;
+    let (client, db) = (&place.client, place.controller.db());
+    let id = client.image(json!({ "name": "late" })).await;
+    let first = db.start_upload(id).await.unwrap();
+    db.abort_upload(first.id, "broken", None).await.unwrap();
+    let upload = Upload::open(client, id, json!({ "size_bytes": 10 })).await;
+    assert!(db.abort_upload(first.id, "broken, told late", None).await.is_err());
+    assert_eq!(upload.offset().await, 0);
+    assert_eq!(client.get(&format!("/images/{id}")).await["status"], "saving");
+    place.stop().await;
+}
+
+/// IN-1: a form of a browser: fields first, the file last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_makes_an_image() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let bytes = noise(3 << 20);
+    let file = |bytes: &[u8]| reqwest::multipart::Part::bytes(bytes.to_vec()).file_name("disk.img");
+    let form = |name: &str| reqwest::multipart::Form::new().text("name", name.to_owned());
+    let send = |form| client.ask(Method::POST, "/images/form").multipart(form).send();
+    let good = form("form").text("sha256", sha256(&bytes)).text("os_type", "linux").text("description", "");
+    let good = good.text("tag", "Gold").text("tag", "lts");
+    let good = good.text("property", "team=db").text("protected", "on").part("file", file(&bytes));
+    let answer = send(good).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    let id: ImageId = body(answer).await["id"].as_str().unwrap().parse().unwrap();
+    let image = client.ended(id).await;
+    assert_eq!(image.status, ImageStatus::Active, "{}", image.reason);
+    assert_eq!(image.tags.iter().map(String::as_str).collect::<Vec<_>>(), ["Gold", "lts"]);
+    assert!(image.protected && image.properties["team"] == "db" && image.os_type == Some(OsType::Linux));
+    // What is wrong is named, and leaves no record.
+    for (form, status, field) in [
+        (form("").part("file", file(&bytes)), 400, Some("name")),
+        (form("a").text("os_type", "bsd").part("file", file(&bytes)), 400, Some("os_type")),
+        (form("a").text("colour", "red").part("file", file(&bytes)), 400, Some("colour")),
+        (form("a").text("min_disk_bytes", "many").part("file", file(&bytes)), 400, Some("min_disk_bytes")),
+        (form("a").text("sha256", "0".repeat(64)).part("file", file(&bytes)), 409, None),
+        // Nor does a record that refuses deletion.
+        (form("a").text("protected", "on").part("file", file(&[])), 400, None),
+        (form("a").part("file", file(&[])), 400, None),
+        (form("a"), 400, Some("file")),
+        (
+            form("a").text("description", "x".repeat(20_000)).part("file", file(&bytes)),
+            400,
+            Some("description"),
+        ),
+    ] {
+        let error = fault(send(form).await.unwrap(), status).await;
+        assert_eq!(error.field.as_deref(), field, "{error:?}");
+    }
+    let no_form = client.ask(Method::POST, "/images/form").json(&json!({ "name": "x" }));
+    fault(no_form.send().await.unwrap(), 415).await;
+    assert_eq!(client.get("/images").await["items"].as_array().unwrap().len(), 1);
+    place.stop().await;
+}
