@@ -55,6 +55,19 @@ pub async fn create(
 /// # Errors
 /// What is wrong with the record, or what the caller may not do.
 pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Result<Image, Fault> {
+    make_as(app, caller, new_id(), create).await
+}
+
+/// As [`make`], with an id that is known beforehand.
+///
+/// # Errors
+/// As [`make`].
+pub(super) async fn make_as(
+    app: &App,
+    caller: &Caller,
+    id: ImageId,
+    create: ImageCreate,
+) -> Result<Image, Fault> {
     check_create(&create)?;
     let (distribution, version) = (create.distribution.as_deref(), create.version.as_deref());
     must_be_listed(app, create.architecture, distribution.unwrap_or_default(), version.unwrap_or_default())?;
@@ -69,7 +82,6 @@ pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Res
     }
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
-    let id: ImageId = new_id();
     let new = NewImage {
         id,
         kind,

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (7, include_str!("migrations/0007_links.sql")),
     (8, include_str!("migrations/0008_sharing.sql")),
     (11, include_str!("migrations/0011_location_domains.sql")),
+    (12, include_str!("migrations/0012_markets.sql")),
 ];
 
 /// The version that searches descriptions too: images of an older one are folded anew.

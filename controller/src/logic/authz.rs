@@ -272,6 +272,16 @@ actions! {
     PrewarmCreate = "prewarm.create", Admin, Fleet;
     /// Pause, resume, cancel, retry.
     PrewarmSteer = "prewarm.steer", Admin, Fleet;
+    /// Markets and what they offer.
+    MarketList = "market.list", Reader, System;
+    /// Another market.
+    MarketCreate = "market.create", Admin, System;
+    /// A newer edition.
+    MarketRefresh = "market.refresh", Admin, System;
+    /// The end of a market.
+    MarketRemove = "market.remove", Admin, System;
+    /// A public image from a market.
+    MarketImport = "market.import", Admin, System;
     /// The operation log.
     OperationList = "operation.list", Reader, System;
     /// One operation: any for the system, else those on one's own images.

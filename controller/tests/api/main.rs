@@ -20,6 +20,7 @@ mod host_rights;
 mod hostile;
 mod links;
 mod lists;
+mod markets;
 mod matrix;
 mod once;
 mod oplog;

@@ -153,8 +153,9 @@ async fn judge_good(world: &World, row: &Row, persona: &Persona, seen: Seen) -> 
         Expect::Allow => {
             assert_ne!(status, StatusCode::FORBIDDEN, "{case}: {text}");
             // Something beside it may be missing, but not what is asked for.
-            let beside =
-                ["{format}", "{link}", "{kind}", "{upload}", "{location}"].iter().any(|part| row.path.contains(part));
+            let beside = ["{format}", "{link}", "{kind}", "{upload}", "{location}"]
+                .iter()
+                .any(|part| row.path.contains(part));
             let gone = status == StatusCode::NOT_FOUND && id != MISSING && text.contains(&id) && !beside;
             assert!(!gone, "{case}: {text}");
         }

@@ -45,7 +45,7 @@ fn what_the_table_does_not_allow_is_denied() {
             let decision = authorize(principal, *action, &Resource::Whole);
             let name = action.as_str();
             let system = principal.scope == Scope::System;
-            let reads_system = ["join_token.list", "operation.list"].contains(&name)
+            let reads_system = ["join_token.list", "operation.list", "market.list"].contains(&name)
                 || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
                 "token.whoami" | "token.logout" | "token.rotate" | "user.change_password" => true,
@@ -74,7 +74,9 @@ fn what_the_table_does_not_allow_is_denied() {
                 _ if reads_system => system,
                 "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
                 | "quota.update" | "transfers.steer" => system && principal.role == Role::Admin,
-                _ if name.starts_with("join_token.") => system && principal.role == Role::Admin,
+                _ if name.starts_with("join_token.") || name.starts_with("market.") => {
+                    system && principal.role == Role::Admin
+                }
                 // What belongs to somebody is never allowed without saying whose it is.
                 _ => false,
             };
