@@ -74,32 +74,41 @@ async fn keyed(app: App, kept: Kept, request: Request, next: Next) -> Result<Res
         request_hash: hash(&[head.method.as_str().as_bytes(), path.as_bytes(), &body]),
         caller,
     };
-    let now_us = clock::unix_us();
-    match app.db.claim_key(&key, now_us.saturating_add(KEPT_US), KEYS_MAX).await? {
-        Claim::Fresh => {}
-        Claim::TooMany => {
-            let message = format!("this token has {KEYS_MAX} idempotency keys of the last 24 hours");
-            return Err(Fault::too_many(message, FULL_WAIT_MS)
-                .hint("leave the key out, or wait until the oldest ones end"));
-        }
-        Claim::Used { same: false, .. } => {
-            return Err(Fault::key_reused("this idempotency key was used for another request")
-                .field(KEY.as_str())
-                .hint("take a new key for each thing to be made"));
-        }
-        Claim::Used { state, status, body, since_us, .. } => {
-            return again(state, status, body, since_us, now_us);
-        }
-    }
-    let request = Request::from_parts(head, Body::from(body));
     let (db, claimed) = (app.db.clone(), key.clone());
-    let running = async move { end(&app, kept, &key, next.run(request).await).await };
+    let request = Request::from_parts(head, Body::from(body));
+    // The claim too: a caller that goes away behind it would leave a key that says for ever that its call runs.
+    let running = async move { claim_and_run(app, kept, key, request, next).await };
     match task::spawn("keyed call", running.instrument(tracing::Span::current())).await {
-        Ok(response) => Ok(response),
+        Ok(response) => response,
         Err(panic) => {
             db.keep_answer(&claimed, KeptState::Unknown, 0, "").await?;
             Err(Fault::internal(&panic))
         }
+    }
+}
+
+/// Runs a call whose key is new; answers one whose key is known.
+async fn claim_and_run(
+    app: App,
+    kept: Kept,
+    key: Key,
+    request: Request,
+    next: Next,
+) -> Result<Response, Fault> {
+    let now_us = clock::unix_us();
+    match app.db.claim_key(&key, now_us.saturating_add(KEPT_US), KEYS_MAX).await? {
+        Claim::Fresh => Ok(end(&app, kept, &key, next.run(request).await).await),
+        Claim::TooMany => {
+            let message = format!("this token has {KEYS_MAX} idempotency keys of the last 24 hours");
+            Err(Fault::too_many(message, FULL_WAIT_MS)
+                .hint("leave the key out, or wait until the oldest ones end"))
+        }
+        Claim::Used { same: false, .. } => {
+            Err(Fault::key_reused("this idempotency key was used for another request")
+                .field(KEY.as_str())
+                .hint("take a new key for each thing to be made"))
+        }
+        Claim::Used { state, status, body, since_us, .. } => again(state, status, body, since_us, now_us),
     }
 }
 

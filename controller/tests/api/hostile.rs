@@ -78,6 +78,11 @@ async fn closed_addresses_and_disguises_are_refused_at_once() {
         "http://0xa9fea9fe/",
         "http://0251.0376.0251.0376/",
         "file:///etc/passwd",
+        "gopher://127.0.0.1:70/_x",
+        "data:text/plain,x",
+        "dict://127.0.0.1/d:x",
+        "http://１２７.０.０.１/",
+        "http://127。0。0。1/",
         "https://example.org:22/",
     ]
     .map(str::to_owned)

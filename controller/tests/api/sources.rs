@@ -17,14 +17,32 @@ use super::crash::serve;
 use super::harness::{self, Client, Place, fault, files, noise, qcow2, sha256, until};
 use super::servers::{Wire, anonymous_ftp, certificate, free_port, ftp, nginx, store};
 
-/// Size of the file that is cut twice on its way.
-const FILE_BYTES: u64 = 40 << 20;
-/// Where it is cut.
-const CUTS: [u64; 2] = [13 << 20, 27 << 20];
+/// Size in MiB of the file that is cut twice on its way, if the environment names none in `HEARTH_SOURCE_MIB`.
+const FILE_MIB: u64 = 40;
 /// Bytes that may come twice per cut.
 const AGAIN_BYTES_MAX: u64 = 8 << 20;
+
+/// Size of the file that is cut twice on its way.
+fn file_bytes() -> u64 {
+    let asked = std::env::var("HEARTH_SOURCE_MIB").ok().map(|text| text.parse().unwrap());
+    asked.unwrap_or(FILE_MIB) << 20
+}
+
+/// Where it is cut.
+fn cuts() -> [u64; 2] {
+    [file_bytes() / 3, file_bytes() * 2 / 3]
+}
+
 /// Slow enough to be cut on the way, quick enough for a test.
-const WIRE_BYTES_PER_S: u64 = 30 << 20;
+fn wire_bytes_per_s() -> u64 {
+    file_bytes() * 3 / 4
+}
+
+/// The whole file came through `wire`, and little of it twice.
+fn check_little_came_again(wire: &Wire) {
+    let most = file_bytes() + 2 * AGAIN_BYTES_MAX + file_bytes() / 40;
+    assert!(wire.sent() >= file_bytes() && wire.sent() <= most, "{} bytes came", wire.sent());
+}
 
 /// A controller that may fetch from 127.0.0.1 at these ports, and is not patient.
 pub(crate) async fn place(ports: &[u16], change: impl FnOnce(&mut Config)) -> Place {
@@ -52,7 +70,7 @@ pub(crate) async fn import(client: &Client, name: &str, url: &str, more: Value) 
 /// The file, in the folder that a server shows.
 fn file_in(root: &Path) -> Vec<u8> {
     std::fs::create_dir_all(root).unwrap();
-    let bytes = noise(FILE_BYTES);
+    let bytes = noise(file_bytes());
     std::fs::write(root.join("disk.img"), &bytes).unwrap();
     bytes
 }
@@ -77,12 +95,12 @@ async fn http_goes_on_after_a_cut_and_a_killed_server() {
     let bytes = file_in(&dir.path().join("www"));
     let server_port = free_port();
     let mut server = Some(nginx(dir.path(), server_port, ""));
-    let wire = Wire::new(server_port, WIRE_BYTES_PER_S).await;
+    let wire = Wire::new(server_port, wire_bytes_per_s()).await;
     let place = place(&[wire.port], |_| ()).await;
     let url = format!("http://127.0.0.1:{}/disk.img", wire.port);
     let expected = json!({ "expected": { "sha256": sha256(&bytes) } });
     let id = import(&place.client, "cut", &url, expected).await;
-    for (n, cut) in CUTS.into_iter().enumerate() {
+    for (n, cut) in cuts().into_iter().enumerate() {
         until("it comes", || wire.sent() > cut).await;
         if n == 0 {
             wire.cut();
@@ -93,7 +111,32 @@ async fn http_goes_on_after_a_cut_and_a_killed_server() {
     }
     let image = check_active(&place.client, id, &bytes).await;
     assert_eq!(image.source.as_deref(), Some(url.as_str()));
-    assert!(wire.sent() <= FILE_BYTES + 2 * AGAIN_BYTES_MAX + (1 << 20), "{} bytes came", wire.sent());
+    check_little_came_again(&wire);
+    place.stop().await;
+    drop(server);
+}
+
+/// IN-2: a server that is killed twice in the middle, behind TLS of an authority of the operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn https_goes_on_after_a_killed_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = file_in(&dir.path().join("www"));
+    let (ca, pem) = certificate(dir.path());
+    let (plain, tls) = (free_port(), free_port());
+    let pem = pem.display();
+    let safe = format!("listen 127.0.0.1:{tls} ssl; ssl_certificate {pem}; ssl_certificate_key {pem};");
+    let mut server = Some(nginx(dir.path(), plain, &safe));
+    let wire = Wire::new(tls, wire_bytes_per_s()).await;
+    let place = place(&[wire.port], |config| config.sources.ca_file = Some(ca)).await;
+    let url = format!("https://127.0.0.1:{}/disk.img", wire.port);
+    let id = import(&place.client, "tls", &url, json!({ "expected": { "sha256": sha256(&bytes) } })).await;
+    for cut in cuts() {
+        until("it comes", || wire.sent() > cut).await;
+        drop(server.take());
+        server = Some(nginx(dir.path(), plain, &safe));
+    }
+    check_active(&place.client, id, &bytes).await;
+    check_little_came_again(&wire);
     place.stop().await;
     drop(server);
 }
@@ -104,7 +147,7 @@ async fn http_goes_on_after_a_killed_controller() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = file_in(&dir.path().join("www"));
     let server = nginx(dir.path(), free_port(), "");
-    let wire = Wire::new(server.port, WIRE_BYTES_PER_S).await;
+    let wire = Wire::new(server.port, wire_bytes_per_s()).await;
     let port = free_port();
     let file = dir.path().join("controller.toml");
     let text = format!(
@@ -121,14 +164,14 @@ async fn http_goes_on_after_a_killed_controller() {
     let mut running = Some(serve(&config, &client).await);
     let url = format!("http://user:hunter2@127.0.0.1:{}/disk.img?key=hunter2", wire.port);
     let id = import(&client, "killed", &url, json!({})).await;
-    for cut in CUTS {
+    for cut in cuts() {
         until("it comes", || wire.sent() > cut).await;
         drop(running.take());
         running = Some(serve(&config, &client).await);
         assert_eq!(client.get(&format!("/images/{id}")).await["status"], "saving");
     }
     let image = check_active(&client, id, &bytes).await;
-    assert!(wire.sent() <= FILE_BYTES + 2 * AGAIN_BYTES_MAX + (1 << 20), "{} bytes came", wire.sent());
+    check_little_came_again(&wire);
     // Secrets are shown nowhere, and kept nowhere once the fetch is over.
     let shown = format!("http://***@127.0.0.1:{}/disk.img?***", wire.port);
     assert_eq!(image.source, Some(shown));
@@ -254,16 +297,16 @@ async fn ftp_goes_on_after_a_killed_server() {
     let bytes = file_in(&root);
     let port = free_port();
     // It sends as much at the begin of each second.
-    let rate = 8 << 20;
+    let rate = u32::try_from(file_bytes() / 5).unwrap();
     let mut server = Some(ftp(&root, port, None, rate));
     let place = place(&[port], |config| config.sources.patience.silence = Duration::from_secs(5)).await;
     let client = &place.client;
     let url = format!("ftp://me:p%40ss@127.0.0.1:{port}/disk.img");
     let checked = client.post("/sources/check", json!({ "url": url })).await;
-    assert_eq!((&checked["size_bytes"], &checked["resumable"]), (&json!(FILE_BYTES), &json!(true)));
+    assert_eq!((&checked["size_bytes"], &checked["resumable"]), (&json!(file_bytes()), &json!(true)));
     let id = import(client, "ftp", &url, json!({})).await;
     let db = place.controller.db();
-    for cut in CUTS {
+    for cut in cuts() {
         while db.upload_of(id).await.unwrap().unwrap().offset_bytes < cut {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -279,7 +322,7 @@ async fn ftp_goes_on_after_a_killed_server() {
         .filter_map(|line| line.split("REST ").nth(1)?.trim().parse().ok())
         .filter(|n| *n > 0)
         .collect();
-    assert!(from.len() >= 2 && from[0] >= CUTS[0] && from[from.len() - 1] >= CUTS[1], "{from:?}");
+    assert!(from.len() >= 2 && from[0] >= cuts()[0] && from[from.len() - 1] >= cuts()[1], "{from:?}");
     assert!(!log_text(client).await.contains("p@ss"));
     let wrong = format!("ftp://me:wrong@127.0.0.1:{port}/disk.img");
     let image = client.ended(import(client, "login", &wrong, json!({})).await).await;
@@ -316,13 +359,14 @@ async fn ftps_and_an_anonymous_server() {
     place.stop().await;
 }
 
-/// IN-4: an object of a configured store, cut twice; its secret is shown nowhere.
+/// IN-4: an object of a configured store, cut off once and its server killed once in the middle; its secret is shown nowhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_goes_on_after_cuts() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = file_in(&dir.path().join("s3/images/debian"));
-    let server = store(&dir.path().join("s3"), free_port());
-    let wire = Wire::new(server.port, WIRE_BYTES_PER_S).await;
+    let port = free_port();
+    let mut server = Some(store(&dir.path().join("s3"), port));
+    let wire = Wire::new(port, wire_bytes_per_s()).await;
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "secret-of-the-store\n").unwrap();
     let configured = Store {
@@ -344,17 +388,22 @@ async fn s3_goes_on_after_cuts() {
     let checked = client.post("/sources/check", json!({ "url": url })).await;
     assert_eq!(
         (&checked["size_bytes"], &checked["resumable"]),
-        (&json!(FILE_BYTES), &json!(true)),
+        (&json!(file_bytes()), &json!(true)),
         "{checked}"
     );
     let id = import(client, "s3", url, json!({})).await;
-    for cut in CUTS {
+    for (n, cut) in cuts().into_iter().enumerate() {
         until("it comes", || wire.sent() > cut).await;
-        wire.cut();
+        if n == 0 {
+            wire.cut();
+        } else {
+            drop(server.take());
+            server = Some(store(&dir.path().join("s3"), port));
+        }
     }
     let image = check_active(client, id, &bytes).await;
     assert_eq!(image.source.as_deref(), Some(url));
-    assert!(wire.sent() <= FILE_BYTES + 2 * AGAIN_BYTES_MAX + (1 << 20), "{} bytes came", wire.sent());
+    check_little_came_again(&wire);
     let refused = client
         .ask(Method::POST, "/images")
         .json(&json!({ "name": "b", "source": { "url": "s3://other/x" } }));
@@ -365,4 +414,5 @@ async fn s3_goes_on_after_cuts() {
     let told = format!("{}{}", image.reason, log_text(client).await);
     assert!(!told.contains("secret") && !told.contains("X-Amz"), "{told}");
     place.stop().await;
+    drop(server);
 }
