@@ -14,8 +14,8 @@ use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
 use crate::{
-    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, quota, system, tenant,
-    token, user,
+    cache, completion, dev, doctor, host_image, image, location, log, login, market, prewarm, quota, system,
+    tenant, token, user,
 };
 
 /// The way from nothing to warm hosts.
@@ -76,6 +76,9 @@ enum Command {
     /// Hosts and regions that hold a cache, and the tokens with which they join
     #[command(subcommand, visible_alias = "locations")]
     Location(location::LocationCommand),
+    /// Signed catalogs of images to import from
+    #[command(subcommand)]
+    Market(market::MarketCommand),
     /// Which image is where, and keeping or removing single copies
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -187,6 +190,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Image(command) => command.run(&global.session()?).await,
         Command::HostImage(command) => command.run(&global.session()?).await,
         Command::Location(command) => command.run(&global.session()?).await,
+        Command::Market(command) => Box::pin(command.run(&global)).await,
         Command::Cache(command) => command.run(&global.session()?).await,
         Command::Prewarm(command) => command.run(&global.session()?).await,
         Command::Quota(command) => command.run(&global.session()?).await,

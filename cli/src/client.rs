@@ -150,15 +150,17 @@ impl Client {
         body(self.send(self.request(Method::PATCH, path, &[]).json(sent)).await?).await
     }
 
-    /// `PATCH` of a record that has this revision, answered by the record.
+    /// `PATCH` of a record that has this revision (where one is given), answered by the record.
     pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
         &self,
         path: &[&str],
         sent: &B,
-        revision: u64,
+        revision: impl Into<Option<u64>>,
     ) -> anyhow::Result<T> {
-        let request =
-            self.request(Method::PATCH, path, &[]).header(header::IF_MATCH, format!("\"{revision}\""));
+        let mut request = self.request(Method::PATCH, path, &[]);
+        if let Some(revision) = revision.into() {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
         body(self.send(request.json(sent)).await?).await
     }
 

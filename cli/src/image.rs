@@ -29,7 +29,7 @@ mod variant;
 
 pub(crate) use batch::Batch;
 pub(crate) use guide::SEE;
-pub(crate) use import::{format_of, upload, wait_active};
+pub(crate) use import::{Upload, format_of, upload, wait_active};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hearth_protocol::api::cache::LocationCache;
-use hearth_protocol::api::location::{DuplicateAgent, JoinTokenCreate, JoinTokenRecord, Location};
+use hearth_protocol::api::image_update::Edit;
+use hearth_protocol::api::location::{
+    DuplicateAgent, JoinTokenCreate, JoinTokenRecord, Location, LocationUpdate,
+};
 
 use crate::args::{Session, confirm};
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::output::{Cell, Grid};
 use crate::{cache, names, targets, when};
 
@@ -19,6 +22,8 @@ pub(crate) enum LocationCommand {
     List(List),
     /// Show a location and what it caches
     Show(One),
+    /// Change domain or rack of locations
+    Set(Set),
     /// Place nothing new there; what is there may be used
     Drain(One),
     /// Place new copies there again
@@ -54,6 +59,31 @@ pub(crate) struct List {
 pub(crate) struct One {
     /// Name or id
     location: String,
+}
+
+/// Change domain or rack of locations.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth location set cn-1 cn-2 --domain sales
+  hearth location set cn-1 --no-domain
+  hearth location set cn-1 --rack r7
+
+The administrators of a domain see and manage its locations, and the copies and prewarm jobs there; machines of other
+domains cannot be launched there. A location of no domain is managed by system administrators alone, who also say whose
+it is.")]
+pub(crate) struct Set {
+    /// Names or ids
+    #[arg(required = true, value_name = "LOCATION")]
+    locations: Vec<String>,
+    /// Give it to this domain, by name or id (system administrators)
+    #[arg(long)]
+    domain: Option<String>,
+    /// Take it back from its domain (system administrators)
+    #[arg(long, conflicts_with = "domain")]
+    no_domain: bool,
+    /// Its rack
+    #[arg(long)]
+    rack: Option<String>,
 }
 
 /// Take a location out of the fleet.
@@ -134,6 +164,7 @@ impl LocationCommand {
         match self {
             Self::List(command) => command.run(session).await,
             Self::Show(command) => command.show(session).await,
+            Self::Set(command) => command.run(session).await,
             Self::Drain(command) => command.act(session, "drain").await,
             Self::Undrain(command) => command.act(session, "undrain").await,
             Self::Remove(command) => command.run(session).await,
@@ -172,6 +203,7 @@ fn grid(locations: &[Location]) -> Grid {
         "+REGION",
         "+ACCOUNT",
         "+SERIAL",
+        "+DOMAIN",
         "+NIC MBPS",
         "+DUPLICATE",
         "+DEGRADED",
@@ -196,6 +228,7 @@ fn grid(locations: &[Location]) -> Grid {
             Cell::text(&location.region),
             Cell::text(&location.account),
             Cell::text(&location.serial),
+            Cell::maybe(location.domain),
             Cell::Number(u64::from(location.nic_mbps)),
             Cell::maybe(location.duplicate.as_ref().map(|seen| &seen.address)),
             Cell::text(&location.degraded),
@@ -258,6 +291,7 @@ fn facts(location: &Location) -> Vec<(&'static str, Cell)> {
         ("account", Cell::text(&location.account)),
         ("ip", Cell::text(&location.ip)),
         ("serial", Cell::text(&location.serial)),
+        ("domain", Cell::maybe(location.domain)),
         ("labels", Cell::text(labels(location))),
         ("advertised", Cell::text(location.advertised.join(", "))),
         ("nic", Cell::text(format!("{} Mbit/s", location.nic_mbps))),
@@ -271,6 +305,36 @@ fn facts(location: &Location) -> Vec<(&'static str, Cell)> {
         ("active", Cell::text(format!("{} entries", location.active_entries))),
         ("enrolled", Cell::At(Some(location.created_at.clone()))),
     ]
+}
+
+impl Set {
+    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        let domain = match &self.domain {
+            Some(wanted) => Edit::Set(names::domain_id(&session.client, wanted).await?),
+            None if self.no_domain => Edit::Clear,
+            None => Edit::Keep,
+        };
+        let update = LocationUpdate { rack: self.rack, domain, ..LocationUpdate::default() };
+        if update == LocationUpdate::default() {
+            return Err(
+                Failure::new(Exit::Usage, "say what to change: --domain, --no-domain or --rack").into()
+            );
+        }
+        let mut locations = Vec::with_capacity(self.locations.len());
+        for wanted in &self.locations {
+            locations.push(names::location(&session.client, wanted).await?);
+        }
+        let mut changed: Vec<Location> = Vec::with_capacity(locations.len());
+        for location in locations {
+            let path = ["locations", &location.id.to_string()];
+            changed.push(session.client.patch(&path, &update, None).await?);
+        }
+        match changed.as_slice() {
+            [one] => session.out.facts(one, facts(one))?,
+            several => session.out.list(several, &grid(several))?,
+        }
+        Ok(Exit::Ok)
+    }
 }
 
 impl Remove {

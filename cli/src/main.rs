@@ -20,6 +20,7 @@ mod image;
 mod location;
 mod log;
 mod login;
+mod market;
 mod names;
 mod output;
 mod password;

@@ -12,10 +12,13 @@ use std::str::FromStr;
 use hearth_protocol::api::host_image::HostImage;
 use hearth_protocol::api::image::Image;
 use hearth_protocol::api::location::Location;
+use hearth_protocol::api::market::Market;
 use hearth_protocol::api::prewarm::Prewarm;
 use hearth_protocol::api::tenant::{Domain, Project};
 use hearth_protocol::api::user::User;
-use hearth_protocol::id::{DomainId, HostImageId, ImageId, PrewarmGroupId, PrewarmId, ProjectId, UserId};
+use hearth_protocol::id::{
+    DomainId, HostImageId, ImageId, MarketId, PrewarmGroupId, PrewarmId, ProjectId, UserId,
+};
 use hearth_protocol::words::{ImageStatus, PrewarmState};
 
 use crate::client::Client;
@@ -133,6 +136,16 @@ pub(crate) async fn location(client: &Client, wanted: &str) -> anyhow::Result<Lo
     let rows: Vec<Location> = client.list(&["locations"], &[("name", Some(wanted.to_owned()))], None).await?;
     let describe = |location: &Location| format!("{}  {}  {}", location.id, location.name, location.state);
     Ok(pick("location", wanted, &rows, |location| &location.name, describe)?.clone())
+}
+
+/// The market with this id or name.
+pub(crate) async fn market(client: &Client, wanted: &str) -> anyhow::Result<Market> {
+    if wanted.parse::<MarketId>().is_ok() {
+        return client.get(&["markets", wanted], &[]).await;
+    }
+    let rows: Vec<Market> = client.list(&["markets"], &[("name", Some(wanted.to_owned()))], None).await?;
+    let describe = |market: &Market| format!("{}  {}", market.id, market.name);
+    Ok(pick("market", wanted, &rows, |market| &market.name, describe)?.clone())
 }
 
 /// The domain with this id or name.

@@ -14,6 +14,7 @@ pub mod image_batch;
 pub mod image_update;
 pub mod link;
 pub mod location;
+pub mod market;
 pub mod operation;
 pub mod prewarm;
 pub mod quota;

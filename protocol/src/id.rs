@@ -97,6 +97,8 @@ id_types! {
     TokenId;
     /// A join token's record (not its secret).
     JoinTokenId;
+    /// A market: a signed catalog of images.
+    MarketId;
     /// A download link's record (not its secret).
     LinkId;
     /// A project, the lower tenant level.

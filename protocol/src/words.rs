@@ -449,6 +449,28 @@ words! {
         /// Given to another project.
         Owner = "owner",
     }
+    /// How a file in a market is packed.
+    Compression, "compression" {
+        /// Not at all.
+        None = "none",
+        /// gzip.
+        Gzip = "gzip",
+        /// xz.
+        Xz = "xz",
+        /// Zstandard.
+        Zstd = "zstd",
+    }
+    /// What became of an entry of a market.
+    MarketState, "state of an entry" {
+        /// There is no image of it, or none any more.
+        NotImported = "not_imported",
+        /// Its file is on its way.
+        Importing = "importing",
+        /// There is an image of it.
+        Imported = "imported",
+        /// Its import failed; the image says why.
+        Failed = "failed",
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod full_disk;
 mod host_image;
 mod identity;
 mod kill;
+mod market;
 mod memory;
 mod openapi;
 mod people;

@@ -40,6 +40,7 @@ fn location(name: &str) -> Location {
         rack: String::new(),
         account: String::new(),
         ip: String::new(),
+        domain: None,
         serial: String::new(),
         labels: std::collections::BTreeMap::new(),
         advertised: Vec::new(),

@@ -1,4 +1,7 @@
 //! `/api/v1/cache`: where copies are and should be.
+//!
+//! **Invariants.** Administrators of a domain meet copies at its locations, of images that the domain may see; any other copy
+//! looks to them like none.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -83,9 +86,11 @@ pub struct RemoveQuery {
     responses((status = 200, body = Page<CacheEntry>)))]
 pub async fn list(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<CacheEntry>>, Fault> {
     let filter = CacheFilter {
+        domain: caller.bound()?,
         image: query.image,
         location: query.location,
         status: query.status,
@@ -183,7 +188,7 @@ pub async fn create(
 ) -> Result<axum::Json<Vec<PerLocation>>, Fault> {
     let wanted = Wanted::find(&app, &caller, create.image, create.host_image).await?;
     let hold = hold_of(&create.keep)?;
-    let locations = targets(&app, &create.targets).await?;
+    let locations = targets(&app, &caller, &create.targets).await?;
     let mut results = Vec::with_capacity(locations.len());
     let mut intents = Vec::new();
     for location in &locations {
@@ -258,7 +263,7 @@ pub async fn remove(
     Path((image, location)): Path<(ImageId, LocationId)>,
     Query(query): Query<RemoveQuery>,
 ) -> Result<StatusCode, Fault> {
-    let row = one(&app, image, location).await?;
+    let row = one(&app, &caller, image, location).await?;
     let leases = app.db.leases_of(row.content).await?;
     let users: Vec<String> = leases
         .iter()
@@ -296,7 +301,7 @@ pub async fn pin(
     caller: Caller,
     Path((image, location)): Path<(ImageId, LocationId)>,
 ) -> Result<axum::Json<CacheEntry>, Fault> {
-    let row = one(&app, image, location).await?;
+    let row = one(&app, &caller, image, location).await?;
     let op = caller.draft().on(
         "entry",
         format!("{image} {location}"),
@@ -305,7 +310,7 @@ pub async fn pin(
     let op = op.with(serde_json::json!({ "pinned": true }));
     app.db.put_intents(&[Intent::manual(image, row.content, location, IntentHold::Pinned)], &op).await?;
     app.fleet.wake();
-    shown(&app, image, location).await
+    shown(&app, &caller, image, location).await
 }
 
 /// Ends an operator's pin: the copy stays as unheld cache, unless a job or policy holds it.
@@ -316,7 +321,7 @@ pub async fn unpin(
     caller: Caller,
     Path((image, location)): Path<(ImageId, LocationId)>,
 ) -> Result<axum::Json<CacheEntry>, Fault> {
-    let row = one(&app, image, location).await?;
+    let row = one(&app, &caller, image, location).await?;
     let mut before = row.clone();
     let op = caller.draft().on(
         "entry",
@@ -326,7 +331,7 @@ pub async fn unpin(
     let op = op.with(serde_json::json!({ "pinned": false }));
     app.db.delete_intents(image, location, Origin::Manual, &op).await?;
     app.fleet.wake();
-    match shown(&app, image, location).await {
+    match shown(&app, &caller, image, location).await {
         // Nothing was there yet, and now nothing is wanted: the row is gone with its last intent.
         Err(fault) if fault.parts().status == StatusCode::NOT_FOUND => {
             before.intents.retain(|intent| intent.origin != Origin::Manual);
@@ -336,16 +341,27 @@ pub async fn unpin(
     }
 }
 
-async fn shown(app: &App, image: ImageId, location: LocationId) -> Result<axum::Json<CacheEntry>, Fault> {
-    let filter = CacheFilter { image: Some(image), location: Some(location), ..CacheFilter::default() };
+async fn shown(
+    app: &App,
+    caller: &Caller,
+    image: ImageId,
+    location: LocationId,
+) -> Result<axum::Json<CacheEntry>, Fault> {
+    let filter = at(caller, image, location)?;
     let page = page(app, &filter, &PageRequest::first(1)).await?;
     page.items.into_iter().next().map(axum::Json).ok_or_else(|| missing(image, location))
 }
 
-async fn one(app: &App, image: ImageId, location: LocationId) -> Result<CacheRow, Fault> {
-    let filter = CacheFilter { image: Some(image), location: Some(location), ..CacheFilter::default() };
+/// One copy, if the caller reaches its location and may see its image.
+async fn one(app: &App, caller: &Caller, image: ImageId, location: LocationId) -> Result<CacheRow, Fault> {
+    let filter = at(caller, image, location)?;
     let rows = app.db.cache_rows(&filter, &PageRequest::first(1), clock::steady_unix_us()).await?;
     rows.items.into_iter().next().ok_or_else(|| missing(image, location))
+}
+
+fn at(caller: &Caller, image: ImageId, location: LocationId) -> Result<CacheFilter, Fault> {
+    let (image, location) = (Some(image), Some(location));
+    Ok(CacheFilter { image, location, domain: caller.bound()?, ..CacheFilter::default() })
 }
 
 fn missing(image: ImageId, location: LocationId) -> Fault {

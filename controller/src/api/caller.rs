@@ -16,6 +16,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use hearth_protocol::id::DomainId;
 use zeroize::Zeroizing;
 
 use super::app::App;
@@ -23,7 +24,7 @@ use super::fault::Fault;
 use crate::clock;
 use crate::db::operations::{Draft, WhoKind};
 use crate::db::tokens::{Scope as DbScope, Token};
-use crate::logic::authz::{self, Action, Decision, Principal, Resource, Scope};
+use crate::logic::authz::{self, Action, Decision, Principal, Reach, Resource, Scope};
 
 /// Begin of every bearer token: leaked ones are found by it.
 pub const TOKEN_PREFIX: &str = "hrt_";
@@ -74,10 +75,22 @@ impl Caller {
         Self { action, ..self.clone() }
     }
 
-    /// Whether the caller sees where images are cached.
+    /// Whether the caller sees everywhere where images are cached.
     #[must_use]
     pub fn sees_caches(&self) -> bool {
-        authz::authorize(self.principal, Action::CacheList, &Resource::Whole) == Decision::Allow
+        authz::reach(self.principal, Action::CacheList) == Reach::Everything
+    }
+
+    /// The domain to whose locations the caller is bound; `None`: to none, all are reached.
+    ///
+    /// # Errors
+    /// 403 for who reaches none.
+    pub fn bound(&self) -> Result<Option<DomainId>, Fault> {
+        match authz::reach(self.principal, self.action) {
+            Reach::Everything => Ok(None),
+            Reach::Domain(domain) => Ok(Some(domain)),
+            Reach::Nothing => Err(Fault::denied(self.action.as_str())),
+        }
     }
 
     /// The scope in the store's words.

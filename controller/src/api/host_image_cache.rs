@@ -35,7 +35,8 @@ pub async fn list(
     let found = found.ok_or_else(|| Fault::not_found("host image", id))?;
     let images: Vec<ImageId> = found.disks.iter().map(|disk| disk.id).collect();
     let data_bytes = found.disks.iter().map(|disk| disk.data_bytes.unwrap_or(0)).sum();
-    let page = app.db.host_cache_rows(&images, &query.request(), clock::steady_unix_us()).await?;
+    let page =
+        app.db.host_cache_rows(&images, caller.bound()?, &query.request(), clock::steady_unix_us()).await?;
     let items = page.items.into_iter().map(|row| body(row, images.len(), data_bytes)).collect();
     Ok(axum::Json(Page { items, next: page.next }))
 }

@@ -209,10 +209,10 @@ async fn location(app: &App, caller: &Caller, wanted: &str) -> Result<Option<Loc
         Err(_) => row.name.to_lowercase() == name,
     });
     match found {
-        Some(row) => Ok(Some(row.id)),
-        None if caller.sees_caches() => Err(Fault::not_found("location", wanted)
+        Some(row) if authz::may_launch_at(caller.principal, row.domain) => Ok(Some(row.id)),
+        _ if caller.sees_caches() => Err(Fault::not_found("location", wanted)
             .field("at")
             .hint("hearth location list shows what there is")),
-        None => Ok(None),
+        _ => Ok(None),
     }
 }

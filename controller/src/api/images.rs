@@ -55,6 +55,19 @@ pub async fn create(
 /// # Errors
 /// What is wrong with the record, or what the caller may not do.
 pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Result<Image, Fault> {
+    make_as(app, caller, new_id(), create).await
+}
+
+/// As [`make`], with an id that is known beforehand.
+///
+/// # Errors
+/// As [`make`].
+pub(super) async fn make_as(
+    app: &App,
+    caller: &Caller,
+    id: ImageId,
+    create: ImageCreate,
+) -> Result<Image, Fault> {
     check_create(&create)?;
     let (distribution, version) = (create.distribution.as_deref(), create.version.as_deref());
     must_be_listed(app, create.architecture, distribution.unwrap_or_default(), version.unwrap_or_default())?;
@@ -69,7 +82,6 @@ pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Res
     }
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
-    let id: ImageId = new_id();
     let new = NewImage {
         id,
         kind,
@@ -230,7 +242,7 @@ pub async fn cache(
 ) -> Result<axum::Json<Page<CacheEntry>>, Fault> {
     let image =
         app.db.image_seen_by(caller.scope(), id).await?.ok_or_else(|| Fault::not_found("image", id))?;
-    let filter = CacheFilter { image: Some(image.id), ..CacheFilter::default() };
+    let filter = CacheFilter { image: Some(image.id), domain: caller.bound()?, ..CacheFilter::default() };
     super::cache::page(&app, &filter, &query.request()).await.map(axum::Json)
 }
 
@@ -267,11 +279,11 @@ pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Op
 /// 500.
 pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
     let days = app.config.catalog.bin_days;
-    if !caller.sees_caches() {
+    let Ok(domain) = caller.doing(Action::CacheList).bound() else {
         return Ok(images.iter().map(|image| body(image, None, days)).collect());
-    }
+    };
     let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
-    let copies = app.db.active_copies(&ids, clock::steady_unix_us()).await?;
+    let copies = app.db.active_copies(&ids, domain, clock::steady_unix_us()).await?;
     let cached_at = |image: &Image| Some(copies.get(&image.id).copied().unwrap_or(0));
     Ok(images.iter().map(|image| body(image, cached_at(image), days)).collect())
 }

@@ -4,7 +4,7 @@
 //! changes nothing but the end of the hold: whoever waits asks until it says `active`.
 //!
 //! **Why tenants may.** Creating a machine caches its image; who may use an image and knows where the machine will run needs no
-//! right over caches. They learn nothing of other copies.
+//! right over caches. They learn nothing of other copies, and a location of another domain is to them like none.
 
 use axum::extract::State;
 use hearth_protocol::api::cache::{Launch, LaunchState};
@@ -22,6 +22,7 @@ use crate::clock;
 use crate::db::PageRequest;
 use crate::db::cache_list::CacheFilter;
 use crate::db::intents::Intent;
+use crate::logic::authz;
 
 /// Has the image cached where a machine of it will run.
 #[utoipa::path(post, path = "/api/v1/images/{id}/launch", tag = "images", params(("id" = ImageId, Path)),
@@ -42,6 +43,7 @@ pub async fn launch(
     };
     let location = found
         .filter(|location| location.state != LocationState::Removed)
+        .filter(|location| authz::may_launch_at(caller.principal, location.domain))
         .ok_or_else(|| Fault::not_found("location", &launch.location))?;
     let filter = CacheFilter { image: Some(id), location: Some(location.id), ..CacheFilter::default() };
     let row = async || -> Result<_, Fault> {

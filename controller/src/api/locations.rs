@@ -1,4 +1,6 @@
 //! `/api/v1/locations`: where caches are.
+//!
+//! **Invariants.** Administrators of a domain meet the locations of that domain; any other looks to them like none.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,6 +22,7 @@ use super::when;
 use crate::db::PageRequest;
 use crate::db::cache_list::CacheFilter;
 use crate::db::locations::{Location, LocationEdit};
+use crate::logic::authz::{Action, Resource};
 use crate::logic::catalog::check_name;
 use crate::logic::selector::{Field, Selectable, Selector};
 
@@ -72,16 +75,16 @@ fn selector(field: &str, text: &str) -> Result<Selector, Fault> {
     text.parse::<Selector>().map_err(|error| Fault::invalid(field, error.to_string()))
 }
 
-/// The locations that `targets` names, by name and each once.
+/// The locations that `targets` names among those that the caller reaches, by name and each once.
 ///
 /// # Errors
 /// 400 for a selector or combination that means nothing; 404 for a name that no location has.
-pub async fn targets(app: &App, targets: &Targets) -> Result<Vec<Location>, Fault> {
+pub async fn targets(app: &App, caller: &Caller, targets: &Targets) -> Result<Vec<Location>, Fault> {
     let said = [!targets.to.is_empty(), targets.select.is_some(), targets.all];
     if said.iter().filter(|said| **said).count() != 1 {
         return Err(Fault::invalid("targets", "say exactly one of targets.to, targets.select, targets.all"));
     }
-    let all = app.db.locations(false).await?;
+    let all = reached(app, caller).await?;
     if let Some(text) = &targets.select {
         let selector = selector("targets.select", text)?;
         let found: Vec<Location> =
@@ -115,11 +118,20 @@ pub async fn targets(app: &App, targets: &Targets) -> Result<Vec<Location>, Faul
     Ok(found.into_values().collect())
 }
 
+/// Every location that the caller reaches.
+async fn reached(app: &App, caller: &Caller) -> Result<Vec<Location>, Fault> {
+    let bound = caller.bound()?;
+    let mut all = app.db.locations(false).await?;
+    all.retain(|location| bound.is_none() || location.domain == bound);
+    Ok(all)
+}
+
 /// Locations by name.
 #[utoipa::path(get, path = "/api/v1/locations", tag = "locations", params(ListQuery),
     responses((status = 200, body = Page<LocationBody>)))]
 pub async fn list(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<LocationBody>>, Fault> {
     let selector = query.select.as_deref().map(|text| selector("select", text)).transpose()?;
@@ -127,7 +139,7 @@ pub async fn list(
     // The cursor is the folded name of the last row in hex: names are unique, and rows come sorted by them.
     let after = query.cursor.as_deref().map(unhex).transpose()?;
     let limit = query.limit.unwrap_or(PAGE_ROWS_DEFAULT).clamp(1, PAGE_ROWS_MAX) as usize;
-    let mut rows = app.db.locations(false).await?;
+    let mut rows = reached(&app, &caller).await?;
     rows.sort_by_key(|l| l.name.to_lowercase());
     let fits = |location: &&Location| {
         let name = location.name.to_lowercase();
@@ -160,13 +172,14 @@ fn unhex(text: &str) -> Result<String, Fault> {
     responses((status = 200, body = LocationBody)))]
 pub async fn show(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<LocationId>,
 ) -> Result<axum::Json<LocationBody>, Fault> {
-    let location = find(&app, id).await?;
+    let location = find(&app, &caller, id).await?;
     shown(&app, &location).await
 }
 
-/// Changes state, labels or rack.
+/// Changes state, labels, rack, or (system administrators) the domain.
 #[utoipa::path(patch, path = "/api/v1/locations/{id}", tag = "locations", params(("id" = LocationId, Path)),
     request_body = LocationUpdate, responses((status = 200, body = LocationBody), (status = 409, body = ErrorBody)))]
 pub async fn update(
@@ -176,8 +189,16 @@ pub async fn update(
     Json(update): Json<LocationUpdate>,
 ) -> Result<axum::Json<LocationBody>, Fault> {
     check(&update)?;
-    let details = serde_json::json!({ "state": update.state, "labels": update.labels, "rack": update.rack });
-    let edit = LocationEdit { state: update.state, labels: update.labels, rack: update.rack };
+    let found = find(&app, &caller, id).await?;
+    let mut details =
+        serde_json::json!({ "state": update.state, "labels": update.labels, "rack": update.rack });
+    if !update.domain.is_keep() {
+        caller.may_do(Action::LocationAssign, &Resource::Location(found.domain), "location", id)?;
+        details["before"] = serde_json::json!({ "domain": found.domain });
+        details["after"] = serde_json::json!({ "domain": update.domain });
+    }
+    let LocationUpdate { state, labels, rack, domain } = update;
+    let edit = LocationEdit { state, labels, rack, domain };
     changed(&app, &caller, id, &edit, details).await
 }
 
@@ -211,7 +232,7 @@ async fn changed(
     edit: &LocationEdit,
     details: serde_json::Value,
 ) -> Result<axum::Json<LocationBody>, Fault> {
-    let name = find(app, id).await?.name;
+    let name = find(app, caller, id).await?.name;
     let op = caller.draft().on("location", id, name).with(details);
     let location = app.db.edit_location(id, edit, &op).await?;
     app.fleet.wake();
@@ -250,7 +271,7 @@ pub async fn remove(
     caller: Caller,
     Path(id): Path<LocationId>,
 ) -> Result<StatusCode, Fault> {
-    let location = find(&app, id).await?;
+    let location = find(&app, &caller, id).await?;
     let op = caller.draft().on("location", id, location.name);
     let was = app.db.remove_location(id, &op).await?;
     if let Some(agent) = was.agent {
@@ -265,10 +286,11 @@ pub async fn remove(
     responses((status = 200, body = LocationCache)))]
 pub async fn cache(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<LocationId>,
 ) -> Result<axum::Json<LocationCache>, Fault> {
-    let location = find(&app, id).await?;
-    let filter = CacheFilter { location: Some(id), ..CacheFilter::default() };
+    let location = find(&app, &caller, id).await?;
+    let filter = CacheFilter { location: Some(id), domain: caller.bound()?, ..CacheFilter::default() };
     let mut entries = Vec::new();
     let mut page = PageRequest::first(PAGE_ROWS_MAX);
     loop {
@@ -281,9 +303,12 @@ pub async fn cache(
     Ok(axum::Json(LocationCache { location, entries }))
 }
 
-async fn find(app: &App, id: LocationId) -> Result<Location, Fault> {
-    let found = app.db.location(id).await?;
-    found.filter(|l| l.state != LocationState::Removed).ok_or_else(|| Fault::not_found("location", id))
+/// The location with this id, if the caller may do to it what the route does.
+async fn find(app: &App, caller: &Caller, id: LocationId) -> Result<Location, Fault> {
+    let found = app.db.location(id).await?.filter(|l| l.state != LocationState::Removed);
+    let found = found.ok_or_else(|| Fault::not_found("location", id))?;
+    caller.may(&Resource::Location(found.domain), "location", id)?;
+    Ok(found)
 }
 
 async fn shown(app: &App, location: &Location) -> Result<axum::Json<LocationBody>, Fault> {
@@ -323,6 +348,7 @@ fn body(app: &App, l: &Location, active_entries: u32) -> LocationBody {
         account: l.account.clone(),
         ip: l.ip.clone(),
         serial: l.serial.clone(),
+        domain: l.domain,
         labels: l.labels.clone(),
         advertised: l.advertised.clone(),
         nic_mbps: l.nic_mbps,

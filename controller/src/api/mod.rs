@@ -42,6 +42,7 @@ pub mod linger;
 pub mod links;
 pub mod locations;
 pub mod login;
+pub mod markets;
 pub mod once;
 pub mod openapi;
 pub mod operations;

@@ -28,9 +28,10 @@ use crate::logic::prewarm::ended;
     responses((status = 200, body = PrewarmGroupDetails)))]
 pub async fn show(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<PrewarmGroupId>,
 ) -> Result<axum::Json<PrewarmGroupDetails>, Fault> {
-    one(&app, id).await.map(axum::Json)
+    one(&app, &caller, id).await.map(axum::Json)
 }
 
 /// Nothing new begins in any of its jobs; what runs is finished.
@@ -84,27 +85,36 @@ async fn steer(
     steer: Steer,
     action: &str,
 ) -> Result<axum::Json<PrewarmGroup>, Fault> {
-    let (_, of) = jobs_of(app, id).await?;
+    let (_, of) = jobs_of(app, caller, id).await?;
     let mut op = caller.draft().on("prewarm_group", id, of.host_image_name);
     op.action = action.to_owned();
     app.db.steer_prewarm_group(id, steer, &op).await?;
     app.fleet.wake();
-    Ok(axum::Json(one(app, id).await?.group))
+    Ok(axum::Json(one(app, caller, id).await?.group))
 }
 
-/// The jobs of a group, at least one, and what they have in common.
-async fn jobs_of(app: &App, id: PrewarmGroupId) -> Result<(Vec<Prewarm>, GroupOf), Fault> {
+/// The jobs of a group, at least one, and what they have in common; only if the caller reaches all of them.
+async fn jobs_of(app: &App, caller: &Caller, id: PrewarmGroupId) -> Result<(Vec<Prewarm>, GroupOf), Fault> {
+    let hidden = || Fault::not_found("prewarm group", id);
     let jobs = app.db.prewarm_group(id).await?;
+    let bound = caller.bound()?;
+    for job in jobs.iter().filter(|_| bound.is_some()) {
+        app.db.prewarm_within(job.id, bound).await?.ok_or_else(hidden)?;
+    }
     let of = jobs.first().and_then(|job| job.group.clone());
-    of.map(|of| (jobs, of)).ok_or_else(|| Fault::not_found("prewarm group", id))
+    of.map(|of| (jobs, of)).ok_or_else(hidden)
 }
 
 /// The group with this id.
 ///
 /// # Errors
 /// 404.
-pub(super) async fn one(app: &App, id: PrewarmGroupId) -> Result<PrewarmGroupDetails, Fault> {
-    let (jobs, of) = jobs_of(app, id).await?;
+pub(super) async fn one(
+    app: &App,
+    caller: &Caller,
+    id: PrewarmGroupId,
+) -> Result<PrewarmGroupDetails, Fault> {
+    let (jobs, of) = jobs_of(app, caller, id).await?;
     let mut targets = Vec::with_capacity(jobs.len());
     for job in &jobs {
         targets.push(prewarms::target_bodies(app, job.id).await?);

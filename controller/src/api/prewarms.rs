@@ -69,7 +69,7 @@ pub async fn create(
     let deadline_us = create.deadline.as_deref().map(|text| when::parse("deadline", text)).transpose()?;
     let start_us = create.start.as_deref().map(|text| when::parse("start", text)).transpose()?;
     check(&create, start_us, deadline_us)?;
-    let locations = targets(&app, &create.targets).await?;
+    let locations = targets(&app, &caller, &create.targets).await?;
     if locations.is_empty() {
         return Err(Fault::invalid("targets", "there is no active location: enrol an agent first"));
     }
@@ -85,12 +85,12 @@ pub async fn create(
         Some(group) => {
             let op = caller.draft().on("prewarm_group", group.id, name).with(details);
             app.db.create_prewarm_group(&jobs, &ids, &op).await?;
-            PrewarmMade::Group(Box::new(prewarm_groups::one(&app, group.id).await?.group))
+            PrewarmMade::Group(Box::new(prewarm_groups::one(&app, &caller, group.id).await?.group))
         }
         None => {
             let op = caller.draft().on("prewarm", jobs[0].id, name).with(details);
             app.db.create_prewarm(&jobs[0], &ids, &op).await?;
-            PrewarmMade::Job(Box::new(one(&app, jobs[0].id).await?))
+            PrewarmMade::Job(Box::new(one(&app, &caller, jobs[0].id).await?))
         }
     };
     app.fleet.wake();
@@ -195,9 +195,11 @@ async fn foresee(
     responses((status = 200, body = Page<PrewarmBody>)))]
 pub async fn list(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<PrewarmBody>>, Fault> {
-    let filter = PrewarmFilter { state: query.state, image: query.image, group: query.group };
+    let ListQuery { state, image, group, .. } = query;
+    let filter = PrewarmFilter { state, image, group, domain: caller.bound()? };
     let page = app.db.prewarms(&filter, &PageRequest { limit: query.limit, cursor: query.cursor }).await?;
     let ids: Vec<PrewarmId> = page.items.iter().map(|job| job.id).collect();
     let progress = app.db.prewarm_progress(&ids).await?;
@@ -210,9 +212,10 @@ pub async fn list(
     responses((status = 200, body = PrewarmDetails)))]
 pub async fn show(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<PrewarmId>,
 ) -> Result<axum::Json<PrewarmDetails>, Fault> {
-    let prewarm = one(&app, id).await?;
+    let prewarm = one(&app, &caller, id).await?;
     let locations = target_bodies(&app, id).await?.into_iter().map(|(_, body)| body).collect();
     Ok(axum::Json(PrewarmDetails { prewarm, locations }))
 }
@@ -243,7 +246,7 @@ pub async fn pause(
 ) -> Result<axum::Json<PrewarmBody>, Fault> {
     let op = steering(&app, &caller, id, "prewarm.pause").await?;
     app.db.pause_prewarm(id, &op).await?;
-    steered(&app, id).await
+    steered(&app, &caller, id).await
 }
 
 /// A paused job goes on.
@@ -256,7 +259,7 @@ pub async fn resume(
 ) -> Result<axum::Json<PrewarmBody>, Fault> {
     let op = steering(&app, &caller, id, "prewarm.resume").await?;
     app.db.resume_prewarm(id, &op).await?;
-    steered(&app, id).await
+    steered(&app, &caller, id).await
 }
 
 /// Ends a job; copies that are there stay as unheld cache.
@@ -269,7 +272,7 @@ pub async fn cancel(
 ) -> Result<axum::Json<PrewarmBody>, Fault> {
     let op = steering(&app, &caller, id, "prewarm.cancel").await?;
     app.db.cancel_prewarm(id, &op).await?;
-    steered(&app, id).await
+    steered(&app, &caller, id).await
 }
 
 /// Tries failed targets again.
@@ -282,7 +285,7 @@ pub async fn retry(
 ) -> Result<axum::Json<PrewarmBody>, Fault> {
     let op = steering(&app, &caller, id, "prewarm.retry").await?;
     app.db.retry_prewarm(id, &op).await?;
-    steered(&app, id).await
+    steered(&app, &caller, id).await
 }
 
 async fn steering(
@@ -291,19 +294,25 @@ async fn steering(
     id: PrewarmId,
     action: &str,
 ) -> Result<crate::db::operations::Draft, Fault> {
-    let job = app.db.prewarm(id).await?.ok_or_else(|| Fault::not_found("prewarm job", id))?;
+    let job = find(app, caller, id).await?;
     let mut op = caller.draft().on("prewarm", id, job.image_name);
     op.action = action.to_owned();
     Ok(op)
 }
 
-async fn steered(app: &App, id: PrewarmId) -> Result<axum::Json<PrewarmBody>, Fault> {
+async fn steered(app: &App, caller: &Caller, id: PrewarmId) -> Result<axum::Json<PrewarmBody>, Fault> {
     app.fleet.wake();
-    one(app, id).await.map(axum::Json)
+    one(app, caller, id).await.map(axum::Json)
 }
 
-async fn one(app: &App, id: PrewarmId) -> Result<PrewarmBody, Fault> {
-    let job = app.db.prewarm(id).await?.ok_or_else(|| Fault::not_found("prewarm job", id))?;
+/// The job with this id, if the caller reaches all its targets and may see its image.
+pub(super) async fn find(app: &App, caller: &Caller, id: PrewarmId) -> Result<Prewarm, Fault> {
+    let job = app.db.prewarm_within(id, caller.bound()?).await?;
+    job.ok_or_else(|| Fault::not_found("prewarm job", id))
+}
+
+async fn one(app: &App, caller: &Caller, id: PrewarmId) -> Result<PrewarmBody, Fault> {
+    let job = find(app, caller, id).await?;
     let progress = app.db.prewarm_progress(&[id]).await?;
     Ok(body(&job, progress.get(&id).copied().unwrap_or_default()))
 }

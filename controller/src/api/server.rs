@@ -30,8 +30,9 @@ use super::routes::{Pace, Routes, Row};
 use super::{
     cache, distributions, domains, download, events, fetch, grants, health, host_image_batch,
     host_image_cache, host_images, image_batch, image_edits, image_ends, image_export, image_list, images,
-    join_tokens, launch, links, locations, login, openapi, operations, ownership, prewarm_groups, prewarms,
-    projects, quotas, shares, sources, system, tokens, upload, upload_form, uploads, usage, users, variants,
+    join_tokens, launch, links, locations, login, markets, openapi, operations, ownership, prewarm_groups,
+    prewarms, projects, quotas, shares, sources, system, tokens, upload, upload_form, uploads, usage, users,
+    variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -116,6 +117,7 @@ pub fn build(app: App) -> Routes {
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
     let routes = image_changes(files_and_links(bytes_of_images(routes)));
     let routes = with_host_images(routes);
+    let routes = with_markets(routes);
     let routes = sharing(routes, publish);
     let routes = people(routes);
     if public_metrics {
@@ -167,6 +169,20 @@ fn image_changes(routes: Routes) -> Routes {
         .guarded(A::ImageCancel, quick, routes!(image_ends::cancel))
         // A hundred files may take a while to go; the number of images bounds it.
         .guarded(A::ImageBatch, Pace::Stream, routes!(image_batch::batch))
+}
+
+/// Signed catalogs, and imports from them.
+fn with_markets(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::MarketList, quick, routes!(markets::list))
+        .creating(A::MarketCreate, Kept::Answer, routes!(markets::create))
+        .guarded(A::MarketList, quick, routes!(markets::show))
+        .guarded(A::MarketRemove, quick, routes!(markets::remove))
+        .guarded(A::MarketRefresh, quick, routes!(markets::refresh))
+        .guarded(A::MarketList, quick, routes!(markets::entries))
+        .creating(A::MarketImport, Kept::Answer, routes!(markets::import))
 }
 
 /// Host images, and the prewarm jobs of all their disks.

@@ -11,15 +11,17 @@ use std::collections::{HashMap, HashSet};
 
 use hearth_protocol::api::Page;
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::id::{ImageId, LocationId};
+use hearth_protocol::id::{DomainId, ImageId, LocationId};
 use hearth_protocol::words::{EntryStatus, LocationKind};
 
 use super::entries::{self, Entry};
 use super::error::DbError;
+use super::images::visible_to;
 use super::intents::Intent;
 use super::page::PageRequest;
 use super::sql::{Row, Stmt, contains, sql};
 use super::store::Db;
+use super::tokens::Scope;
 
 /// A location that says nothing for this long is stale (design: 15 minutes).
 pub const STALE_AFTER_US: i64 = 15 * 60 * 1_000_000;
@@ -37,6 +39,8 @@ pub struct CacheFilter {
     pub zone: Option<String>,
     /// Part of the location's name, without regard to case.
     pub location_contains: Option<String>,
+    /// Only at locations of this domain, and only images that it may see.
+    pub domain: Option<DomainId>,
 }
 
 /// One image at one location.
@@ -75,7 +79,7 @@ pub struct CacheRow {
 /// `$1` is the time before which a last sign of life makes a location silent.
 const ROWS: &str = "SELECT shown.* FROM (SELECT pair.image_id, pair.location_id, im.name AS image_name, \
      im.name_folded AS image_folded, im.content_id AS image_content, l.name AS location_name, \
-     l.name_folded AS location_folded, l.kind AS location_kind, l.platform, l.region, l.zone, l.account, l.ip, \
+     l.name_folded AS location_folded, l.kind AS location_kind, l.platform, l.region, l.zone, l.account, l.ip, l.domain_id, \
      e.content_id, e.status, e.reason, e.fault, e.next_try_us, e.done_bytes, e.data_bytes, e.moved_bytes, \
      e.reused_bytes, e.allocated_bytes, e.leases, e.last_used_us, e.reported_us, \
      CASE WHEN l.last_seen_us IS NULL OR l.last_seen_us < $1 THEN 'stale' \
@@ -108,8 +112,15 @@ pub(super) fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i6
     let stmt = stmt
         .when(filter.status, " AND shown.shown_status = ")
         .when(filter.zone.as_ref(), " AND shown.zone = ");
-    match &filter.location_contains {
+    let stmt = match &filter.location_contains {
         Some(part) => stmt.text(" AND shown.location_folded LIKE ").arg(contains(part)).text(" ESCAPE '\\'"),
+        None => stmt,
+    };
+    match filter.domain {
+        Some(domain) => {
+            let stmt = stmt.text(" AND shown.domain_id = ").arg(domain).text(" AND shown.image_id IN ");
+            visible_to(stmt, Scope::Domain(domain))
+        }
         None => stmt,
     }
 }
@@ -205,7 +216,7 @@ impl Db {
         rows.iter().map(|row| Ok((row.parse("shown_status")?, row.size("n")?))).collect()
     }
 
-    /// At how many locations each of these images (at most a page of them) is `active` as shown. Images that are nowhere are
+    /// At how many locations (of `domain`, if given) each of these images (at most a page of them) is `active` as shown. Images that are nowhere are
     /// left out.
     ///
     /// # Errors
@@ -213,9 +224,10 @@ impl Db {
     pub async fn active_copies(
         &self,
         images: &[ImageId],
+        domain: Option<DomainId>,
         now_us: i64,
     ) -> Result<HashMap<ImageId, u32>, DbError> {
-        let active = CacheFilter { status: Some(EntryStatus::Active), ..CacheFilter::default() };
+        let active = CacheFilter { status: Some(EntryStatus::Active), domain, ..CacheFilter::default() };
         let count = "SELECT counted.image_id, CAST(COUNT(*) AS BIGINT) AS n FROM (";
         let stmt =
             shown(&active, Some(images), now_us).wrapped(count, ") AS counted GROUP BY counted.image_id");

@@ -6,7 +6,7 @@
 //! **Invariants.** States are those that the cache list shows, `stale` included.
 
 use hearth_protocol::api::Page;
-use hearth_protocol::id::{ImageId, LocationId};
+use hearth_protocol::id::{DomainId, ImageId, LocationId};
 use hearth_protocol::words::{EntryStatus, LocationKind};
 
 use super::cache_list::{CacheFilter, shown};
@@ -58,17 +58,18 @@ fn place(row: &Row) -> Result<(HostCacheRow, String), DbError> {
 }
 
 impl Db {
-    /// Locations where at least one of these images is wanted or seen, by name, with the states there.
+    /// Locations (of `domain`, if given) where at least one of these images is wanted or seen, by name, with the states there.
     ///
     /// # Errors
     /// [`DbError::Cursor`] or a failed statement.
     pub async fn host_cache_rows(
         &self,
         images: &[ImageId],
+        domain: Option<DomainId>,
         page: &PageRequest,
         now_us: i64,
     ) -> Result<Page<HostCacheRow>, DbError> {
-        let mut stmt = shown(&CacheFilter::default(), Some(images), now_us);
+        let mut stmt = shown(&CacheFilter { domain, ..CacheFilter::default() }, Some(images), now_us);
         if let Some([name, id]) = page.key()? {
             stmt = stmt.text(" AND (shown.location_folded, shown.location_id) > (").arg(name);
             stmt = stmt.text(", ").arg(id).text(")");

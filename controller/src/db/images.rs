@@ -287,6 +287,13 @@ pub(super) fn seen_by(scope: Scope) -> Stmt {
     shared_with(stmt, scope, ShareStatus::Accepted).text(")")
 }
 
+/// Appends the set of ids of images that `scope` may use, also deleted ones; see [`seen_by`].
+pub(super) fn visible_to(stmt: Stmt, scope: Scope) -> Stmt {
+    let stmt = owned_by(stmt.text("(SELECT image.id FROM image WHERE "), scope);
+    let stmt = stmt.text(" OR (image.visibility = 'public' AND image.status <> 'pending_delete') OR ");
+    shared_with(stmt, scope, ShareStatus::Accepted).text(")")
+}
+
 impl Tx<'_> {
     /// The image with this id, deleted or not.
     ///

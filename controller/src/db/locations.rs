@@ -8,8 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use hearth_protocol::api::image_update::Edit;
 use hearth_protocol::digest::AgentId;
-use hearth_protocol::id::{BootId, Generation, JoinTokenId, LocationId};
+use hearth_protocol::id::{BootId, DomainId, Generation, JoinTokenId, LocationId};
 use hearth_protocol::words::{LocationKind, LocationState};
 
 use super::changes::Change;
@@ -44,6 +45,8 @@ pub struct Location {
     pub ip: String,
     /// Serial number.
     pub serial: String,
+    /// The domain whose it is; `None`: the system's alone.
+    pub domain: Option<DomainId>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Addresses for other agents.
@@ -96,6 +99,8 @@ pub struct LocationEdit {
     pub labels: Option<BTreeMap<String, String>>,
     /// New rack.
     pub rack: Option<String>,
+    /// Another domain.
+    pub domain: Edit<DomainId>,
 }
 
 /// What a session says when it begins.
@@ -134,6 +139,7 @@ pub(super) fn location(row: &Row) -> Result<Location, DbError> {
         account: row.text("account")?,
         ip: row.text("ip")?,
         serial: row.text("serial")?,
+        domain: row.opt_parse("domain_id")?,
         labels: row.json("labels")?,
         advertised: row.json("advertised")?,
         nic_mbps: row.size("nic_mbps")?,
@@ -216,14 +222,14 @@ impl Db {
     /// Changes what an operator may change.
     ///
     /// # Errors
-    /// [`DbError::NotFound`]; [`DbError::State`] for a removed location; or a failed statement.
+    /// [`DbError::NotFound`], also for the domain; [`DbError::State`] for a removed location; or a failed statement.
     pub async fn edit_location(
         &self,
         id: LocationId,
         edit: &LocationEdit,
         op: &Draft,
     ) -> Result<Location, DbError> {
-        let update = "UPDATE location SET state = $1, labels = $2, rack = $3, updated_us = $4 WHERE id = $5";
+        let update = "UPDATE location SET state = $1, labels = $2, rack = $3, domain_id = $4, updated_us = $5 WHERE id = $6";
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let found = tx.location(id).await?;
@@ -232,10 +238,15 @@ impl Db {
                         (found.state.to_string(), "remove it with `location remove`; enrol again to use it");
                     return Err(DbError::State { what: "location", key: found.name, state, allowed });
                 }
+                if let Edit::Set(domain) = &edit.domain {
+                    tx.live_domain(*domain).await?;
+                }
+                let mut domain = found.domain;
+                edit.domain.clone().apply(&mut domain, None);
                 let stmt = sql("location", update).bind(edit.state.unwrap_or(found.state));
                 let stmt = stmt.bind(to_json(edit.labels.as_ref().unwrap_or(&found.labels)));
-                let stmt = stmt.bind(edit.rack.as_ref().unwrap_or(&found.rack)).bind(tx.now_us()).bind(id);
-                tx.run(stmt).await?;
+                let stmt = stmt.bind(edit.rack.as_ref().unwrap_or(&found.rack)).bind(domain);
+                tx.run(stmt.bind(tx.now_us()).bind(id)).await?;
                 tx.changed(Change::Location(id));
                 tx.record(op).await?;
                 tx.location(id).await

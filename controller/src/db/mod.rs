@@ -42,6 +42,7 @@ pub mod kept_answers;
 pub mod leases;
 pub mod links;
 pub mod locations;
+pub mod markets;
 pub mod operations;
 pub mod ownership;
 mod page;

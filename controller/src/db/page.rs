@@ -31,6 +31,19 @@ impl PageRequest {
         self.limit.unwrap_or(PAGE_ROWS_DEFAULT).clamp(1, PAGE_ROWS_MAX)
     }
 
+    /// A page of rows that are in memory; `key` tells them apart, and they come sorted by it.
+    ///
+    /// # Errors
+    /// [`DbError::Cursor`].
+    pub fn cut<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> &str) -> Result<Page<T>, DbError> {
+        if let Some([after]) = self.key()? {
+            rows.retain(|row| key(row) > after.as_str());
+        }
+        rows.sort_by(|a, b| key(a).cmp(key(b)));
+        rows.truncate(usize::try_from(self.fetch()).unwrap_or(usize::MAX));
+        Ok(self.page(rows, |row| [key(row).to_owned()]))
+    }
+
     /// One row more than the page: its presence says that there is a next page.
     pub(super) fn fetch(&self) -> i64 {
         i64::from(self.rows()) + 1

@@ -17,18 +17,20 @@
 use hearth_protocol::api::Page;
 use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::id::{HostImageId, ImageId, LocationId, PrewarmGroupId, PrewarmId};
+use hearth_protocol::id::{DomainId, HostImageId, ImageId, LocationId, PrewarmGroupId, PrewarmId};
 use hearth_protocol::words::{Origin, PrewarmState, Priority};
 
 use super::changes::Change;
 use super::error::DbError;
 use super::ids::new_id;
+use super::images::visible_to;
 use super::intents::{Intent, IntentHold, IntentWish, put};
 use super::operations::Draft;
 use super::page::PageRequest;
 use super::prewarm_targets::{insert_targets, targets_in};
-use super::sql::{Row, sql, to_json};
+use super::sql::{Row, Stmt, sql, to_json};
 use super::store::{Db, Tx};
+use super::tokens::Scope;
 
 /// The host image of which a job prewarms one disk, and the jobs that were made with it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -85,6 +87,19 @@ pub struct PrewarmFilter {
     pub image: Option<ImageId>,
     /// Group.
     pub group: Option<PrewarmGroupId>,
+    /// Only jobs of which every target lies in this domain, and of images that it may see.
+    pub domain: Option<DomainId>,
+}
+
+/// Appends the condition that a job is within a domain, if one is given.
+fn within(stmt: Stmt, domain: Option<DomainId>) -> Stmt {
+    let Some(domain) = domain else { return stmt };
+    let stmt = stmt.text(
+        " AND NOT EXISTS (SELECT prewarm_target.location_id FROM prewarm_target \
+         JOIN location ON location.id = prewarm_target.location_id \
+         WHERE prewarm_target.prewarm_id = prewarm.id AND (location.domain_id IS NULL OR location.domain_id <> ",
+    );
+    visible_to(stmt.arg(domain).text(")) AND prewarm.image_id IN "), Scope::Domain(domain))
 }
 
 pub(super) const COLUMNS: &str = "SELECT id, image_id, content_id, name, group_id, host_image_id, host_image_name, state, targets, priority, deadline_us, start_us, \
@@ -384,6 +399,19 @@ impl Db {
             .transpose()
     }
 
+    /// The job with this id, if it is within `domain` (where one is given).
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn prewarm_within(
+        &self,
+        id: PrewarmId,
+        domain: Option<DomainId>,
+    ) -> Result<Option<Prewarm>, DbError> {
+        let stmt = within(sql("prewarm", COLUMNS).text(" WHERE id = ").arg(id), domain);
+        self.row(stmt).await?.as_ref().map(prewarm).transpose()
+    }
+
     /// Jobs that match, newest first.
     ///
     /// # Errors
@@ -395,7 +423,7 @@ impl Db {
     ) -> Result<Page<Prewarm>, DbError> {
         let stmt = sql("prewarm", COLUMNS).text(" WHERE 1 = 1").when(filter.state, " AND state = ");
         let stmt = stmt.when(filter.image, " AND image_id = ").when(filter.group, " AND group_id = ");
-        let stmt = stmt.when(page.key()?.map(|[id]| id), " AND id < ");
+        let stmt = within(stmt.when(page.key()?.map(|[id]| id), " AND id < "), filter.domain);
         let rows = self.rows(stmt.text(" ORDER BY id DESC LIMIT ").arg(page.fetch())).await?;
         let jobs = rows.iter().map(prewarm).collect::<Result<Vec<_>, _>>()?;
         Ok(page.page(jobs, |job| [job.id.to_string()]))

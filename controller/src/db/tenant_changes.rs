@@ -125,6 +125,9 @@ async fn delete_domain(tx: &mut Tx<'_>, id: DomainId, op: &Draft) -> Result<(), 
     tx.run(sql("share", "DELETE FROM share WHERE kind = 'domain' AND target = $1").bind(id)).await?;
     let end = "UPDATE token SET revoked_us = COALESCE(revoked_us, $1), updated_us = $1 WHERE domain_id = $2";
     tx.run(sql("token", end).bind(tx.now_us()).bind(id)).await?;
+    // Its locations are the system's again.
+    let free = "UPDATE location SET domain_id = NULL, updated_us = $1 WHERE domain_id = $2";
+    tx.run(sql("location", free).bind(tx.now_us()).bind(id)).await?;
     let update = "UPDATE domain SET deleted_us = $1, updated_us = $1, name_folded = id WHERE id = $2";
     tx.run(sql("domain", update).bind(tx.now_us()).bind(id)).await?;
     tx.record(&op.clone().on("domain", id, old.name)).await

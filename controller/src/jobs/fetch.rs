@@ -199,10 +199,21 @@ impl Fetches {
     /// One try. After a failure: why, and the offset that is durable.
     async fn try_once(&self, source: &Source, upload: Upload) -> Result<Taken, (FetchError, u64)> {
         let offset = upload.offset_bytes;
-        let open =
-            Intake::open(self.db.clone(), Arc::clone(&self.ingest), upload, self.limits.image_bytes_max);
+        let signed = self.db.market_size_of(upload.image).await;
+        let signed = signed.map_err(|error| (IntakeError::from(error).into(), offset))?;
+        let most = signed.map_or(self.limits.image_bytes_max, |size| size.min(self.limits.image_bytes_max));
+        let open = Intake::open(self.db.clone(), Arc::clone(&self.ingest), upload, most);
         let mut intake = open.await.map_err(|error| (error.into(), offset))?;
-        let fetched = self.sources.fetch(source, &mut intake).await;
+        let fetched = match self.sources.fetch(source, &mut intake).await {
+            Err(FetchError::Intake(IntakeError::TooLarge { most_bytes, .. }))
+                if signed == Some(most_bytes) =>
+            {
+                Err(FetchError::Never(format!(
+                    "the file is larger than the {most_bytes} bytes that its market signed"
+                )))
+            }
+            fetched => fetched,
+        };
         // What came before a failure is kept.
         let settled = intake.settle().await.map_err(|error| (error.into(), offset))?;
         match fetched {
@@ -236,6 +247,13 @@ impl Fetches {
         if let Some((name, expected, got)) = mismatch {
             let reason = format!("the file's {name} is {got}, expected {expected}; nothing of it was kept");
             return Ok(Some(reason));
+        }
+        let signed = self.db.market_size_of(image.id).await?;
+        if let Some(size) = signed.filter(|size| *size != taken.size_bytes) {
+            let got = taken.size_bytes;
+            return Ok(Some(format!(
+                "the file has {got} bytes, its market signed {size}; nothing of it was kept"
+            )));
         }
         let original = Original { bytes: taken.size_bytes, checksums };
         let details = serde_json::json!({ "bytes": original.bytes, "sha256": original.checksums.sha256, "source": image.source });

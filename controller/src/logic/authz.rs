@@ -13,6 +13,7 @@
 //! 3. `nobody_makes_a_token_that_may_do_more_than_its_maker`
 //! 4. `nobody_takes_over_a_user_who_may_do_more`: whoever sets a password can log in with it.
 //! 6. `an_offered_image_is_known_but_not_used`: until it is accepted.
+//! 7. `administrators_of_a_domain_reach_its_locations_and_no_others`
 //! 5. `what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not`: ids of others cannot be tried out.
 
 use hearth_protocol::id::{DomainId, ProjectId};
@@ -89,12 +90,15 @@ pub enum Over {
     System,
     /// The domain in which the resource lies: a role in a project is not enough.
     Domain,
+    /// The system; administrators of a domain hold it over the locations of their own.
+    Fleet,
     /// What the resource belongs to; an image that is public or shared may be read from everywhere.
     Owner,
 }
 
 // Bytes of images are more than their records: reading them takes a member. System-wide matters (hosts, copies,
-// jobs, the log) are read by system readers and changed by system administrators.
+// jobs, the log) are read by system readers and changed by system administrators; hosts of a domain, with their copies and
+// jobs, are its administrators' too.
 actions! {
     /// One's own token's record.
     WhoAmI = "token.whoami", Reader, Own;
@@ -241,17 +245,19 @@ actions! {
     /// What projects inside one's scope have stored.
     UsageRead = "usage.read", Reader, Own;
     /// Where an image is cached.
-    CacheList = "cache.list", Reader, System;
+    CacheList = "cache.list", Reader, Fleet;
     /// Copies made by hand.
-    CacheCreate = "cache.create", Admin, System;
+    CacheCreate = "cache.create", Admin, Fleet;
     /// The end of a copy.
-    CacheRemove = "cache.remove", Admin, System;
+    CacheRemove = "cache.remove", Admin, Fleet;
     /// The hold of a copy.
-    CachePin = "cache.pin", Admin, System;
+    CachePin = "cache.pin", Admin, Fleet;
     /// Locations.
-    LocationList = "location.list", Reader, System;
+    LocationList = "location.list", Reader, Fleet;
     /// Facts and state of a location.
-    LocationUpdate = "location.update", Admin, System;
+    LocationUpdate = "location.update", Admin, Fleet;
+    /// Another domain for a location.
+    LocationAssign = "location.assign", Admin, System;
     /// The end of a location and its certificate.
     LocationRemove = "location.remove", Admin, System;
     /// Records of join tokens.
@@ -261,11 +267,21 @@ actions! {
     /// The end of a join token.
     JoinTokenRevoke = "join_token.revoke", Admin, System;
     /// Prewarm jobs.
-    PrewarmList = "prewarm.list", Reader, System;
+    PrewarmList = "prewarm.list", Reader, Fleet;
     /// A new prewarm job.
-    PrewarmCreate = "prewarm.create", Admin, System;
+    PrewarmCreate = "prewarm.create", Admin, Fleet;
     /// Pause, resume, cancel, retry.
-    PrewarmSteer = "prewarm.steer", Admin, System;
+    PrewarmSteer = "prewarm.steer", Admin, Fleet;
+    /// Markets and what they offer.
+    MarketList = "market.list", Reader, System;
+    /// Another market.
+    MarketCreate = "market.create", Admin, System;
+    /// A newer edition.
+    MarketRefresh = "market.refresh", Admin, System;
+    /// The end of a market.
+    MarketRemove = "market.remove", Admin, System;
+    /// A public image from a market.
+    MarketImport = "market.import", Admin, System;
     /// The operation log.
     OperationList = "operation.list", Reader, System;
     /// One operation: any for the system, else those on one's own images.
@@ -308,6 +324,8 @@ pub enum Resource {
         /// Itself.
         project: ProjectId,
     },
+    /// A location, or what is there; `None`: it belongs to no domain.
+    Location(Option<DomainId>),
     /// A token with these rights.
     Token(Principal),
     /// A user. Who would change one asks once for each of its grants.
@@ -339,7 +357,16 @@ pub fn authorize(principal: Principal, action: Action, resource: &Resource) -> D
     let enough = includes(principal.role, role);
     match (over, resource) {
         (Over::Own, Resource::Whole) => allow_if(enough),
-        (Over::System, Resource::Whole) => allow_if(enough && principal.scope == Scope::System),
+        (Over::Fleet, Resource::Whole) => allow_if(may_ever(principal, action)),
+        (Over::Fleet, Resource::Location(domain)) => match reach(principal, action) {
+            Reach::Everything => Decision::Allow,
+            Reach::Domain(mine) if *domain == Some(mine) => Decision::Allow,
+            Reach::Domain(_) => Decision::Hide,
+            Reach::Nothing => Decision::Deny,
+        },
+        (Over::System, Resource::Whole | Resource::Location(_)) => {
+            allow_if(enough && principal.scope == Scope::System)
+        }
         (Over::Owner, Resource::Project { domain, project }) => {
             if !principal.scope.covers(Scope::Project(*domain, *project)) {
                 return Decision::Hide;
@@ -420,10 +447,47 @@ pub fn may_ever(principal: Principal, action: Action) -> bool {
     let (role, over) = action.rule();
     let high_enough = match over {
         Over::System => principal.scope == Scope::System,
+        Over::Fleet => match principal.scope {
+            Scope::System => true,
+            // Where copies are is not every user's business, not even inside the domain.
+            Scope::Domain(_) => principal.role == Role::Admin,
+            Scope::Project(..) => false,
+        },
         Over::Domain => !matches!(principal.scope, Scope::Project(..)),
         Over::Own | Over::Owner => true,
     };
     includes(principal.role, role) && high_enough
+}
+
+/// Which locations somebody reaches.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reach {
+    /// None.
+    Nothing,
+    /// Those of a domain.
+    Domain(DomainId),
+    /// All.
+    Everything,
+}
+
+/// Which locations `principal` reaches with an action over the fleet.
+#[must_use]
+pub fn reach(principal: Principal, action: Action) -> Reach {
+    match principal.scope {
+        _ if !may_ever(principal, action) => Reach::Nothing,
+        Scope::System => Reach::Everything,
+        Scope::Domain(domain) => Reach::Domain(domain),
+        Scope::Project(..) => Reach::Nothing,
+    }
+}
+
+/// Whether somebody may know that a location is there and have machines on it: one of no domain is everybody's, one of a domain
+/// is its domain's.
+#[must_use]
+pub fn may_launch_at(principal: Principal, domain: Option<DomainId>) -> bool {
+    domain.is_none_or(|domain| {
+        principal.scope == Scope::System || Scope::Domain(domain).covers(principal.scope)
+    })
 }
 
 /// Which images a plain list shows: what one may use, not what is only offered.

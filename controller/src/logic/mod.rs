@@ -22,6 +22,7 @@ pub mod host_state;
 pub mod join;
 pub mod liveness;
 pub mod login;
+pub mod market;
 pub mod plan;
 pub mod prewarm;
 pub mod quota;

@@ -60,6 +60,8 @@ async fn target(world: &World, row: &Row, seen: Seen, fresh: bool) -> Option<Str
     Some(match noun {
         "images" => world.image(seen).to_string(),
         "domains" => world.domain.to_string(),
+        "locations" | "cache" => world.location.to_string(),
+        "prewarms" => world.prewarm.to_string(),
         "projects" => world.project.to_string(),
         "users" if ends => world.fresh_user().await.user.to_string(),
         "users" => world.user.to_string(),
@@ -126,6 +128,8 @@ async fn said(request: RequestBuilder) -> Said {
 async fn judge_good(world: &World, row: &Row, persona: &Persona, seen: Seen) -> usize {
     let action = row.action.expect("the route is guarded").as_str();
     let (least, of) = line(action).unwrap();
+    let has_target = row.path.contains('{');
+    let of = if of == Of::Fleet && !has_target { Of::FleetList } else { of };
     let expected = table::expect((least, of), persona.role, persona.from, seen);
     if expected == Expect::Allow && table::CHANGES.contains(&action) {
         return 0;
@@ -134,9 +138,11 @@ async fn judge_good(world: &World, row: &Row, persona: &Persona, seen: Seen) -> 
         format!("{:?} {:?} {} {} ({action}) {seen:?}", persona.role, persona.from, row.method, row.path);
     let leaving = if action == "token.logout" { Some(world.again(persona).await) } else { None };
     let persona = leaving.as_ref().unwrap_or(persona);
-    let has_target = row.path.contains('{');
     let found = if has_target { target(world, row, seen, expected == Expect::Allow).await } else { None };
-    assert!(!has_target || found.is_some() || matches!(of, Of::System | Of::Own), "{case}: no target");
+    assert!(
+        !has_target || found.is_some() || matches!(of, Of::System | Of::Own | Of::Fleet),
+        "{case}: no target"
+    );
     let id = found.unwrap_or_else(|| MISSING.to_owned());
     let sent = body(world, row);
     let said_here = said(call(world, row, &id, &sent).bearer_auth(&persona.token)).await;
@@ -147,8 +153,9 @@ async fn judge_good(world: &World, row: &Row, persona: &Persona, seen: Seen) -> 
         Expect::Allow => {
             assert_ne!(status, StatusCode::FORBIDDEN, "{case}: {text}");
             // Something beside it may be missing, but not what is asked for.
-            let beside =
-                ["{format}", "{link}", "{kind}", "{upload}"].iter().any(|part| row.path.contains(part));
+            let beside = ["{format}", "{link}", "{kind}", "{upload}", "{location}"]
+                .iter()
+                .any(|part| row.path.contains(part));
             let gone = status == StatusCode::NOT_FOUND && id != MISSING && text.contains(&id) && !beside;
             assert!(!gone, "{case}: {text}");
         }
@@ -190,6 +197,10 @@ fn must_not_tell(world: &World, persona: &Persona, text: &str, case: &str) {
     let of_home = [world.user.to_string(), world.grant.to_string(), world.token.to_string()];
     let tells = of_home.iter().any(|id| text.contains(id));
     assert!(!tells || persona.from.owns(), "{case} tells of the home project: {text}");
+    let of_fleet = [world.location.to_string(), world.prewarm.to_string()];
+    let tells = of_fleet.iter().any(|id| text.contains(id));
+    let knows = persona.from == From::System || (persona.from.manages() && persona.role == Role::Admin);
+    assert!(!tells || knows, "{case} tells of the fleet: {text}");
 }
 
 /// One case of a token that is none.

@@ -126,8 +126,11 @@ async fn a_removed_location_is_revoked_and_can_enrol_anew(place: Place) {
     let anew = enrol(&db, &token, "n-000", "new key").await.unwrap();
     assert_eq!((anew.id, anew.state, anew.revoked_us), (id, LocationState::Active, None));
     assert!(db.is_revoked(agent).await.unwrap(), "the old key stays revoked");
-    let edit =
-        LocationEdit { state: Some(LocationState::Draining), rack: Some("r9".to_owned()), labels: None };
+    let edit = LocationEdit {
+        state: Some(LocationState::Draining),
+        rack: Some("r9".to_owned()),
+        ..LocationEdit::default()
+    };
     let edited = db.edit_location(id, &edit, &op("location.drain")).await.unwrap();
     assert_eq!((edited.state, edited.rack.as_str()), (LocationState::Draining, "r9"));
 }
@@ -263,12 +266,15 @@ async fn the_cache_list_joins_wishes_and_observations(place: Place) {
     let counts = db.cache_counts(&of_image, now_us).await.unwrap();
     assert_eq!((counts.len(), counts[&EntryStatus::Active]), (4, 1));
     let elsewhere = active_image(&db, "elsewhere").await;
-    let copies = db.active_copies(&[image.id, elsewhere.id], now_us).await.unwrap();
+    let copies = db.active_copies(&[image.id, elsewhere.id], None, now_us).await.unwrap();
     assert_eq!(copies, HashMap::from([(image.id, 1)]), "only what is shown as active");
-    assert!(db.active_copies(&[elsewhere.id], now_us).await.unwrap().is_empty());
-    assert!(db.active_copies(&[], now_us).await.unwrap().is_empty());
+    assert!(db.active_copies(&[elsewhere.id], None, now_us).await.unwrap().is_empty());
+    assert!(db.active_copies(&[], None, now_us).await.unwrap().is_empty());
     let later_us = now_us + STALE_AFTER_US + MINUTE_US;
-    assert!(db.active_copies(&[image.id], later_us).await.unwrap().is_empty(), "a silent location counts");
+    assert!(
+        db.active_copies(&[image.id], None, later_us).await.unwrap().is_empty(),
+        "a silent location counts"
+    );
     let silent = list(of_image, now_us + STALE_AFTER_US + MINUTE_US).await;
     assert!(silent.iter().all(|row| row.status == EntryStatus::Stale));
     assert_eq!(

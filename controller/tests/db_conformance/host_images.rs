@@ -143,7 +143,7 @@ async fn disks_at_a_location_are_counted(place: Place) {
     db.apply_inventory(places[0], &whole).await.unwrap();
     db.apply_inventory(places[1], &[there(system, EntryStatus::Active, 100)]).await.unwrap();
     let now_us = clock::steady_unix_us();
-    let rows = db.host_cache_rows(&images, &PageRequest::default(), now_us).await.unwrap();
+    let rows = db.host_cache_rows(&images, None, &PageRequest::default(), now_us).await.unwrap();
     let shown: Vec<_> =
         rows.items.iter().map(|row| (row.location, row.entries.clone(), row.done_bytes)).collect();
     let expected = [
@@ -151,9 +151,9 @@ async fn disks_at_a_location_are_counted(place: Place) {
         (places[1], vec![EntryStatus::Active], 100),
     ];
     assert_eq!(shown, expected);
-    let first = db.host_cache_rows(&images, &PageRequest::first(1), now_us).await.unwrap();
+    let first = db.host_cache_rows(&images, None, &PageRequest::first(1), now_us).await.unwrap();
     let rest = PageRequest { limit: Some(1), cursor: first.next };
-    let second = db.host_cache_rows(&images, &rest, now_us).await.unwrap();
+    let second = db.host_cache_rows(&images, None, &rest, now_us).await.unwrap();
     assert_eq!((first.items[0].location, second.items[0].location), (places[0], places[1]));
     assert!(second.next.is_none());
 }

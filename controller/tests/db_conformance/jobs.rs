@@ -201,10 +201,15 @@ async fn a_job_is_cancelled_paused_and_tried_again(place: Place) {
     let cancelled = (TargetState::Cancelled, 0);
     assert_eq!(states().await, vec![(TargetState::Active, 1), cancelled, cancelled]);
     assert!(matches!(db.cancel_prewarm(job.id, &op("prewarm.cancel")).await, Err(DbError::State { .. })));
-    let cancelled =
-        PrewarmFilter { state: Some(PrewarmState::Cancelled), image: Some(job.image), group: None };
+    let cancelled = PrewarmFilter {
+        state: Some(PrewarmState::Cancelled),
+        image: Some(job.image),
+        group: None,
+        domain: None,
+    };
     assert_eq!(db.prewarms(&cancelled, &PageRequest::default()).await.unwrap().items.len(), 1);
-    let running = PrewarmFilter { state: Some(PrewarmState::Running), image: None, group: None };
+    let running =
+        PrewarmFilter { state: Some(PrewarmState::Running), image: None, group: None, domain: None };
     assert_eq!(db.prewarms(&running, &PageRequest::default()).await.unwrap().items.len(), 0);
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::image_update::Edit;
 use crate::digest::AgentId;
-use crate::id::{JoinTokenId, LocationId};
+use crate::id::{DomainId, JoinTokenId, LocationId};
 use crate::words::{LocationKind, LocationState};
 
 /// A location.
@@ -37,6 +38,9 @@ pub struct Location {
     pub ip: String,
     /// Serial number.
     pub serial: String,
+    /// The domain whose administrators manage it; absent: system administrators alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainId>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Addresses for other agents.
@@ -88,6 +92,10 @@ pub struct LocationUpdate {
     /// New rack.
     #[serde(default)]
     pub rack: Option<String>,
+    /// The domain whose administrators manage it too (system administrators); `null`: no domain.
+    #[serde(default, skip_serializing_if = "Edit::is_keep")]
+    #[schema(value_type = Option<DomainId>)]
+    pub domain: Edit<DomainId>,
 }
 
 /// Makes a join token.

@@ -208,6 +208,29 @@ pub(super) async fn check(sources: &Sources, source: &Source) -> Result<SourceFa
     Ok(facts)
 }
 
+/// See [`Sources::whole`].
+pub(super) async fn whole(
+    sources: &Sources,
+    source: &Source,
+    most_bytes: usize,
+) -> Result<Vec<u8>, FetchError> {
+    let (_, mut response) = follow(sources, source, |request| request).await?;
+    match judge(0, "", None, &answer(&response)) {
+        Verdict::Whole { .. } => {}
+        Verdict::Later(why) => return Err(FetchError::Later(why)),
+        Verdict::Never(why) => return Err(FetchError::Never(why)),
+        _ => return Err(FetchError::Never(format!("the source answered {}", response.status()))),
+    }
+    let mut file = Vec::new();
+    while let Some(bytes) = response.chunk().await.map_err(broken)? {
+        if file.len() + bytes.len() > most_bytes {
+            return Err(FetchError::Never(format!("the file is larger than {most_bytes} bytes")));
+        }
+        file.extend_from_slice(&bytes);
+    }
+    Ok(file)
+}
+
 /// What an answer to a question for the first bytes tells.
 pub(super) async fn facts(mut response: Response) -> Result<SourceFacts, FetchError> {
     let answer = answer(&response);

@@ -124,6 +124,17 @@ impl Sources {
         }
     }
 
+    /// A small file as a whole: at most `most_bytes` by `http` or `https`, within [`CHECK_MAX`].
+    ///
+    /// # Errors
+    /// [`FetchError`]; [`FetchError::Never`] if it is larger.
+    pub async fn whole(&self, source: &Source, most_bytes: usize) -> Result<Vec<u8>, FetchError> {
+        let got = tokio::time::timeout(CHECK_MAX, Box::pin(http::whole(self, source, most_bytes))).await;
+        got.unwrap_or_else(|_| {
+            Err(FetchError::Later(format!("the file did not come within {} s", CHECK_MAX.as_secs())))
+        })
+    }
+
     /// Says what a source is without fetching it; at most [`CHECK_MAX`].
     ///
     /// # Errors

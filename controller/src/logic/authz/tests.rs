@@ -45,10 +45,8 @@ fn what_the_table_does_not_allow_is_denied() {
             let decision = authorize(principal, *action, &Resource::Whole);
             let name = action.as_str();
             let system = principal.scope == Scope::System;
-            let reads_system =
-                ["cache.list", "location.list", "join_token.list", "prewarm.list", "operation.list"]
-                    .contains(&name)
-                    || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
+            let reads_system = ["join_token.list", "operation.list", "market.list"].contains(&name)
+                || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
                 "token.whoami" | "token.logout" | "token.rotate" | "user.change_password" => true,
                 "image.list" | "operation.show" | "host_image.list" | "usage.read" | "domain.list"
@@ -65,13 +63,18 @@ fn what_the_table_does_not_allow_is_denied() {
                     !matches!(principal.scope, Scope::Project(..)) && principal.role == Role::Admin
                 }
                 "image.batch" | "source.check" => principal.role != Role::Reader,
+                // Of the fleet, a domain's administrators have a part: their lists, and places for what they make.
+                "cache.list" | "location.list" | "prewarm.list" => {
+                    system || principal.role == Role::Admin && matches!(principal.scope, Scope::Domain(_))
+                }
+                "location.remove" | "location.assign" => system && principal.role == Role::Admin,
+                _ if ["cache.", "location.", "prewarm."].iter().any(|noun| name.starts_with(noun)) => {
+                    principal.role == Role::Admin && !matches!(principal.scope, Scope::Project(..))
+                }
                 _ if reads_system => system,
                 "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
                 | "quota.update" | "transfers.steer" => system && principal.role == Role::Admin,
-                _ if ["cache.", "location.", "join_token.", "prewarm."]
-                    .iter()
-                    .any(|noun| name.starts_with(noun)) =>
-                {
+                _ if name.starts_with("join_token.") || name.starts_with("market.") => {
                     system && principal.role == Role::Admin
                 }
                 // What belongs to somebody is never allowed without saying whose it is.
@@ -333,5 +336,40 @@ fn a_domain_manages_its_projects_and_a_project_sees_itself() {
             _ => Decision::Deny,
         };
         assert_eq!(place, expected, "{who:?}");
+    }
+}
+
+/// CA-0: the system's people meet every location; administrators of a domain those of the domain; nobody else any.
+#[test]
+fn administrators_of_a_domain_reach_its_locations_and_no_others() {
+    let fleet: Vec<Action> =
+        Action::ALL.iter().copied().filter(|action| action.rule().1 == Over::Fleet).collect();
+    assert_eq!(fleet.len(), 9);
+    for who in principals() {
+        for action in &fleet {
+            let changes = !action.as_str().ends_with(".list");
+            for domain in [None, Some(DOMAINS[0]), Some(DOMAINS[1])] {
+                let expected = match (who.scope, who.role) {
+                    (Scope::System, Role::Admin) => Decision::Allow,
+                    (Scope::System, _) => {
+                        if changes {
+                            Decision::Deny
+                        } else {
+                            Decision::Allow
+                        }
+                    }
+                    (Scope::Domain(mine), Role::Admin) if Some(mine) == domain => Decision::Allow,
+                    (Scope::Domain(_), Role::Admin) => Decision::Hide,
+                    _ => Decision::Deny,
+                };
+                let decision = authorize(who, *action, &Resource::Location(domain));
+                assert_eq!(decision, expected, "{who:?} {action:?} {domain:?}");
+            }
+        }
+        let assigns = authorize(who, Action::LocationAssign, &Resource::Location(Some(DOMAINS[0])));
+        assert_eq!(assigns == Decision::Allow, who.scope == Scope::System && who.role == Role::Admin);
+        assert!(may_launch_at(who, None));
+        let inside = who.scope == Scope::System || Scope::Domain(DOMAINS[0]).covers(who.scope);
+        assert_eq!(may_launch_at(who, Some(DOMAINS[0])), inside, "{who:?}");
     }
 }

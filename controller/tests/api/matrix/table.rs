@@ -62,6 +62,10 @@ impl Seen {
 pub(crate) enum Of {
     /// One's own matters: everybody's.
     Own,
+    /// Locations: the system's, and for administrators of a domain those of the domain.
+    Fleet,
+    /// A list of such things, or a place for new ones.
+    FleetList,
     /// The whole system.
     System,
     /// What lies in one's own domains: not for a role in a project.
@@ -91,7 +95,7 @@ pub(crate) enum Expect {
     Hide,
 }
 
-use Of::{Domain, DomainLook, Image, ImageLook, Own, OwnDomains, Project, Secret, System};
+use Of::{Domain, DomainLook, Fleet, FleetList, Image, ImageLook, Own, OwnDomains, Project, Secret, System};
 use Role::{Admin, Member, Reader};
 
 /// One line per action: its name, the least role, and over what it must hold.
@@ -173,20 +177,27 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
     ("host_image.protect", Member, Image),
     ("host_image.delete", Member, Image),
     ("host_image.log", Reader, Image),
-    // Hosts, copies, jobs, the log: read by the system's readers, changed by its administrators.
-    ("cache.list", Reader, System),
-    ("cache.create", Admin, System),
-    ("cache.remove", Admin, System),
-    ("cache.pin", Admin, System),
-    ("location.list", Reader, System),
-    ("location.update", Admin, System),
+    // Hosts, copies, jobs, the log: read by the system's readers, changed by its administrators. Those of a domain do both
+    // with the hosts of the domain.
+    ("cache.list", Reader, Fleet),
+    ("cache.create", Admin, Fleet),
+    ("cache.remove", Admin, Fleet),
+    ("cache.pin", Admin, Fleet),
+    ("location.list", Reader, Fleet),
+    ("location.update", Admin, Fleet),
+    ("location.assign", Admin, System),
     ("location.remove", Admin, System),
     ("join_token.list", Reader, System),
     ("join_token.create", Admin, System),
     ("join_token.revoke", Admin, System),
-    ("prewarm.list", Reader, System),
-    ("prewarm.create", Admin, System),
-    ("prewarm.steer", Admin, System),
+    ("market.list", Reader, System),
+    ("market.create", Admin, System),
+    ("market.refresh", Admin, System),
+    ("market.remove", Admin, System),
+    ("market.import", Admin, System),
+    ("prewarm.list", Reader, Fleet),
+    ("prewarm.create", Admin, Fleet),
+    ("prewarm.steer", Admin, Fleet),
     ("operation.list", Reader, System),
     ("operation.verify", Reader, System),
     ("system.show", Reader, System),
@@ -242,6 +253,8 @@ pub(crate) fn expect((least, of): (Role, Of), role: Role, from: From, seen: Seen
     // The door: refused before anybody looks at what is asked for.
     let at_the_door = strength(role) < strength(least)
         || (of == System && from != From::System)
+        || (matches!(of, Fleet | FleetList) && from.is_project())
+        || (matches!(of, Fleet | FleetList) && from != From::System && role != Admin)
         || (matches!(of, Domain | OwnDomains) && from.is_project());
     if at_the_door {
         return Expect::Deny;
@@ -252,9 +265,9 @@ pub(crate) fn expect((least, of): (Role, Of), role: Role, from: From, seen: Seen
         (true, false) => Expect::Deny,
     };
     match of {
-        Own | OwnDomains | System => Expect::Allow,
+        Own | OwnDomains | System | FleetList => Expect::Allow,
         Project => of_those_who_see(from.owns(), true),
-        Domain => of_those_who_see(from.manages(), true),
+        Domain | Fleet => of_those_who_see(from.manages(), true),
         DomainLook => of_those_who_see(from.owns() || from == From::Sibling, true),
         ImageLook => of_those_who_see(seen.by(from), true),
         Image => of_those_who_see(seen.by(from), from.owns()),

@@ -7,17 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hearth_controller::clock;
 use hearth_controller::db::grants::NewGrant;
+use hearth_controller::db::locations::LocationEdit;
 use hearth_controller::db::operations::Draft;
 use hearth_controller::db::tenant_changes::TenantChange;
 use hearth_controller::db::tokens::{Holder, Scope, Token};
 use hearth_controller::db::user_changes::NewUser;
 use hearth_controller::db::{Db, new_id};
-use hearth_protocol::id::{DomainId, GrantId, ImageId, ProjectId, TokenId, UserId};
+use hearth_protocol::api::image_update::Edit;
+use hearth_protocol::id::{DomainId, GrantId, ImageId, LocationId, PrewarmId, ProjectId, TokenId, UserId};
 use hearth_protocol::words::{Role, Visibility};
 use serde_json::json;
 use sqlx::Connection as _;
 
 use super::super::harness::{Place, noise};
+use super::super::places;
 use super::table::{From, Seen};
 
 pub(crate) const MISSING: &str = "01234567-89ab-7def-8123-456789abcdef";
@@ -70,6 +73,10 @@ pub(crate) struct World {
     pub(crate) user: UserId,
     pub(crate) grant: GrantId,
     pub(crate) token: TokenId,
+    /// A location of the home domain, with a copy of its private image.
+    pub(crate) location: LocationId,
+    /// The job that made it.
+    pub(crate) prewarm: PrewarmId,
     images: Vec<ImageId>,
     sibling: ProjectId,
     other_domain: DomainId,
@@ -105,6 +112,11 @@ impl World {
             db.create_project(id, domain, name, &op()).await.unwrap();
         }
         let images = images(&place, project, &[sibling, foreign], other_domain, stranger).await;
+        let location = places::location(db, "home-1").await;
+        let edit = LocationEdit { domain: Edit::Set(domain), ..LocationEdit::default() };
+        db.edit_location(location, &edit, &op()).await.unwrap();
+        let sent = json!({ "image": images[0], "targets": { "to": ["home-1"] } });
+        let prewarm = place.client.post("/prewarms", sent).await["id"].as_str().unwrap().parse().unwrap();
         let mut world = Self {
             place,
             domain,
@@ -112,6 +124,8 @@ impl World {
             user: new_id(),
             grant: new_id(),
             token: new_id(),
+            location,
+            prewarm,
             images,
             sibling,
             other_domain,
