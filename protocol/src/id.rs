@@ -109,6 +109,8 @@ id_types! {
     UserId;
     /// A grant: a role that a user has in a scope.
     GrantId;
+    /// A key that encrypts images (not the key itself).
+    KeyId;
     /// One start of an agent process; tells a restart from a second agent with a copied key.
     BootId;
 }
