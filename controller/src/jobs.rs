@@ -20,6 +20,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+mod encrypted;
 pub mod forget;
 mod purge;
 mod sweep;
@@ -38,16 +39,16 @@ use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::content::{ContentError, Sums};
+use crate::content::Sums;
 use crate::db::contents::Content;
 use crate::db::image_changes::{Imported as Recorded, Original};
 use crate::db::images::Image;
 use crate::db::jobs::Job;
 use crate::db::operations::Draft;
 use crate::db::{Change, Db, DbError, new_id};
-use crate::ingest::convert::ConvertError;
+use crate::ingest::encrypt::Encrypted;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
-use crate::ingest::scan::ScanError;
+use crate::keys::KeyStore;
 use crate::logic::variant::check;
 use crate::{clock, metrics, task};
 
@@ -63,6 +64,7 @@ const ATTEMPTS_MAX: u32 = 5;
 pub struct Jobs {
     db: Db,
     ingest: Arc<Ingest>,
+    keys: Arc<KeyStore>,
     keep_originals: bool,
     /// Variants that every import queues.
     variants: Vec<DiskFormat>,
@@ -90,9 +92,11 @@ impl Jobs {
     ) -> Arc<Self> {
         let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
         let (uploads, making) = (Mutex::default(), Mutex::default());
+        let keys = Arc::default();
         Arc::new(Self {
             db,
             ingest,
+            keys,
             keep_originals,
             variants,
             closing,
@@ -102,6 +106,16 @@ impl Jobs {
             files,
             swept,
         })
+    }
+
+    /// The same with the keys of images that are to be encrypted; without them such an import fails.
+    ///
+    /// # Panics
+    /// After the runner was started.
+    #[must_use]
+    pub fn with_keys(self: Arc<Self>, keys: Arc<KeyStore>) -> Arc<Self> {
+        let runner = Arc::into_inner(self).expect("nobody else has a runner that was not started");
+        Arc::new(Self { keys, ..runner })
     }
 
     /// What ends the upload that begins now, when its image is cancelled or deleted.
@@ -215,7 +229,10 @@ impl Jobs {
             let together = self.files.read().await;
             let cancel = Arc::new(AtomicBool::new(false));
             self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
-            let ended = self.run_import(&image, &cancel).await;
+            let ended = match self.noted(&image).await? {
+                Some(noted) => noted,
+                None => self.run_import(&image, &cancel).await,
+            };
             self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
             let error = match ended {
                 Ok(imported) => match self.record(job, &image, &imported, together).await? {
@@ -224,7 +241,7 @@ impl Jobs {
                 },
                 Err(error) => error,
             };
-            if self.closing.is_cancelled() || is_cancelled(&error) {
+            if self.closing.is_cancelled() || error.is_cancelled() {
                 return Ok(None);
             }
             tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
@@ -287,16 +304,23 @@ impl Jobs {
             disk_bytes: image.fixed.disk_bytes,
             sums: known_sums(image),
         };
+        let passphrase = self.passphrase(image).await?;
         let (ingest, stop) = (Arc::clone(&self.ingest), Arc::clone(cancel));
         let (note, notes) = watch::channel((ImportStage::Inspecting, 0));
         let noting = task::spawn("import-progress", self.note(image.id, notes, Arc::clone(cancel)));
         let done = tokio::task::spawn_blocking(move || {
             let mut last = None;
-            ingest.run_import(&spec, &stop, &mut |stage, percent| {
+            let mut shown = |stage, percent| {
                 if last.replace(stage) != Some(stage) {
                     tracing::debug!(image = %spec.image, %stage, "an import goes on");
                 }
                 note.send_replace((stage, percent));
+            };
+            Ok::<_, ImportError>(match passphrase {
+                None => Made::Plain(ingest.run_import(&spec, &stop, &mut shown)?),
+                Some(passphrase) => {
+                    Made::Encrypted(ingest.run_encrypted_import(&spec, &passphrase, &stop, &mut shown)?)
+                }
             })
         });
         // A stop of the controller ends the import within moments; it is taken up at the next start.
@@ -310,7 +334,10 @@ impl Jobs {
             () = stop_with_us => unreachable!("it never ends"),
         };
         noting.abort();
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        match ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
+            Made::Plain(imported) => Ok(imported),
+            Made::Encrypted(made) => self.leave_nothing_plain(image, made).await,
+        }
     }
 
     /// Writes stage and percentage, once a second at most, as long as the import runs.
@@ -356,8 +383,9 @@ impl Jobs {
         let can = |format: &DiskFormat| check(imported.kind, imported.virtual_bytes, *format).is_ok();
         let variants = wanted.filter(can).collect();
         let scan = imported.scan.clone();
-        let recorded =
-            Recorded { content, format: imported.format, original_kept: self.keep_originals, variants, scan };
+        // Of an encrypted image the plain file is gone already.
+        let original_kept = self.keep_originals && image.fixed.key.is_none();
+        let recorded = Recorded { content, format: imported.format, original_kept, variants, scan };
         let details = serde_json::json!({ "content": imported.content, "format": imported.format });
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
@@ -446,14 +474,10 @@ impl Jobs {
     }
 }
 
-/// Whether an import ended because it was told to.
-const fn is_cancelled(error: &ImportError) -> bool {
-    matches!(
-        error,
-        ImportError::Convert(ConvertError::Cancelled)
-            | ImportError::Content(ContentError::Cancelled)
-            | ImportError::Scan(ScanError::Cancelled)
-    )
+/// What a run of an import made.
+enum Made {
+    Plain(Imported),
+    Encrypted(Encrypted),
 }
 
 /// Checksums that the upload counted; they were stored after the file was synced, so they hold after a restart too.

@@ -29,6 +29,8 @@ use crate::fleet::{Fleet, FleetConfig, FleetContext, FleetError, FleetHandle};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
 use crate::jobs::Jobs;
+use crate::keys::KeyStore;
+use crate::keys::master::MasterError;
 use crate::logic::admission::Caps;
 use crate::state::{StateError, StateFolder, upgrade_folder};
 use crate::{clock, task};
@@ -53,6 +55,9 @@ pub enum ServeError {
     /// The files.
     #[error(transparent)]
     Ingest(#[from] ImportError),
+    /// A master key.
+    #[error(transparent)]
+    MasterKey(#[from] MasterError),
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -108,6 +113,7 @@ impl Controller {
         executable: PathBuf,
         figures: PrometheusHandle,
     ) -> Result<Self, ServeError> {
+        let keys = Arc::new(KeyStore::load(&config.master_keys)?);
         let state = StateFolder::take(&config.state_dir)?;
         state.must_be_set_up()?;
         let authority = Arc::new(Authority::load(&state.ca())?);
@@ -125,7 +131,9 @@ impl Controller {
             config.keep_originals,
             config.variants.clone(),
             closing.clone(),
-        );
+        )
+        .with_keys(Arc::clone(&keys));
+        warn_of_lost_keys(&db, &keys).await?;
         let identity = ServerIdentity::new(Arc::clone(&authority), names(&config), clock::unix_us())?;
         let https = Arc::new(tls::https_config(Arc::clone(&identity))?);
         let remaking = Arc::clone(&jobs);
@@ -134,6 +142,7 @@ impl Controller {
             store: Arc::clone(&ingest.content),
             identity,
             config: fleet_config(&config),
+            keys: Arc::clone(&keys),
             remake: Some(Arc::new(move |content| remaking.remake(content))),
         };
         let fleet = Fleet::start(context).await?;
@@ -150,6 +159,7 @@ impl Controller {
             config,
             db: db.clone(),
             ingest: Arc::clone(&ingest),
+            keys,
             jobs,
             fleet: fleet.clone(),
             authority,
@@ -250,6 +260,20 @@ fn open_files(config: &Config, executable: PathBuf) -> Result<Arc<Ingest>, Serve
     let converter = Converter { controller: executable, qemu_img: qemu_img(), mode: config.sandbox };
     let ingest = Ingest::new(&config.state_dir, converter, threads)?;
     Ok(Arc::new(ingest.with_scanner(config.scanner.clone())))
+}
+
+/// Says once, at start, that encrypted images cannot be opened.
+async fn warn_of_lost_keys(db: &Db, keys: &KeyStore) -> Result<(), DbError> {
+    for (master, n) in db.key_masters().await? {
+        if !keys.knows(&master) {
+            tracing::error!(
+                master,
+                n,
+                "keys of images are sealed by a master key that is not here ({keys} is): their images cannot be opened"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `qemu-img` of the search path.

@@ -51,6 +51,8 @@ pub async fn create(
     if create.public {
         super::ownership::may_publish(&app, &caller, &Resource::Project { domain, project }, &create.name)?;
     }
+    let (key, new_key) =
+        super::keys::for_image(&app, &caller, (domain, project), create.encryption.as_ref()).await?;
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
     let id: ImageId = new_id();
@@ -62,12 +64,12 @@ pub async fn create(
         domain,
         project,
         expected: create.expected.clone(),
-        fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes },
+        fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes, key },
         facts: facts(create),
     };
-    let details = serde_json::json!({ "kind": new.kind, "format": new.format, "project": project });
+    let details = serde_json::json!({ "kind": new.kind, "format": new.format, "project": project, "key": key });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
-    app.db.create_image(&new, &op).await?;
+    app.db.create_image_with(&new, new_key.as_ref(), &op).await?;
     let image = find(&app, &caller, id).await?;
     Ok((StatusCode::CREATED, tagged(&app, &caller, &image).await?))
 }
@@ -229,12 +231,12 @@ pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Op
 pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
     let days = app.config.catalog.bin_days;
     if !caller.sees_caches() {
-        return Ok(images.iter().map(|image| body(image, None, days)).collect());
+        return Ok(images.iter().map(|image| body(caller, image, None, days)).collect());
     }
     let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
     let copies = app.db.active_copies(&ids, clock::steady_unix_us()).await?;
     let cached_at = |image: &Image| Some(copies.get(&image.id).copied().unwrap_or(0));
-    Ok(images.iter().map(|image| body(image, cached_at(image), days)).collect())
+    Ok(images.iter().map(|image| body(caller, image, cached_at(image), days)).collect())
 }
 
 /// As [`bodies`], of one record.
@@ -247,7 +249,7 @@ pub async fn shown(app: &App, caller: &Caller, image: &Image) -> Result<ImageBod
 }
 
 /// The body of a record; `bin_days` says when the recycle bin destroys it.
-fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
+fn body(caller: &Caller, image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     let facts = &image.facts;
     ImageBody {
@@ -299,5 +301,6 @@ fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
         cached: None,
         featured: image.featured,
         share_status: None,
+        encryption: super::keys::shown(caller, image),
     }
 }

@@ -7,7 +7,7 @@
 //! the uuid crate). The clock is read inside that crate; a clock that jumps back delays the order, not the uniqueness.
 
 use hearth_protocol::id::{
-    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LinkId, LocationId, OperationId,
+    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId, LinkId, LocationId, OperationId,
     PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
 };
 
@@ -28,7 +28,7 @@ macro_rules! made_here {
 }
 
 made_here! {
-    DomainId HostImageId ImageId IntentId JobId JoinTokenId LinkId LocationId OperationId PrewarmGroupId PrewarmId ProjectId
+    DomainId HostImageId ImageId IntentId JobId JoinTokenId KeyId LinkId LocationId OperationId PrewarmGroupId PrewarmId ProjectId
     TokenId GrantId UserId
 }
 

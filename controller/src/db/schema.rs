@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (6, include_str!("migrations/0006_host_images.sql")),
     (7, include_str!("migrations/0007_links.sql")),
     (8, include_str!("migrations/0008_sharing.sql")),
+    (10, include_str!("migrations/0010_keys.sql")),
 ];
 
 /// The version that searches descriptions too: images of an older one are folded anew.
