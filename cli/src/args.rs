@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
 use crate::{
-    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, quota, system, tenant,
+    cache, completion, dev, doctor, host_image, image, key, location, log, login, prewarm, quota, system, tenant,
     token, user,
 };
 
@@ -73,6 +73,9 @@ enum Command {
     /// Disk images merged into what a whole machine starts from
     #[command(subcommand, visible_alias = "host-images")]
     HostImage(host_image::HostImageCommand),
+    /// Keys that encrypt images
+    #[command(subcommand, visible_alias = "keys")]
+    Key(key::KeyCommand),
     /// Hosts and regions that hold a cache, and the tokens with which they join
     #[command(subcommand, visible_alias = "locations")]
     Location(location::LocationCommand),
@@ -184,6 +187,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Whoami(command) => command.run(&global.session()?).await,
         Command::Image(command) => command.run(&global.session()?).await,
         Command::HostImage(command) => command.run(&global.session()?).await,
+        Command::Key(command) => command.run(&global.session()?).await,
         Command::Location(command) => command.run(&global.session()?).await,
         Command::Cache(command) => command.run(&global.session()?).await,
         Command::Prewarm(command) => command.run(&global.session()?).await,
