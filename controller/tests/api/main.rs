@@ -16,6 +16,7 @@ mod garbage;
 mod harness;
 mod host_images;
 mod host_rights;
+mod keys;
 mod links;
 mod lists;
 mod matrix;

@@ -170,6 +170,11 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
     ("host_image.update", Member, Image),
     ("host_image.protect", Member, Image),
     ("host_image.delete", Member, Image),
+    ("key.list", Reader, Own),
+    ("key.show", Reader, Project),
+    ("key.create", Member, Project),
+    ("key.delete", Member, Project),
+    ("key.rotate", Admin, System),
     // Hosts, copies, jobs, the log: read by the system's readers, changed by its administrators.
     ("cache.list", Reader, System),
     ("cache.create", Admin, System),
