@@ -14,8 +14,8 @@ use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
 use crate::{
-    cache, completion, dev, doctor, host_image, image, key, location, log, login, prewarm, quota, system, tenant,
-    token, user,
+    cache, completion, dev, doctor, host_image, image, key, location, log, login, prewarm, quota, system,
+    tenant, token, user,
 };
 
 /// The way from nothing to warm hosts.

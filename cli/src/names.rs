@@ -16,7 +16,9 @@ use hearth_protocol::api::location::Location;
 use hearth_protocol::api::prewarm::Prewarm;
 use hearth_protocol::api::tenant::{Domain, Project};
 use hearth_protocol::api::user::User;
-use hearth_protocol::id::{DomainId, HostImageId, ImageId, KeyId, PrewarmGroupId, PrewarmId, ProjectId, UserId};
+use hearth_protocol::id::{
+    DomainId, HostImageId, ImageId, KeyId, PrewarmGroupId, PrewarmId, ProjectId, UserId,
+};
 use hearth_protocol::words::{ImageStatus, PrewarmState};
 
 use crate::client::Client;

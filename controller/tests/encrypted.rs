@@ -124,7 +124,10 @@ fn an_encrypted_content_is_the_disk_for_whoever_has_the_passphrase() {
     let disk = place.disk();
     for format in ["raw", "qcow2", "vmdk", "vhdx"] {
         let upload = place.path("upload");
-        let done = Command::new("qemu-img").args(["convert", "-f", "raw", "-O", format]).args([&disk, &upload]).status();
+        let done = Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", format])
+            .args([&disk, &upload])
+            .status();
         assert!(done.unwrap().success());
         place.upload(&upload);
         let made = place.import(None, false).unwrap();
@@ -148,7 +151,10 @@ fn a_scanned_disk_grows_and_is_encrypted() {
     let place = Place::new(Some(scanner));
     let disk = place.disk();
     let upload = place.path("upload");
-    let done = Command::new("qemu-img").args(["convert", "-O", "qcow2", "-f", "raw"]).args([&disk, &upload]).status();
+    let done = Command::new("qemu-img")
+        .args(["convert", "-O", "qcow2", "-f", "raw"])
+        .args([&disk, &upload])
+        .status();
     assert!(done.unwrap().success());
     place.upload(&upload);
     let made = place.import(Some(DISK_BYTES_MIN), false).unwrap();

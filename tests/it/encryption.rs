@@ -110,7 +110,8 @@ async fn an_encrypted_image_opens_on_its_host_against_a_lease() {
         // qemu-img gives up where the processor's time seems to go back; that passes.
         let mut create = Command::new("qemu-img");
         create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "--object", &object, "-b", &base]);
-        let output = create.args(["-o", "encrypt.format=luks,encrypt.key-secret=k"]).arg(&overlay).output().unwrap();
+        let output =
+            create.args(["-o", "encrypt.format=luks,encrypt.key-secret=k"]).arg(&overlay).output().unwrap();
         let again = text(&output).contains("accurate CPU usage");
         made = Some(output);
         if !again {
@@ -179,7 +180,9 @@ fn holding_text(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text)) {
+            } else if std::fs::read(&path)
+                .is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text))
+            {
                 found.push(path);
             }
         }

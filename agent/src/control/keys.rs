@@ -190,7 +190,8 @@ mod tests {
     async fn who_waits_gets_what_comes() {
         let ring = std::sync::Arc::new(KeyRing::default());
         let other = std::sync::Arc::clone(&ring);
-        let waiting = tokio::spawn(async move { other.wait(content(1), Duration::from_secs(60)).await });
+        let waiting =
+            crate::task::spawn("test", async move { other.wait(content(1), Duration::from_secs(60)).await });
         tokio::task::yield_now().await;
         ring.answered(given(1));
         assert!(matches!(waiting.await.unwrap(), Some(Known::Opens(_))));

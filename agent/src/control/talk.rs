@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
 use hearth_protocol::message::control::{
-    BadChunkV1, GoodbyeV1, KeyAskV1, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1, PlanV1,
-    PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController,
+    BadChunkV1, GoodbyeV1, KeyAskV1, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
+    PlanV1, PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController,
 };
 use hearth_protocol::message::control::{ObservedState, RenewedV1};
 use hearth_protocol::words::{ContentKind, GoneReason};

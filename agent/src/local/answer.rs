@@ -272,8 +272,9 @@ impl Answers {
             None => Err(Refusal {
                 code: Code::Failed,
                 message: format!("what opens content {content} is not known here (controller: {})", why()),
-                hint: "it is kept in memory only: after a restart of the agent its controller must answer once"
-                    .to_owned(),
+                hint:
+                    "it is kept in memory only: after a restart of the agent its controller must answer once"
+                        .to_owned(),
             }),
         }
     }

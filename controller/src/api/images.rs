@@ -67,7 +67,8 @@ pub async fn create(
         fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes, key },
         facts: facts(create),
     };
-    let details = serde_json::json!({ "kind": new.kind, "format": new.format, "project": project, "key": key });
+    let details =
+        serde_json::json!({ "kind": new.kind, "format": new.format, "project": project, "key": key });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
     app.db.create_image_with(&new, new_key.as_ref(), &op).await?;
     let image = find(&app, &caller, id).await?;

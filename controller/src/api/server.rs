@@ -30,8 +30,8 @@ use super::routes::{Pace, Routes, Row};
 use super::{
     cache, distributions, domains, download, events, fetch, grants, health, host_image_batch,
     host_image_cache, host_images, image_batch, image_edits, image_ends, image_export, image_list, images,
-    join_tokens, keys, launch, links, locations, login, openapi, operations, ownership, prewarm_groups, prewarms,
-    projects, quotas, shares, system, tokens, upload, usage, users, variants,
+    join_tokens, keys, launch, links, locations, login, openapi, operations, ownership, prewarm_groups,
+    prewarms, projects, quotas, shares, system, tokens, upload, usage, users, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;

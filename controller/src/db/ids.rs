@@ -7,8 +7,8 @@
 //! the uuid crate). The clock is read inside that crate; a clock that jumps back delays the order, not the uniqueness.
 
 use hearth_protocol::id::{
-    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId, LinkId, LocationId, OperationId,
-    PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
+    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId, LinkId, LocationId,
+    OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
 };
 
 /// An id that the controller makes.

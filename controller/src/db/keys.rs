@@ -214,7 +214,8 @@ impl Db {
                 let found = row.as_ref().map(key).transpose()?.ok_or_else(missing)?;
                 if found.images > 0 {
                     let state = format!("used by {} images", found.images);
-                    let allowed = "delete them first, also from the recycle bin: without the key nothing opens them";
+                    let allowed =
+                        "delete them first, also from the recycle bin: without the key nothing opens them";
                     return Err(DbError::State { what: "key", key: found.name, state, allowed });
                 }
                 tx.run(sql("image_key", "DELETE FROM image_key WHERE id = $1").bind(id)).await?;
@@ -268,7 +269,10 @@ impl Db {
     ///
     /// # Errors
     /// A failed statement.
-    pub async fn encrypted_image(&self, content: ContentId) -> Result<Option<(ImageId, String, Key)>, DbError> {
+    pub async fn encrypted_image(
+        &self,
+        content: ContentId,
+    ) -> Result<Option<(ImageId, String, Key)>, DbError> {
         let select = "SELECT id, name, key_id FROM image WHERE content_id = $1 AND key_id IS NOT NULL \
              AND deleted_us IS NULL ORDER BY id LIMIT 1";
         let Some(row) = self.row(sql("image", select).bind(content)).await? else { return Ok(None) };

@@ -14,8 +14,8 @@ use std::str::FromStr;
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
-    BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId, LeaseId,
-    LinkId, LocationId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
+    BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId,
+    LeaseId, LinkId, LocationId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
 };
 use hearth_protocol::words::{
     Architecture, ConsumerKind, ContentKind, DiskDriver, DiskFormat, EntryStatus, ImageKind, ImageStatus,

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::message::control::{
-    BadChunkV1, KeyAnswer, KeyGivenV1, Lease, LeasesV1, ObservedEntry, ObservedState, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
-    RenewedV1, TEXT_BYTES_MAX, ToAgent, ToController, WantResult, WantV1, WantedV1,
+    BadChunkV1, KeyAnswer, KeyGivenV1, Lease, LeasesV1, ObservedEntry, ObservedState, ObservedV1,
+    PART_ENTRIES_MAX, PlanAckV1, RenewedV1, TEXT_BYTES_MAX, ToAgent, ToController, WantResult, WantV1,
+    WantedV1,
 };
 
 use super::Shared;

@@ -168,7 +168,8 @@ impl Ingest {
     ) -> Result<(), ImportError> {
         progress(ImportStage::Converting, 0);
         let tables_bytes = plain.disk_bytes / 1024 + SLACK_BYTES;
-        let grown = |times: u64| plain.mapped_bytes.saturating_mul(times).min(plain.disk_bytes) + tables_bytes;
+        let grown =
+            |times: u64| plain.mapped_bytes.saturating_mul(times).min(plain.disk_bytes) + tables_bytes;
         let _promise = self.space.reserve(grown(USUAL_GROWTH))?;
         let conversion = Conversion {
             input: plain.path,

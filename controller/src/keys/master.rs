@@ -41,7 +41,9 @@ pub enum MasterError {
         source: io::Error,
     },
     /// Others may read it.
-    #[error("the master key {path} has mode {mode:04o}: others may read it; chmod 0600, and make a new one if they did")]
+    #[error(
+        "the master key {path} has mode {mode:04o}: others may read it; chmod 0600, and make a new one if they did"
+    )]
     Mode {
         /// Where.
         path: PathBuf,
@@ -49,7 +51,9 @@ pub enum MasterError {
         mode: u32,
     },
     /// It is no key.
-    #[error("the master key {path} must be {KEY_BYTES} bytes or 64 hex digits: openssl rand -hex 32 makes one")]
+    #[error(
+        "the master key {path} must be {KEY_BYTES} bytes or 64 hex digits: openssl rand -hex 32 makes one"
+    )]
     Form {
         /// Where.
         path: PathBuf,

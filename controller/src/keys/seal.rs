@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn whatever_was_changed_does_not_open() {
         let (master, sealed) = sealed();
-        let refused = |sealed: &Sealed| assert_eq!(open(&master, ID, PROJECT, sealed), Err(KeyError::Damaged));
+        let refused =
+            |sealed: &Sealed| assert_eq!(open(&master, ID, PROJECT, sealed), Err(KeyError::Damaged));
         for at in 0..sealed.text.len() {
             let mut digits = sealed.text.clone().into_bytes();
             digits[at] = if digits[at] == b'0' { b'1' } else { b'0' };

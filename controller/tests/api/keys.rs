@@ -119,8 +119,8 @@ async fn import(client: &Client, sent: Value, bytes: Vec<u8>) -> ImageId {
 fn holding(folder: &Path, bytes: &[u8]) -> Vec<std::path::PathBuf> {
     let piece = &bytes[bytes.len() / 2..][..24];
     let holds = |path: &std::path::PathBuf| {
-        let found = std::fs::read(path).unwrap();
-        found.windows(piece.len()).any(|window| window == piece)
+        // The database's own journal comes and goes.
+        std::fs::read(path).is_ok_and(|found| found.windows(piece.len()).any(|window| window == piece))
     };
     files(folder).into_iter().filter(holds).collect()
 }
@@ -138,12 +138,16 @@ async fn an_encrypted_image_is_nowhere_in_the_plain() {
     let path = format!("/images/{id}");
     let image = client.get(&path).await;
     assert_eq!(image["encryption"]["key_name"], "payroll");
-    assert_eq!((image["virtual_bytes"].as_u64(), image["original_kept"].as_bool()), (Some(64 << 20), Some(false)));
+    assert_eq!(
+        (image["virtual_bytes"].as_u64(), image["original_kept"].as_bool()),
+        (Some(64 << 20), Some(false))
+    );
     assert_eq!(holding(state, &marker), Vec::<std::path::PathBuf>::new());
     assert!(files(&state.join("originals")).is_empty() && files(&state.join("staging")).is_empty());
     let refused = fault(client.ask(Method::GET, &format!("{path}/file")).send().await.unwrap(), 409).await;
     assert!(refused.message.contains("not kept"), "{}", refused.message);
-    let refused = fault(post(client, &format!("{path}/variants"), json!({ "format": "vmdk" })).await, 409).await;
+    let refused =
+        fault(post(client, &format!("{path}/variants"), json!({ "format": "vmdk" })).await, 409).await;
     assert!(refused.message.contains("encrypted"), "{}", refused.message);
 
     let key = text(&image["encryption"]["key"]);

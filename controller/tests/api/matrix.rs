@@ -178,7 +178,8 @@ fn must_not_tell(world: &World, persona: &Persona, text: &str, case: &str) {
         let tells = text.contains(&world.image(seen).to_string());
         assert!(!tells || seen.by(persona.from), "{case} tells of an image: {text}");
     }
-    let of_home = [world.user.to_string(), world.grant.to_string(), world.token.to_string(), world.key.to_string()];
+    let of_home =
+        [world.user.to_string(), world.grant.to_string(), world.token.to_string(), world.key.to_string()];
     let tells = of_home.iter().any(|id| text.contains(id));
     assert!(!tells || persona.from.owns(), "{case} tells of the home project: {text}");
 }
