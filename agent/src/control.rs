@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod enrol;
 mod holds;
 pub mod identity;
+pub mod keys;
 mod names;
 mod one_try;
 pub mod plan;

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::control::ask::{AskError, Asker};
 use crate::control::credentials::Credentials;
 use crate::control::identity::IdentityError;
+use crate::control::keys::{KeyRing, Known};
 use crate::control::plan::PlanBook;
 use crate::control::session::{Home, Link, LinkState};
 use crate::control::talk::Reports;
@@ -38,6 +39,8 @@ use crate::{local, store, task};
 
 /// Reports of bad chunks that wait for a session; more say nothing new.
 const BAD_CHUNKS_QUEUE: usize = 64;
+/// Longest wait of a script for what opens an image, while a session is up.
+const KEY_WAIT: Duration = Duration::from_secs(10);
 /// Time that all loops together get to stop; below the unit's `TimeoutStopSec=`.
 const STOP_MAX: Duration = Duration::from_secs(45);
 
@@ -98,13 +101,14 @@ pub fn store_config(config: &Config) -> Result<StoreConfig, DaemonError> {
 
 /// What the local socket may ask about the controller's side.
 #[derive(Debug)]
-struct Known {
+struct Facts {
     book: Arc<PlanBook>,
     link: watch::Receiver<Link>,
     asker: Asker,
+    ring: Arc<KeyRing>,
 }
 
-impl local::Context for Known {
+impl local::Context for Facts {
     fn contents_of(&self, name: &str) -> Vec<ContentId> {
         self.book.contents_of(name)
     }
@@ -115,6 +119,12 @@ impl local::Context for Known {
 
     fn want<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>> {
         Box::pin(self.asker.want(name))
+    }
+
+    fn key<'a>(&'a self, content: ContentId) -> BoxFuture<'a, Option<Known>> {
+        let is_up = self.link.borrow().state == LinkState::Up;
+        // A question is on its way, or soon will be; without a session nothing comes.
+        Box::pin(self.ring.wait(content, if is_up { KEY_WAIT } else { Duration::ZERO }))
     }
 
     fn controller(&self) -> String {
@@ -204,7 +214,9 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     let (bad_chunks, bad_chunk_reports) = mpsc::channel(BAD_CHUNKS_QUEUE);
     let (home_stop, side_stop) = (CancellationToken::new(), CancellationToken::new());
     let (asker, asks) = Asker::new(link.subscribe());
-    let known = Arc::new(Known { book: Arc::clone(&book), link: link.subscribe(), asker });
+    let ring = Arc::new(KeyRing::default());
+    let known =
+        Arc::new(Facts { book: Arc::clone(&book), link: link.subscribe(), asker, ring: Arc::clone(&ring) });
     // Not the cache's group: QEMU runs in that one, and a guest that breaks out must not evict or pin. Scripts of the
     // hypervisor run as root, or in the agent's own group.
     let local = local::serve(&config.socket, None, store.clone(), known, side_stop.clone())?;
@@ -234,6 +246,7 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
         server: Server::new(store.clone()),
         store,
         book,
+        ring,
         source,
         link,
         beat: session_beat,

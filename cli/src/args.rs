@@ -14,8 +14,8 @@ use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
 use crate::{
-    cache, completion, dev, doctor, host_image, image, location, log, login, market, prewarm, quota, system,
-    tenant, token, user,
+    cache, completion, dev, doctor, host_image, image, key, location, log, login, market, prewarm, quota,
+    system, tenant, token, user,
 };
 
 /// The way from nothing to warm hosts.
@@ -73,6 +73,9 @@ enum Command {
     /// Disk images merged into what a whole machine starts from
     #[command(subcommand, visible_alias = "host-images")]
     HostImage(host_image::HostImageCommand),
+    /// Keys that encrypt images
+    #[command(subcommand, visible_alias = "keys")]
+    Key(key::KeyCommand),
     /// Hosts and regions that hold a cache, and the tokens with which they join
     #[command(subcommand, visible_alias = "locations")]
     Location(location::LocationCommand),
@@ -189,6 +192,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Image(image::ImageCommand::Guide(command)) => command.run(),
         Command::Image(command) => command.run(&global.session()?).await,
         Command::HostImage(command) => command.run(&global.session()?).await,
+        Command::Key(command) => command.run(&global.session()?).await,
         Command::Location(command) => command.run(&global.session()?).await,
         Command::Market(command) => Box::pin(command.run(&global)).await,
         Command::Cache(command) => command.run(&global.session()?).await,

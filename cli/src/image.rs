@@ -5,6 +5,7 @@
 use clap::{Args, Subcommand};
 use hearth_protocol::api::distribution::Distributions;
 use hearth_protocol::api::image::Image;
+use hearth_protocol::api::key::Encryption;
 use hearth_protocol::words::{BatchAction, ImageStatus};
 
 use crate::args::Session;
@@ -205,6 +206,7 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
         "+SHA256",
         "+REASON",
         "+FEATURED",
+        "+KEY",
     ];
     Grid::of(COLUMNS, images, |image| {
         vec![
@@ -231,6 +233,7 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
             Cell::maybe(image.checksums.sha256.as_ref()),
             Cell::text(&image.reason),
             Cell::flag(image.featured),
+            Cell::maybe(image.encryption.as_ref().and_then(|how| how.key_name.as_ref())),
         ]
     })
 }
@@ -238,6 +241,12 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
 /// Whether it is cached at the location that was asked for, else at how many it is.
 fn cached(image: &Image) -> Cell {
     image.cached.map_or_else(|| Cell::maybe(image.cached_at), Cell::flag)
+}
+
+/// How it is encrypted, as far as one may know.
+fn encrypted(how: &Encryption) -> String {
+    let key = how.key_name.as_ref().map_or_else(String::new, |name| format!(" with key {name}"));
+    format!("qcow2 with LUKS{key}")
 }
 
 fn tags(image: &Image) -> String {
@@ -276,6 +285,7 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("stored", Cell::Bytes(image.stored_bytes)),
         ("file", Cell::Bytes(image.original_bytes)),
         ("download", Cell::text(if image.original_kept { "yes" } else { "no: the file was not kept" })),
+        ("encrypted", Cell::maybe(image.encryption.as_ref().map(encrypted))),
         ("content", Cell::maybe(image.content)),
         ("sha256", Cell::maybe(image.checksums.sha256.as_ref())),
         ("md5", Cell::maybe(image.checksums.md5.as_ref())),

@@ -17,6 +17,7 @@ mod export;
 mod failure;
 mod host_image;
 mod image;
+mod key;
 mod location;
 mod log;
 mod login;

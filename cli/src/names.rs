@@ -11,13 +11,14 @@ use std::str::FromStr;
 
 use hearth_protocol::api::host_image::HostImage;
 use hearth_protocol::api::image::Image;
+use hearth_protocol::api::key::KeyRecord;
 use hearth_protocol::api::location::Location;
 use hearth_protocol::api::market::Market;
 use hearth_protocol::api::prewarm::Prewarm;
 use hearth_protocol::api::tenant::{Domain, Project};
 use hearth_protocol::api::user::User;
 use hearth_protocol::id::{
-    DomainId, HostImageId, ImageId, MarketId, PrewarmGroupId, PrewarmId, ProjectId, UserId,
+    DomainId, HostImageId, ImageId, KeyId, MarketId, PrewarmGroupId, PrewarmId, ProjectId, UserId,
 };
 use hearth_protocol::words::{ImageStatus, PrewarmState};
 
@@ -126,6 +127,16 @@ pub(crate) async fn subject(
         Some(wanted) => Ok((Some(image(client, wanted).await?.id), None)),
         None => Ok((None, None)),
     }
+}
+
+/// The key with this id or name.
+pub(crate) async fn key(client: &Client, wanted: &str) -> anyhow::Result<KeyRecord> {
+    if wanted.parse::<KeyId>().is_ok() {
+        return client.get(&["keys", wanted], &[]).await;
+    }
+    let rows: Vec<KeyRecord> = client.list(&["keys"], &[("name", Some(wanted.to_owned()))], None).await?;
+    let describe = |key: &KeyRecord| format!("{}  {}  project {}", key.id, key.name, key.project);
+    Ok(pick("key", wanted, &rows, |key| &key.name, describe)?.clone())
 }
 
 /// The location with this id or name.

@@ -26,6 +26,7 @@ pub use conversions::VARIANTS_DEFAULT;
 use crate::ingest::sandbox::SandboxMode;
 use crate::ingest::scan::Scanner;
 use crate::ingest::sources::SourceConfig;
+use crate::keys::master::MasterPaths;
 use crate::logic::deletion::BIN_DAYS_MAX;
 use crate::logic::distributions;
 use crate::logic::quota::Figures;
@@ -150,6 +151,8 @@ struct Raw {
     listen_quic: Option<String>,
     public_names: Vec<String>,
     database_url: Option<String>,
+    master_key: Option<PathBuf>,
+    master_key_old: Option<PathBuf>,
     keep_originals: Option<bool>,
     variants: Option<Vec<String>>,
     scan_command: Vec<String>,
@@ -200,6 +203,8 @@ pub struct Config {
     pub public_names: Vec<String>,
     /// `sqlite:…` or `postgres:…`.
     pub database_url: String,
+    /// Where the master keys of encrypted images are, if there are any.
+    pub master_keys: MasterPaths,
     /// Whether uploaded files are kept after their import.
     pub keep_originals: bool,
     /// Formats that every imported disk is made into; each at most once, never `iso`.
@@ -331,6 +336,7 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
     let sharing = sharing(&raw, shown)?;
+    let master_keys = master_keys(&mut raw, shown)?;
     let calls = calls(&raw, &ranged)?;
     let catalog = catalog(&mut raw, shown)?;
     let wrong_in = |wrong: sources::Wrong| error(wrong.key, &wrong.value, wrong.allowed);
@@ -369,6 +375,7 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         listen_quic: address("listen_quic", raw.listen_quic)?,
         public_names: raw.public_names,
         database_url,
+        master_keys,
         keep_originals: raw.keep_originals.unwrap_or(true),
         variants: conversions.variants,
         scanner: conversions.scanner,
@@ -410,6 +417,19 @@ fn sharing(raw: &Raw, shown: &Path) -> Result<Sharing, ConfigError> {
             imports: raw.quota_imports,
         },
     })
+}
+
+/// Where the master keys are: in the credentials of the unit, else in files.
+fn master_keys(raw: &mut Raw, shown: &Path) -> Result<MasterPaths, ConfigError> {
+    let (file, old_file) = (raw.master_key.take(), raw.master_key_old.take());
+    for (key, path) in [("master_key", &file), ("master_key_old", &old_file)] {
+        if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+            let (value, allowed) = (path.display().to_string(), "must be an absolute path".to_owned());
+            return Err(ConfigError::Value { path: shown.to_owned(), key, value, allowed });
+        }
+    }
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    Ok(MasterPaths::of(folder.as_deref(), file, old_file))
 }
 
 /// The address that a text names, or the text that names none.
@@ -512,6 +532,7 @@ mod tests {
             ("heartbeat_seconds = 60", "1 to 45"),
             ("api_requests_per_second = 100001", "0 to 100000"),
             ("api_burst = 0", "1 to 100000"),
+            ("master_key = \"key\"", "master_key = key: must be an absolute path"),
             ("login_hours = 721", "1 to 720"),
             ("image_bytes_max = 0", "above 0"),
             ("share_receivers_max = 0", "1 to 1000"),

@@ -14,6 +14,9 @@ const FAILED: u8 = 2;
 /// The code for an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     let of_configuration = error.is::<ConfigError>()
-        || matches!(error.downcast_ref(), Some(ServeError::State(StateError::Empty { .. })));
+        || matches!(
+            error.downcast_ref(),
+            Some(ServeError::State(StateError::Empty { .. }) | ServeError::MasterKey(_))
+        );
     if of_configuration { CONFIGURATION } else { FAILED }
 }

@@ -20,6 +20,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+mod encrypted;
 pub mod fetch;
 pub mod forget;
 mod purge;
@@ -40,17 +41,16 @@ use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::content::{ContentError, Sums};
+use crate::content::Sums;
 use crate::db::contents::Content;
 use crate::db::image_changes::{Imported as Recorded, Original};
 use crate::db::images::Image;
 use crate::db::jobs::Job;
 use crate::db::operations::Draft;
 use crate::db::{Change, Db, DbError, new_id};
-use crate::ingest::convert::ConvertError;
+use crate::ingest::encrypt::Encrypted;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
-use crate::ingest::scan::ScanError;
-use crate::ingest::unpack::UnpackError;
+use crate::keys::KeyStore;
 use crate::logic::variant::check;
 use crate::{clock, metrics, task};
 
@@ -66,6 +66,7 @@ const ATTEMPTS_MAX: u32 = 5;
 pub struct Jobs {
     db: Db,
     ingest: Arc<Ingest>,
+    keys: Arc<KeyStore>,
     keep_originals: bool,
     /// Variants that every import queues.
     variants: Vec<DiskFormat>,
@@ -93,9 +94,11 @@ impl Jobs {
     ) -> Arc<Self> {
         let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
         let (uploads, making) = (Mutex::default(), Mutex::default());
+        let keys = Arc::default();
         Arc::new(Self {
             db,
             ingest,
+            keys,
             keep_originals,
             variants,
             closing,
@@ -105,6 +108,16 @@ impl Jobs {
             files,
             swept,
         })
+    }
+
+    /// The same with the keys of images that are to be encrypted; without them such an import fails.
+    ///
+    /// # Panics
+    /// After the runner was started.
+    #[must_use]
+    pub fn with_keys(self: Arc<Self>, keys: Arc<KeyStore>) -> Arc<Self> {
+        let runner = Arc::into_inner(self).expect("nobody else has a runner that was not started");
+        Arc::new(Self { keys, ..runner })
     }
 
     /// What ends the upload that begins now, when its image is cancelled or deleted.
@@ -221,7 +234,10 @@ impl Jobs {
             let together = self.files.read().await;
             let cancel = Arc::new(AtomicBool::new(false));
             self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
-            let ended = self.run_import(&image, &cancel).await;
+            let ended = match self.noted(&image).await? {
+                Some(noted) => noted,
+                None => self.run_import(&image, &cancel).await,
+            };
             self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
             let error = match ended {
                 Ok(imported) => match self.record(job, &image, &imported, together).await? {
@@ -230,7 +246,7 @@ impl Jobs {
                 },
                 Err(error) => error,
             };
-            if self.closing.is_cancelled() || is_cancelled(&error) {
+            if self.closing.is_cancelled() || error.is_cancelled() {
                 return Ok(None);
             }
             tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
@@ -239,6 +255,12 @@ impl Jobs {
             self.failed(job, &image, &error.to_string()).await?;
             return Ok(Some(false));
         }
+    }
+
+    /// Stores checksums that were counted during the import: nobody counted them while the file came.
+    async fn put_sums(&self, image: &Image, sums: &Sums) -> Result<(), DbError> {
+        let original = Original { bytes: sums.size_bytes, checksums: Checksums::from(sums.clone()) };
+        self.db.put_checksums(image.id, &original).await
     }
 
     /// Writes down what was imported. While the database has no room the sweep may run; `None`: it took the content along,
@@ -293,16 +315,23 @@ impl Jobs {
             disk_bytes: image.fixed.disk_bytes,
             sums: known_sums(image),
         };
+        let passphrase = self.passphrase(image).await?;
         let (ingest, stop) = (Arc::clone(&self.ingest), Arc::clone(cancel));
         let (note, notes) = watch::channel((ImportStage::Inspecting, 0));
         let noting = task::spawn("import-progress", self.note(image.id, notes, Arc::clone(cancel)));
         let done = tokio::task::spawn_blocking(move || {
             let mut last = None;
-            ingest.run_import(&spec, &stop, &mut |stage, percent| {
+            let mut shown = |stage, percent| {
                 if last.replace(stage) != Some(stage) {
                     tracing::debug!(image = %spec.image, %stage, "an import goes on");
                 }
                 note.send_replace((stage, percent));
+            };
+            Ok::<_, ImportError>(match passphrase {
+                None => Made::Plain(ingest.run_import(&spec, &stop, &mut shown)?),
+                Some(passphrase) => {
+                    Made::Encrypted(ingest.run_encrypted_import(&spec, &passphrase, &stop, &mut shown)?)
+                }
             })
         });
         // A stop of the controller ends the import within moments; it is taken up at the next start.
@@ -316,7 +345,10 @@ impl Jobs {
             () = stop_with_us => unreachable!("it never ends"),
         };
         noting.abort();
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        match ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
+            Made::Plain(imported) => Ok(imported),
+            Made::Encrypted(made) => self.leave_nothing_plain(image, made).await,
+        }
     }
 
     /// Writes stage and percentage, once a second at most, as long as the import runs.
@@ -362,14 +394,13 @@ impl Jobs {
         let can = |format: &DiskFormat| check(imported.kind, imported.virtual_bytes, *format).is_ok();
         let variants = wanted.filter(can).collect();
         let scan = imported.scan.clone();
-        let recorded =
-            Recorded { content, format: imported.format, original_kept: self.keep_originals, variants, scan };
+        // Of an encrypted image the plain file is gone already.
+        let original_kept = self.keep_originals && image.fixed.key.is_none();
+        let recorded = Recorded { content, format: imported.format, original_kept, variants, scan };
         let details = serde_json::json!({ "content": imported.content, "format": imported.format });
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
         if known_sums(image).is_none() {
-            let checksums = Checksums::from(imported.sums.clone());
-            let original = Original { bytes: imported.sums.size_bytes, checksums };
-            self.db.put_checksums(image.id, &original).await?;
+            self.put_sums(image, &imported.sums).await?;
         }
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
             Ok(()) => {}
@@ -457,15 +488,10 @@ impl Jobs {
     }
 }
 
-/// Whether an import ended because it was told to.
-const fn is_cancelled(error: &ImportError) -> bool {
-    matches!(
-        error,
-        ImportError::Convert(ConvertError::Cancelled)
-            | ImportError::Content(ContentError::Cancelled)
-            | ImportError::Scan(ScanError::Cancelled)
-            | ImportError::Unpack(UnpackError::Cancelled)
-    )
+/// What a run of an import made.
+enum Made {
+    Plain(Imported),
+    Encrypted(Encrypted),
 }
 
 /// Checksums that the upload counted; they were stored after the file was synced, so they hold after a restart too.

@@ -9,6 +9,7 @@ pub mod db;
 pub mod fleet;
 pub mod ingest;
 pub mod jobs;
+pub mod keys;
 pub mod logic;
 pub mod metrics;
 pub mod passwords;

@@ -31,6 +31,8 @@ use crate::ingest::job::{ImportError, Ingest};
 use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
 use crate::jobs::fetch::{Fetches, Limits};
+use crate::keys::KeyStore;
+use crate::keys::master::MasterError;
 use crate::logic::admission::Caps;
 use crate::state::{StateError, StateFolder, upgrade_folder};
 use crate::{clock, task};
@@ -55,6 +57,9 @@ pub enum ServeError {
     /// The files.
     #[error(transparent)]
     Ingest(#[from] ImportError),
+    /// A master key.
+    #[error(transparent)]
+    MasterKey(#[from] MasterError),
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -110,6 +115,7 @@ impl Controller {
         executable: PathBuf,
         figures: PrometheusHandle,
     ) -> Result<Self, ServeError> {
+        let keys = Arc::new(KeyStore::load(&config.master_keys)?);
         let state = StateFolder::take(&config.state_dir)?;
         state.must_be_set_up()?;
         let authority = Arc::new(Authority::load(&state.ca())?);
@@ -127,7 +133,9 @@ impl Controller {
             config.keep_originals,
             config.variants.clone(),
             closing.clone(),
-        );
+        )
+        .with_keys(Arc::clone(&keys));
+        warn_of_lost_keys(&db, &keys).await?;
         let identity = ServerIdentity::new(Arc::clone(&authority), names(&config), clock::unix_us())?;
         let https = Arc::new(tls::https_config(Arc::clone(&identity))?);
         let remaking = Arc::clone(&jobs);
@@ -136,6 +144,7 @@ impl Controller {
             store: Arc::clone(&ingest.content),
             identity,
             config: fleet_config(&config),
+            keys: Arc::clone(&keys),
             remake: Some(Arc::new(move |content| remaking.remake(content))),
         };
         let fleet = Fleet::start(context).await?;
@@ -155,6 +164,7 @@ impl Controller {
             config,
             db: db.clone(),
             ingest: Arc::clone(&ingest),
+            keys,
             jobs,
             sources,
             fleet: fleet.clone(),
@@ -273,6 +283,20 @@ fn open_files(config: &Config, executable: PathBuf) -> Result<Arc<Ingest>, Serve
     let ingest = Ingest::new(&config.state_dir, converter, threads)?;
     let ingest = ingest.with_unpacked_bytes_max(config.image_bytes_max);
     Ok(Arc::new(ingest.with_scanner(config.scanner.clone())))
+}
+
+/// Says once, at start, that encrypted images cannot be opened.
+async fn warn_of_lost_keys(db: &Db, keys: &KeyStore) -> Result<(), DbError> {
+    for (master, n) in db.key_masters().await? {
+        if !keys.knows(&master) {
+            tracing::error!(
+                master,
+                n,
+                "keys of images are sealed by a master key that is not here ({keys} is): their images cannot be opened"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `qemu-img` of the search path.

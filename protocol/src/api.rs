@@ -12,6 +12,7 @@ pub mod host_image;
 pub mod image;
 pub mod image_batch;
 pub mod image_update;
+pub mod key;
 pub mod link;
 pub mod location;
 pub mod market;

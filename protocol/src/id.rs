@@ -113,6 +113,8 @@ id_types! {
     GrantId;
     /// An upload or a fetch of an image's bytes that is not over.
     UploadId;
+    /// A key that encrypts images (not the key itself).
+    KeyId;
     /// One start of an agent process; tells a restart from a second agent with a copied key.
     BootId;
 }

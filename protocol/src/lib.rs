@@ -23,6 +23,7 @@ pub mod id;
 pub mod manifest;
 pub mod mask;
 pub mod message;
+pub mod passphrase;
 pub mod piece;
 pub mod steady;
 pub mod version;

@@ -13,8 +13,10 @@ pub const ALPN_ENROL: &[u8] = b"hearth-enrol/1";
 pub const VERSION_MIN: u16 = 1;
 /// Version 2: an agent may ask for an image that is not placed on it (`Want`, `Wanted`).
 pub const VERSION_WANTS: u16 = 2;
+/// Version 3: an agent gets the passphrases of encrypted images (`KeyAsk`, `KeyGiven`).
+pub const VERSION_KEYS: u16 = 3;
 /// Newest version that this build speaks.
-pub const VERSION_MAX: u16 = VERSION_WANTS;
+pub const VERSION_MAX: u16 = VERSION_KEYS;
 
 /// The newest version that both ranges hold, or `None`.
 #[must_use]

@@ -18,6 +18,7 @@ use hearth_protocol::id::{BootId, Generation, ImageId, LeaseId, LocationId};
 use hearth_protocol::message::control::*;
 use hearth_protocol::message::data::*;
 use hearth_protocol::message::enrol::*;
+use hearth_protocol::passphrase::Passphrase;
 use hearth_protocol::words::{ConsumerKind, ContentKind, EntryStatus, GoneReason, LocationKind, Priority};
 
 const LOCATION: LocationId = LocationId::from_bytes([0x11; 16]);
@@ -157,6 +158,7 @@ fn to_controller(golden: &mut Golden) {
     golden.check::<ToController>("renew", RenewV1 { csr_der: vec![1, 2, 3] });
     golden.check::<ToController>("goodbye", GoodbyeV1 { reason: "stop".into() });
     golden.check::<ToController>("want", WantV1 { location: LOCATION, number: 7, image: "debian-12".into() });
+    golden.check::<ToController>("key-ask", KeyAskV1 { location: LOCATION, content: CONTENT });
 }
 
 fn to_agent(golden: &mut Golden) {
@@ -189,6 +191,11 @@ fn to_agent(golden: &mut Golden) {
     golden.check::<ToAgent>("wanted-placed", WantedV1 { number: 7, result: placed });
     let refused = WantResult::Refused { fault: FaultCode::NotFound, text: "no".into() };
     golden.check::<ToAgent>("wanted-refused", WantedV1 { number: 8, result: refused });
+    let given = KeyAnswer::Given(Passphrase::new("ab".repeat(32)));
+    golden.check::<ToAgent>("key-given", KeyGivenV1 { content: CONTENT, key: given });
+    golden.check::<ToAgent>("key-plain", KeyGivenV1 { content: CONTENT, key: KeyAnswer::Plain });
+    let refused = KeyAnswer::Refused { fault: FaultCode::NotPlaced, text: "no".into() };
+    golden.check::<ToAgent>("key-refused", KeyGivenV1 { content: CONTENT, key: refused });
 }
 
 fn data(golden: &mut Golden) {

@@ -90,6 +90,7 @@ impl Place {
             store: Arc::clone(&self.store),
             identity,
             config,
+            keys: Arc::default(),
             remake: None,
         };
         let fleet = Fleet::start(context).await.unwrap();

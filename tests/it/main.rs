@@ -11,6 +11,7 @@ mod cache;
 mod clock;
 mod command_line;
 mod damage;
+mod encryption;
 mod formats;
 mod full_disk;
 

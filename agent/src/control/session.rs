@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{self, ConnectError};
 use super::credentials::Credentials;
 use super::holds;
+use super::keys::KeyRing;
 use super::plan::PlanBook;
 use super::talk::{Reports, Talk};
 use crate::logic::backoff;
@@ -97,6 +98,8 @@ pub struct Home {
     pub store: Store,
     /// The plan.
     pub book: Arc<PlanBook>,
+    /// What opens encrypted images.
+    pub ring: Arc<KeyRing>,
     /// Answers data requests.
     pub server: Server,
     /// Published while a session is up.
@@ -271,7 +274,15 @@ impl Home {
             .await
             .map_err(|_| SessionError::Silent { what: "answer our Hello", after: GREET_TIMEOUT })??;
         self.book.begin_session();
-        let mut talk = Talk::new(send, location, &self.store, &self.book, &self.credentials, welcome.version);
+        let mut talk = Talk::new(
+            send,
+            location,
+            &self.store,
+            &self.book,
+            &self.credentials,
+            &self.ring,
+            welcome.version,
+        );
         talk.say(HelloAckV1 { session: welcome.session }).await?;
         talk.inventory().await?;
         self.up(connection, &welcome);

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
 use hearth_protocol::message::control::{
-    BadChunkV1, GoodbyeV1, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1, PlanV1,
-    PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController,
+    BadChunkV1, GoodbyeV1, KeyAskV1, Lease, LeasesV1, ObservedEntry, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
+    PlanV1, PulseV1, RenewV1, TEXT_BYTES_MAX, ToAgent, ToController,
 };
 use hearth_protocol::message::control::{ObservedState, RenewedV1};
-use hearth_protocol::words::GoneReason;
+use hearth_protocol::words::{ContentKind, GoneReason};
 use quinn::SendStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 use super::ask::{Ask, Questions};
 use super::credentials::Credentials;
 use super::holds;
+use super::keys::{Asking, KeyRing};
 use super::plan::{PlanBook, Taken};
 use super::session::SessionError;
 use crate::logic::backoff::around;
 use crate::logic::report::Reported;
-use crate::store::Store;
+use crate::store::{EntryView, Store};
 use crate::transfer::frames::{self, WireError};
 use crate::{clock, metrics as names};
 
@@ -64,6 +65,8 @@ pub(super) struct Talk<'a> {
     reported: Reported,
     leases: Vec<Lease>,
     questions: Questions,
+    ring: &'a KeyRing,
+    asking: Asking,
     start: Instant,
 }
 
@@ -74,6 +77,7 @@ impl<'a> Talk<'a> {
         store: &'a Store,
         book: &'a Arc<PlanBook>,
         credentials: &'a Credentials,
+        ring: &'a KeyRing,
         version: u16,
     ) -> Self {
         Self {
@@ -85,6 +89,8 @@ impl<'a> Talk<'a> {
             reported: Reported::default(),
             leases: Vec::new(),
             questions: Questions::new(version),
+            ring,
+            asking: Asking::new(version),
             start: clock::monotonic(),
         }
     }
@@ -98,7 +104,8 @@ impl<'a> Talk<'a> {
 
     /// Sends the whole inventory and all leases.
     pub(super) async fn inventory(&mut self) -> Result<(), SessionError> {
-        let entries = self.entries();
+        let views = self.store.entries();
+        let entries = observed(&views);
         let mut parts: Vec<&[ObservedEntry]> = entries.chunks(PART_ENTRIES_MAX).collect();
         if parts.is_empty() {
             parts.push(&[]);
@@ -111,7 +118,18 @@ impl<'a> Talk<'a> {
         self.reported = Reported::inventory(&entries, self.now_ms());
         self.leases = self.store.leases();
         self.say_leases().await?;
+        self.ask_keys(&views).await?;
         self.pulse().await
+    }
+
+    /// Asks for what opens the files that are here. Those that are not encrypted are told so once.
+    async fn ask_keys(&mut self, entries: &[EntryView]) -> Result<(), SessionError> {
+        let files = entries.iter().filter(|entry| entry.kind == ContentKind::File);
+        let here = files.map(|entry| entry.content).collect();
+        for content in self.asking.due(self.ring, &here, clock::monotonic()) {
+            self.say(KeyAskV1 { location: self.location, content }).await?;
+        }
+        Ok(())
     }
 
     /// Runs until the session ends; never returns `Ok`.
@@ -199,6 +217,10 @@ impl<'a> Talk<'a> {
                 self.questions.answered(wanted);
                 Ok(())
             }
+            ToAgent::KeyGiven(given) => {
+                self.asking.answered(self.ring, given);
+                Ok(())
+            }
             ToAgent::Welcome(_) => Err(SessionError::Protocol { why: "a second Welcome" }),
         }
     }
@@ -229,7 +251,9 @@ impl<'a> Talk<'a> {
     }
 
     async fn changes(&mut self) -> Result<(), SessionError> {
-        let entries = self.entries();
+        let views = self.store.entries();
+        self.ask_keys(&views).await?;
+        let entries = observed(&views);
         let gone = self.store.gone();
         let reason = |content: ContentId| {
             let gone = gone.iter().rev().find(|gone| gone.content == content);
@@ -253,16 +277,6 @@ impl<'a> Talk<'a> {
         self.reported.holds_back()
     }
 
-    fn entries(&self) -> Vec<ObservedEntry> {
-        let cut = |mut entry: ObservedEntry| {
-            if let ObservedState::Failed { text, .. } = &mut entry.state {
-                text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-            }
-            entry
-        };
-        self.store.entries().iter().map(|view| cut(view.observed())).collect()
-    }
-
     async fn say_leases(&mut self) -> Result<(), SessionError> {
         let leases = self.leases.clone();
         let mut parts: Vec<&[Lease]> = leases.chunks(PART_ENTRIES_MAX).collect();
@@ -276,6 +290,8 @@ impl<'a> Talk<'a> {
     }
 
     async fn pulse(&mut self) -> Result<(), SessionError> {
+        // Some may have been refused for now.
+        self.ask_keys(&self.store.entries()).await?;
         let store = self.store.clone();
         let stats = tokio::task::spawn_blocking(move || store.stats()).await;
         let stats = match stats {
@@ -341,4 +357,15 @@ impl<'a> Talk<'a> {
     fn now_ms(&self) -> u64 {
         u64::try_from(clock::monotonic().duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Entries as they are reported, with reasons that are not too long.
+fn observed(views: &[EntryView]) -> Vec<ObservedEntry> {
+    let cut = |mut entry: ObservedEntry| {
+        if let ObservedState::Failed { text, .. } = &mut entry.state {
+            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        }
+        entry
+    };
+    views.iter().map(|view| cut(view.observed())).collect()
 }

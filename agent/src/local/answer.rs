@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::LeaseId;
 use hearth_protocol::message::control::ObservedState;
 use hearth_protocol::words::ConsumerKind;
 
 use super::message::{Answer, Code, EntryRow, Refusal, Reply, Request, Status, WAIT_S_MAX};
 use crate::clock;
 use crate::control::ask::AskError;
+use crate::control::keys::Known;
 use crate::store::{EntryView, LeaseGrant, RemoveMode, Scrubbed, Store, StoreError};
 
 /// Fewest digits of a content id that are taken for one.
@@ -29,6 +31,8 @@ pub trait Context: Send + Sync + std::fmt::Debug {
     fn images_of(&self, content: ContentId) -> Vec<String>;
     /// Asks the controller to place the image with this id or name here.
     fn want<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>>;
+    /// What is known of what opens a content; waits a moment for the controller's answer.
+    fn key<'a>(&'a self, content: ContentId) -> BoxFuture<'a, Option<Known>>;
     /// How the agent stands with its controller, in a few words.
     fn controller(&self) -> String;
 }
@@ -48,6 +52,10 @@ impl Context for NoContext {
 
     fn want<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>> {
         Box::pin(std::future::ready(Err(AskError::Away { why: self.controller() })))
+    }
+
+    fn key<'a>(&'a self, _: ContentId) -> BoxFuture<'a, Option<Known>> {
+        Box::pin(std::future::ready(None))
     }
 
     fn controller(&self) -> String {
@@ -77,6 +85,7 @@ impl Answers {
                 let done = move |store: &Store| store.release(lease).map(|()| "released".to_owned());
                 self.blocking(done).await.map(|text| Reply::Done { text })
             }
+            Request::Key { lease } => self.key(lease).await,
             Request::Leases {} => Ok(Reply::Leases { leases: self.store.leases() }),
             Request::Pin { target, pinned } => self.pin(&target, pinned).await,
             Request::Evict { target } => self.evict(&target).await,
@@ -240,6 +249,33 @@ impl Answers {
                 }
                 Err(refusal)
             }
+        }
+    }
+
+    /// What opens the image of a lease. Who holds no lease learns nothing, not even whether the image is encrypted.
+    async fn key(&self, lease: LeaseId) -> Answered {
+        let lease = self.store.leases().into_iter().find(|held| held.lease == lease);
+        let Some(lease) = lease else { return Err(refusal(&StoreError::NoLease)) };
+        let (content, why) = (lease.content, || self.context.controller());
+        match self.context.key(content).await {
+            Some(Known::Opens(passphrase)) => Ok(Reply::Key { lease, passphrase }),
+            Some(Known::Plain) => Err(Refusal {
+                code: Code::NotFound,
+                message: format!("content {content} is not encrypted: nothing is needed to open it"),
+                hint: String::new(),
+            }),
+            Some(Known::Refused(text)) => Err(Refusal {
+                code: Code::Failed,
+                message: format!("the controller does not say what opens content {content}: {text}"),
+                hint: "an operator can place the image here: hearth cache add IMAGE --to HOST".to_owned(),
+            }),
+            None => Err(Refusal {
+                code: Code::Failed,
+                message: format!("what opens content {content} is not known here (controller: {})", why()),
+                hint:
+                    "it is kept in memory only: after a restart of the agent its controller must answer once"
+                        .to_owned(),
+            }),
         }
     }
 

@@ -20,6 +20,14 @@ use super::message::{Answer, Code, Refusal, Reply, Request, Status, WAIT_S_MAX};
 /// Longest answer that is read: a status with 50,000 entries.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// Shown below `hearth-agent key --help`.
+const KEY_EXAMPLES: &str = "Example: a machine's disk over an encrypted image, encrypted with the same passphrase:
+  umask 077; hearth-agent key \"$LEASE\" > /run/vm-17.key
+  qemu-img create -f qcow2 -F qcow2 --object secret,id=key,file=/run/vm-17.key \\
+    -b \"json:{\\\"driver\\\":\\\"qcow2\\\",\\\"encrypt.key-secret\\\":\\\"key\\\",\\\"file.filename\\\":\\\"$IMAGE\\\"}\" \\
+    -o encrypt.format=luks,encrypt.key-secret=key /var/lib/vms/vm-17.qcow2
+Keep the file with the passphrase on a tmpfs such as /run, and remove it when the machine runs.";
+
 /// Questions to a running agent.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum LocalCommand {
@@ -60,6 +68,19 @@ pub enum LocalCommand {
         /// The lease.
         lease: LeaseId,
     },
+    /// Print what opens the encrypted image of a lease, without a line end.
+    ///
+    /// The file is a qcow2 with LUKS inside. It opens with
+    ///   --object secret,id=key,file=FILE --image-opts driver=qcow2,encrypt.key-secret=key,file.filename=PATH
+    /// and an overlay of it is to be encrypted too; see the example.
+    #[command(verbatim_doc_comment, after_help = KEY_EXAMPLES)]
+    Key {
+        /// The lease, as `lease` printed it.
+        lease: LeaseId,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// List the leases.
     Leases {
         /// Print JSON.
@@ -98,6 +119,7 @@ impl LocalCommand {
                 (Request::Lease { target, kind, consumer, wait_s: wait.unwrap_or(0) }, json)
             }
             Self::Release { lease } => (Request::Release { lease }, false),
+            Self::Key { lease, json } => (Request::Key { lease }, json),
             Self::Leases { json } => (Request::Leases {}, json),
             Self::Pin { target } => (Request::Pin { target, pinned: true }, false),
             Self::Unpin { target } => (Request::Pin { target, pinned: false }, false),
@@ -176,6 +198,8 @@ fn print(reply: &Reply, out: &mut dyn Write) -> io::Result<()> {
         Reply::Status(status) => print_status(status, out),
         Reply::Path { path } => writeln!(out, "{}", path.display()),
         Reply::Lease { lease, path } => writeln!(out, "{}\n{}", lease.lease, path.display()),
+        // As QEMU reads it from a file: a line end would be part of it.
+        Reply::Key { passphrase, .. } => write!(out, "{}", passphrase.reveal()).and_then(|()| out.flush()),
         Reply::Leases { leases } => {
             writeln!(out, "{:36}  {:16}  {:8}  CONSUMER", "LEASE", "CONTENT", "KIND")?;
             for lease in leases {

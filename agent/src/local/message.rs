@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LeaseId;
 use hearth_protocol::message::control::{Hold, Lease};
+use hearth_protocol::passphrase::Passphrase;
 use hearth_protocol::words::{ConsumerKind, ContentKind};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,11 @@ pub enum Request {
     /// Ends a lease.
     Release {
         /// Which.
+        lease: LeaseId,
+    },
+    /// What opens the encrypted image of a lease.
+    Key {
+        /// The lease, which the asker holds.
         lease: LeaseId,
     },
     /// All leases.
@@ -100,6 +106,13 @@ pub enum Reply {
         lease: Lease,
         /// Where consumers find the bytes.
         path: PathBuf,
+    },
+    /// Answer to `key`.
+    Key {
+        /// The lease.
+        lease: Lease,
+        /// What opens the image, for QEMU's `--object secret`.
+        passphrase: Passphrase,
     },
     /// Answer to `leases`.
     Leases {

@@ -163,7 +163,7 @@ async fn talk(stream: UnixStream, answers: &Answers) {
             Err(error) => Answer::Error(Refusal {
                 code: Code::Usage,
                 message: format!("not a request: {error}"),
-                hint: "the operations are status, path, lease, release, leases, pin, evict, verify"
+                hint: "the operations are status, path, lease, release, key, leases, pin, evict, verify"
                     .to_owned(),
             }),
         };

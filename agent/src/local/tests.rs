@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::message::control::Hold;
+use hearth_protocol::passphrase::Passphrase;
 use hearth_protocol::words::ConsumerKind;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use super::client::{LocalCommand, ask, run};
 use super::message::{Code, Refusal, Reply, Request};
 use super::{Context, serve};
 use crate::control::ask::AskError;
+use crate::control::keys::Known;
 use crate::store::content::Content;
 use crate::store::{ContentSpec, Store, StoreConfig, no_progress};
 
@@ -38,6 +40,10 @@ impl Context for OneImage {
     fn want<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>> {
         let text = "nobody may have it".to_owned();
         Box::pin(std::future::ready(Err(AskError::Refused { fault: FaultCode::NotFound, text })))
+    }
+    fn key<'a>(&'a self, content: ContentId) -> BoxFuture<'a, Option<Known>> {
+        let known = Known::Opens(Passphrase::new("open sesame".to_owned()));
+        Box::pin(std::future::ready((content == self.0).then_some(known)))
     }
     fn controller(&self) -> String {
         "connected".to_owned()
@@ -117,6 +123,33 @@ async fn a_lease_on_a_content_that_is_on_its_way_waits_and_gets_the_path() {
     assert_eq!(code(host.ask(Request::Release { lease: lease.lease }).await), Code::NotFound);
     host.ask(Request::Evict { target: target() }).await.unwrap();
     assert_eq!(host.store.entries(), []);
+}
+
+/// IN-9: what opens an image is told to who holds a lease on it, and to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_given_against_a_lease_only() {
+    let content = Content::disk(0..5);
+    let host = start(&content);
+    fetch(&host.store, &content, Duration::ZERO);
+    let nobody = hearth_protocol::id::LeaseId::from_bytes([7; 16]);
+    assert_eq!(code(host.ask(Request::Key { lease: nobody }).await), Code::NotFound);
+    let target = content.content.to_string();
+    let request = Request::Lease { target, kind: ConsumerKind::Vm, consumer: "web".to_owned(), wait_s: 0 };
+    let Ok(Reply::Lease { lease, .. }) = host.ask(request).await else { panic!("no lease") };
+    let Ok(Reply::Key { passphrase, .. }) = host.ask(Request::Key { lease: lease.lease }).await else {
+        panic!("no key")
+    };
+    assert_eq!(passphrase.reveal(), "open sesame");
+    let (socket, lease) = (host.socket(), lease.lease);
+    let command = LocalCommand::Key { lease, json: false };
+    let printed = tokio::task::spawn_blocking(move || {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(run(&command, &socket, &mut out, &mut err).unwrap(), 0);
+        out
+    });
+    assert_eq!(printed.await.unwrap(), b"open sesame", "without a line end");
+    host.ask(Request::Release { lease }).await.unwrap();
+    assert_eq!(code(host.ask(Request::Key { lease }).await), Code::NotFound, "the lease is over");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::{Stream, StreamExt as _};
 use hearth_protocol::api::image::{Checksums, Image, ImageCreate};
+use hearth_protocol::api::key::EncryptWith;
 use hearth_protocol::api::source::ImageSource;
 use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, Virtualisation};
 use tokio::io::AsyncRead;
@@ -45,6 +46,7 @@ pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(300);
   hearth image import s3://images/noble.qcow2 --no-wait
   hearth image import disk.vmdk --format vmdk --architecture x86_64 --os-type linux --property team=db
   hearth image import noble.qcow2 --disk-size 40GiB --tag prod --tag db --disk-driver virtio
+  hearth image import payroll.qcow2 --encrypt new
   zstdcat disk.raw.zst | hearth image import - --name disk --format raw --no-wait")]
 pub(crate) struct Import {
     /// The file, - for stdin, or a URL that the controller fetches: http, https, ftp, ftps or s3://BUCKET/OBJECT
@@ -92,6 +94,10 @@ pub(crate) struct Import {
     /// Size that the disk gets, 20GB to 500GiB: a smaller one is grown to it, a larger one refused
     #[arg(long, value_name = "SIZE", value_parser = size::parse_bytes)]
     disk_size: Option<u64>,
+    /// Encrypt it with a key of its project, by name or id; new makes one with the image's name. Hosts keep it as a qcow2
+    /// file with LUKS inside; it has no variants and no download
+    #[arg(long, value_name = "new|KEY")]
+    encrypt: Option<String>,
     /// Tag; may be given again
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
@@ -144,7 +150,12 @@ impl Import {
                 Failure::new(Exit::Usage, "no name can be taken from this file").hint("add --name NAME")
             })?,
         };
+        let encryption = self.encrypt.as_ref().map(|key| match key.as_str() {
+            "new" => EncryptWith::NewKey(name.clone()),
+            key => EncryptWith::Key(key.to_owned()),
+        });
         Ok(ImageCreate {
+            encryption,
             name,
             kind: self.kind,
             format: self

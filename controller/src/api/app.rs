@@ -13,6 +13,7 @@ use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
 use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
+use crate::keys::KeyStore;
 use crate::logic::guesses::Guesses;
 use crate::passwords::Passwords;
 
@@ -40,6 +41,8 @@ pub struct Inner {
     pub db: Db,
     /// Contents, uploaded files and their room.
     pub ingest: Arc<Ingest>,
+    /// Keys that encrypt images.
+    pub keys: Arc<KeyStore>,
     /// Imports and clean-up.
     pub jobs: Arc<Jobs>,
     /// Sessions and placement.
@@ -89,6 +92,8 @@ pub struct Parts {
     pub db: Db,
     /// Contents, uploaded files and their room.
     pub ingest: Arc<Ingest>,
+    /// Keys that encrypt images.
+    pub keys: Arc<KeyStore>,
     /// Imports and clean-up.
     pub jobs: Arc<Jobs>,
     /// Where images may be fetched from.
@@ -107,13 +112,14 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, db, ingest, jobs, sources, fleet, authority, figures, closing } = parts;
+        let Parts { config, db, ingest, keys, jobs, sources, fleet, authority, figures, closing } = parts;
         Self(Arc::new(Inner {
             limits: Limits::new(&config),
             passwords: Passwords::default(),
             config,
             db,
             ingest,
+            keys,
             jobs,
             fleet,
             authority,

@@ -80,6 +80,8 @@ pub(super) async fn make_as(
     if create.public {
         super::ownership::may_publish(app, caller, &Resource::Project { domain, project }, &create.name)?;
     }
+    let (key, new_key) =
+        super::keys::for_image(app, caller, (domain, project), create.encryption.as_ref()).await?;
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
     let new = NewImage {
@@ -90,12 +92,12 @@ pub(super) async fn make_as(
         domain,
         project,
         expected: create.expected.clone(),
-        fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes },
+        fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes, key },
         facts: facts(create),
     };
-    let details = json!({ "kind": new.kind, "format": new.format, "project": project });
+    let details = json!({ "kind": new.kind, "format": new.format, "project": project, "key": key });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
-    app.db.create_image(&new, &op).await?;
+    app.db.create_image_with(&new, new_key.as_ref(), &op).await?;
     if let Some((source, url)) = source {
         let image = find(app, caller, id).await?;
         if let Err(fault) = super::sources::queue(app, caller, &image, &source, &url).await {
@@ -280,12 +282,12 @@ pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Op
 pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
     let days = app.config.catalog.bin_days;
     let Ok(domain) = caller.doing(Action::CacheList).bound() else {
-        return Ok(images.iter().map(|image| body(image, None, days)).collect());
+        return Ok(images.iter().map(|image| body(caller, image, None, days)).collect());
     };
     let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
     let copies = app.db.active_copies(&ids, domain, clock::steady_unix_us()).await?;
     let cached_at = |image: &Image| Some(copies.get(&image.id).copied().unwrap_or(0));
-    Ok(images.iter().map(|image| body(image, cached_at(image), days)).collect())
+    Ok(images.iter().map(|image| body(caller, image, cached_at(image), days)).collect())
 }
 
 /// As [`bodies`], of one record.
@@ -298,7 +300,7 @@ pub async fn shown(app: &App, caller: &Caller, image: &Image) -> Result<ImageBod
 }
 
 /// The body of a record; `bin_days` says when the recycle bin destroys it.
-fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
+fn body(caller: &Caller, image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     let facts = &image.facts;
     ImageBody {
@@ -351,5 +353,6 @@ fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
         cached: None,
         featured: image.featured,
         share_status: None,
+        encryption: super::keys::shown(caller, image),
     }
 }

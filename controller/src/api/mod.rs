@@ -36,6 +36,7 @@ pub mod image_export;
 pub mod image_list;
 pub mod images;
 pub mod join_tokens;
+pub mod keys;
 pub mod launch;
 pub mod limits;
 pub mod linger;

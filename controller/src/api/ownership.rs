@@ -176,6 +176,10 @@ pub async fn set_owner(
     let image = find(app, caller, id).await?;
     let new = app.db.project(project).await?.ok_or_else(|| Fault::not_found("project", project))?;
     caller.may(&Resource::Project { domain: new.domain, project }, "project", project)?;
+    if image.fixed.key.is_some() && image.project != project {
+        let message = format!("image {} is encrypted with a key of its project", image.facts.name);
+        return Err(Fault::conflict(message).hint("share it instead, or import it anew in the other project"));
+    }
     let op = caller.draft().on("image", id, image.facts.name.clone());
     Ok(app.db.change_owner(&image, project, if_match, &op).await?)
 }

@@ -30,9 +30,9 @@ use super::routes::{Pace, Routes, Row};
 use super::{
     cache, distributions, domains, download, events, fetch, grants, health, host_image_batch,
     host_image_cache, host_images, image_batch, image_edits, image_ends, image_export, image_list, images,
-    join_tokens, launch, links, locations, login, markets, openapi, operations, ownership, prewarm_groups,
-    prewarms, projects, quotas, shares, sources, system, tokens, upload, upload_form, uploads, usage, users,
-    variants,
+    join_tokens, keys, launch, links, locations, login, markets, openapi, operations, ownership,
+    prewarm_groups, prewarms, projects, quotas, shares, sources, system, tokens, upload, upload_form,
+    uploads, usage, users, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -119,7 +119,7 @@ pub fn build(app: App) -> Routes {
     let routes = with_host_images(routes);
     let routes = with_markets(routes);
     let routes = sharing(routes, publish);
-    let routes = people(routes);
+    let routes = with_keys(people(routes));
     if public_metrics {
         routes.open(routes!(health::figures))
     } else {
@@ -228,6 +228,18 @@ fn sharing(routes: Routes, publish: Action) -> Routes {
         .guarded(A::QuotaShow, quick, routes!(quotas::show))
         .guarded(A::QuotaUpdate, quick, routes!(quotas::update))
         .guarded(A::UsageRead, quick, routes!(usage::report))
+}
+
+/// Keys that encrypt images.
+fn with_keys(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .creating(A::KeyCreate, Kept::Answer, routes!(keys::create))
+        .guarded(A::KeyList, quick, routes!(keys::list))
+        .guarded(A::KeyRotate, quick, routes!(keys::rotate))
+        .guarded(A::KeyShow, quick, routes!(keys::show))
+        .guarded(A::KeyDelete, quick, routes!(keys::delete))
 }
 
 /// Tenants, users, what they may do, and how they come in.

@@ -7,8 +7,8 @@
 //! the uuid crate). The clock is read inside that crate; a clock that jumps back delays the order, not the uniqueness.
 
 use hearth_protocol::id::{
-    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LinkId, LocationId, MarketId,
-    OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UploadId, UserId,
+    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId, LinkId, LocationId,
+    MarketId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UploadId, UserId,
 };
 
 /// An id that the controller makes.
@@ -28,8 +28,8 @@ macro_rules! made_here {
 }
 
 made_here! {
-    DomainId HostImageId ImageId IntentId JobId JoinTokenId LinkId LocationId MarketId OperationId PrewarmGroupId PrewarmId ProjectId
-    TokenId GrantId UserId UploadId
+    DomainId HostImageId ImageId IntentId JobId JoinTokenId KeyId LinkId LocationId MarketId OperationId PrewarmGroupId PrewarmId
+    ProjectId TokenId GrantId UserId UploadId
 }
 
 /// A fresh id, larger than every id this process made before.

@@ -144,6 +144,7 @@ impl Db {
                 let stmt = stmt.bind(content.raw_bytes).bind(content.data_bytes).bind(content.id);
                 let stmt = stmt.bind(imported.scan.as_deref());
                 tx.run(stmt.bind(imported.scan.as_ref().map(|_| tx.now_us())).bind(id)).await?;
+                tx.settle_encrypted(id).await?;
                 tx.set_status(id, ImageStatus::Active, None, "").await?;
                 tx.set_job(job, JobState::Done, "").await?;
                 tx.queue_variants(id, &imported.variants).await?;

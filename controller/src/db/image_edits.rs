@@ -15,6 +15,7 @@ use super::changes::Change;
 use super::error::DbError;
 use super::grams::fold;
 use super::images::{Image, ImageFacts, NewImage};
+use super::keys::NewKey;
 use super::operations::Draft;
 use super::sql::{Stmt, sql, to_json};
 use super::store::{Db, Tx};
@@ -120,6 +121,20 @@ impl Db {
     /// # Errors
     /// [`DbError::Exists`] if the project has an image of this name, [`DbError::Quota`], or a failed statement.
     pub async fn create_image(&self, new: &NewImage, op: &Draft) -> Result<(), DbError> {
+        self.create_image_with(new, None, op).await
+    }
+
+    /// As [`Self::create_image`], together with the new key that encrypts it and the key's row in the log.
+    ///
+    /// # Errors
+    /// As [`Self::create_image`]; [`DbError::Exists`] also if the project has a key of that name; [`DbError::NotFound`] if the
+    /// image's key is not its project's.
+    pub async fn create_image_with(
+        &self,
+        new: &NewImage,
+        key: Option<&(NewKey, Draft)>,
+        op: &Draft,
+    ) -> Result<(), DbError> {
         let insert = "INSERT INTO image (name, name_folded, visibility, architecture, os_type, distribution, version, \
              description, description_folded, min_disk_bytes, min_memory_bytes, disk_driver, network_driver, \
              os_language, app_platform, password_enabled, protected, tags, properties, id, name_key, kind, format, \
@@ -144,6 +159,13 @@ impl Db {
                 let inserted = tx.run(stmt).await;
                 inserted.map_err(|error| error.or_exists("image", &facts.name))?;
                 tx.put_search(new.id, facts).await?;
+                if let Some((key, op)) = key {
+                    tx.put_key(key).await?;
+                    tx.record(op).await?;
+                }
+                if let Some(key) = new.fixed.key {
+                    tx.use_key(new.id, new.project, key).await?;
+                }
                 tx.changed(Change::Image(new.id));
                 tx.record(op).await
             })

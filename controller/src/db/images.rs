@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::id::{DomainId, ImageId, ProjectId};
+use hearth_protocol::id::{DomainId, ImageId, KeyId, ProjectId};
 use hearth_protocol::words::{
     Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, ImportStage, NetworkDriver, OsType,
     ShareStatus, Virtualisation, Visibility,
@@ -95,6 +95,8 @@ pub struct FixedFacts {
     pub virtualisation: Option<Virtualisation>,
     /// Size that its disk is grown to.
     pub disk_bytes: Option<u64>,
+    /// The key that encrypts it.
+    pub key: Option<KeyId>,
 }
 
 /// Where an image in the recycle bin came from.
@@ -190,6 +192,8 @@ pub struct Image {
     pub updated_us: i64,
     /// Recommended by an administrator.
     pub featured: bool,
+    /// Name of the key that encrypts it.
+    pub key_name: Option<String>,
 }
 
 impl Image {
@@ -200,7 +204,8 @@ impl Image {
     }
 }
 
-pub(super) const COLUMNS: &str = "SELECT image.*, content.stored_bytes FROM image \
+pub(super) const COLUMNS: &str = "SELECT image.*, content.stored_bytes, \
+     (SELECT image_key.name FROM image_key WHERE image_key.id = image.key_id) AS key_name FROM image \
      LEFT JOIN content ON content.content_id = image.content_id";
 
 /// What an operator said, from a row.
@@ -235,6 +240,7 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
     let fixed = FixedFacts {
         virtualisation: row.parse_or_empty("virtualisation")?,
         disk_bytes: row.opt_size("disk_bytes")?,
+        key: row.opt_parse("key_id")?,
     };
     let checksums = Checksums {
         sha256: row.opt_text("sha256")?,
@@ -272,6 +278,7 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
         created_us: row.int("created_us")?,
         updated_us: row.int("updated_us")?,
         featured: row.flag("featured")?,
+        key_name: row.opt_text("key_name")?,
     })
 }
 

@@ -14,9 +14,9 @@ use std::str::FromStr;
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
-    BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LeaseId,
-    LinkId, LocationId, MarketId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UploadId,
-    UserId,
+    BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, KeyId,
+    LeaseId, LinkId, LocationId, MarketId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId,
+    UploadId, UserId,
 };
 use hearth_protocol::words::{
     Architecture, ConsumerKind, ContentKind, DiskDriver, DiskFormat, EntryStatus, ImageKind, ImageStatus,
@@ -66,7 +66,7 @@ macro_rules! int_args {
 }
 
 text_args! {
-    &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId LeaseId LinkId MarketId LocationId OperationId
+    &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId KeyId LeaseId LinkId MarketId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
     LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility Architecture OsType Virtualisation
     DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus GrantId UploadId UserId

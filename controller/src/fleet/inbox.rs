@@ -12,15 +12,16 @@ use std::sync::Arc;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::message::control::{
-    BadChunkV1, Lease, LeasesV1, ObservedEntry, ObservedState, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
-    RenewedV1, TEXT_BYTES_MAX, ToAgent, ToController, WantResult, WantV1, WantedV1,
+    BadChunkV1, KeyAnswer, KeyGivenV1, Lease, LeasesV1, ObservedEntry, ObservedState, ObservedV1,
+    PART_ENTRIES_MAX, PlanAckV1, RenewedV1, TEXT_BYTES_MAX, ToAgent, ToController, WantResult, WantV1,
+    WantedV1,
 };
 
 use super::Shared;
 use super::heal::{self, HealWish};
 use super::registry::Session;
 use super::reports::Report;
-use super::want;
+use super::{keys, want};
 use crate::clock;
 use crate::logic::rate::RateLimit;
 
@@ -32,6 +33,10 @@ const RENEW_MS_MIN: u64 = 30_000;
 const WANTS_BURST: u32 = 64;
 /// Wishes of one session per second after that: each costs a transaction.
 const WANTS_PER_S: u32 = 5;
+/// Keys that one session asks for at once: one per file in its cache, ISO files too, when it begins.
+const KEY_ASKS_BURST: u32 = 256;
+/// Keys that one session asks for per second after that: each costs a look into the database, the first one a transaction.
+const KEY_ASKS_PER_S: u32 = 16;
 
 /// A message that breaks the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -69,12 +74,14 @@ pub(super) struct Inbox {
     inventory: Option<BTreeMap<ContentId, ObservedEntry>>,
     renewed_ms: Option<u64>,
     wants: RateLimit<()>,
+    key_asks: RateLimit<()>,
 }
 
 impl Inbox {
     pub(super) fn new(shared: Arc<Shared>, session: Arc<Session>) -> Self {
         let wants = RateLimit::new(WANTS_BURST, WANTS_PER_S);
-        Self { shared, session, inventory: None, renewed_ms: None, wants }
+        let key_asks = RateLimit::new(KEY_ASKS_BURST, KEY_ASKS_PER_S);
+        Self { shared, session, inventory: None, renewed_ms: None, wants, key_asks }
     }
 
     /// Takes one message. Waits while the queue of reports is full: a flood slows its sender down, nobody else.
@@ -102,6 +109,9 @@ impl Inbox {
             ToController::Want(want) if want.location == self.session.location => {
                 return Ok(Next::Answer(ToAgent::Wanted(self.want(&want).await)));
             }
+            ToController::KeyAsk(ask) if ask.location == self.session.location => {
+                return Ok(Next::Answer(ToAgent::KeyGiven(self.key(ask.content).await)));
+            }
             ToController::Renew(renew) => return Ok(self.renew(&renew.csr_der).await),
             ToController::Goodbye(goodbye) => return Ok(Next::Goodbye { reason: clean(&goodbye.reason) }),
             ToController::Hello(_) | ToController::HelloAck(_) => return Err(InboxError::OutOfTurn),
@@ -109,7 +119,8 @@ impl Inbox {
             | ToController::Observed(_)
             | ToController::Leases(_)
             | ToController::PlanAck(_)
-            | ToController::Want(_) => {
+            | ToController::Want(_)
+            | ToController::KeyAsk(_) => {
                 tracing::debug!(location = %self.session.location, "a message about somebody else's location was ignored");
             }
         }
@@ -188,6 +199,16 @@ impl Inbox {
             WantResult::Refused { fault: FaultCode::Busy, text }
         };
         WantedV1 { number: want.number, result }
+    }
+
+    async fn key(&mut self, content: ContentId) -> KeyGivenV1 {
+        let key = if self.key_asks.take((), self.shared.now_ms()) {
+            keys::answer(&self.shared, &self.session, content).await
+        } else {
+            let text = "this host asks for keys too often; try again in a moment".to_owned();
+            KeyAnswer::Refused { fault: FaultCode::Busy, text }
+        };
+        KeyGivenV1 { content, key }
     }
 
     async fn renew(&mut self, csr_der: &[u8]) -> Next {

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use crate::config::HostsMayAsk;
 use crate::content::ContentStore;
 use crate::db::{Change, Db};
+use crate::keys::KeyStore;
 use crate::logic::admission::Caps;
 use crate::logic::rate::RateLimit;
 use crate::logic::slots::Slots;
@@ -42,6 +43,7 @@ mod frames;
 mod heal;
 mod inbox;
 mod jobs;
+mod keys;
 pub mod metrics;
 mod net;
 mod picture;
@@ -104,6 +106,8 @@ pub struct FleetContext {
     pub identity: Arc<tls::ServerIdentity>,
     /// Settings.
     pub config: FleetConfig,
+    /// What opens encrypted images.
+    pub keys: Arc<KeyStore>,
     /// How a damaged content is made again, if it can be.
     pub remake: Option<Remake>,
 }
@@ -120,6 +124,7 @@ struct Shared {
     store: Arc<ContentStore>,
     identity: Arc<tls::ServerIdentity>,
     config: FleetConfig,
+    keys: Arc<KeyStore>,
     remake: Option<Remake>,
     registry: registry::Registry,
     plans: plans::Plans,
@@ -194,7 +199,7 @@ impl Fleet {
     /// # Errors
     /// [`FleetError`]; nothing runs then.
     pub async fn start(context: FleetContext) -> Result<FleetHandle, FleetError> {
-        let FleetContext { db, store, identity, config, remake } = context;
+        let FleetContext { db, store, identity, config, keys, remake } = context;
         let (reports, report_queue) = mpsc::channel(reports::QUEUE_MAX);
         let (heals, heal_queue) = heal::HealQueue::new();
         let (events, _) = broadcast::channel(1024);
@@ -203,6 +208,7 @@ impl Fleet {
             store,
             identity,
             config,
+            keys,
             remake,
             registry: registry::Registry::default(),
             plans: plans::Plans::default(),

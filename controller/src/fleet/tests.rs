@@ -74,8 +74,14 @@ impl Place {
         let identity = ServerIdentity::new(Arc::clone(&authority), vec![], clock::unix_us()).unwrap();
         let mut config = FleetConfig::new("127.0.0.1:0".parse().unwrap());
         adjust(&mut config);
-        let context =
-            FleetContext { db: db.clone(), store: Arc::clone(&store), identity, config, remake: None };
+        let context = FleetContext {
+            db: db.clone(),
+            store: Arc::clone(&store),
+            identity,
+            config,
+            keys: Arc::default(),
+            remake: None,
+        };
         let fleet = Fleet::start(context).await.unwrap();
         let address = fleet.local_address().unwrap();
         Self { folder, db, store, authority, fleet, address, image, content, n_chunks }

@@ -13,7 +13,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
+use hearth_protocol::passphrase::Passphrase;
 use hearth_protocol::words::DiskFormat;
 
 use super::sandbox::{Confinement, EXIT_NO_PROGRAM, EXIT_NO_SANDBOX, SandboxMode};
@@ -170,7 +171,7 @@ impl Converter {
         progress: &mut dyn FnMut(u8),
     ) -> Result<(), ConvertError> {
         let formats = ["-f", driver(conversion.format), "-O", "raw", "-S", "4k"];
-        let output = self.run(conversion, &[], &formats, cancel, progress)?;
+        let output = self.run(conversion, &[], &formats, None, cancel, progress)?;
         let got_bytes = allocated(&output, conversion)?.1;
         if got_bytes != conversion.virtual_size_bytes {
             let expected_bytes = conversion.virtual_size_bytes;
@@ -193,21 +194,27 @@ impl Converter {
     ) -> Result<(), ConvertError> {
         let mut formats = vec!["-f", driver(conversion.format), "-O", driver(to), "-S", "4k"];
         formats.extend_from_slice(variant_options(to));
-        self.run(conversion, &LOW_PRIORITY, &formats, cancel, progress).map(drop)
+        self.run(conversion, &LOW_PRIORITY, &formats, None, cancel, progress).map(drop)
     }
 
-    /// Runs `qemu-img convert` with `formats` and blocks until it ended well; returns the output.
-    fn run(
+    /// Runs `qemu-img convert` with `formats` and blocks until it ended well; returns the output. It finds `secret` at its
+    /// standard input.
+    pub(super) fn run(
         &self,
         conversion: &Conversion<'_>,
         before: &[&[&str]],
         formats: &[&str],
+        secret: Option<&Passphrase>,
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u8),
     ) -> Result<File, ConvertError> {
         let output = OpenOptions::new().write(true).create_new(true).open(conversion.output);
         let output = output.map_err(|source| file_error("create", conversion.output, source))?;
-        let mut child = Running(self.start(conversion, before, formats)?);
+        let mut child = Running(self.start(conversion, before, formats, secret.is_some())?);
+        if let (Some(mut stdin), Some(secret)) = (child.0.stdin.take(), secret) {
+            // A pipe holds it whole, so this waits for nobody. A child that is gone already says why itself.
+            drop(stdin.write_all(secret.reveal().as_bytes()));
+        }
         let percent = AtomicU8::new(0);
         let stdout = child.0.stdout.take();
         let stderr = child.0.stderr.take();
@@ -243,6 +250,7 @@ impl Converter {
         conversion: &Conversion<'_>,
         before: &[&[&str]],
         formats: &[&str],
+        asks: bool,
     ) -> Result<Child, ConvertError> {
         let confinement = Confinement {
             mode: self.mode,
@@ -265,7 +273,7 @@ impl Converter {
             .env("LC_ALL", "C")
             .env("MALLOC_ARENA_MAX", "2") // each arena takes 128 MiB of the address space limit
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(if asks { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -274,7 +282,7 @@ impl Converter {
 }
 
 /// QEMU's name of the format.
-fn driver(format: DiskFormat) -> &'static str {
+pub(super) fn driver(format: DiskFormat) -> &'static str {
     match format {
         DiskFormat::Raw | DiskFormat::Iso => "raw",
         DiskFormat::Qcow2 => "qcow2",

@@ -38,7 +38,7 @@ use crate::logic::catalog::first_mismatch;
 
 /// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
 /// block per extent of a sparse file.
-const SLACK_BYTES: u64 = 32 << 20;
+pub(super) const SLACK_BYTES: u64 = 32 << 20;
 
 /// Everything imports work with. One per controller.
 #[derive(Debug)]
@@ -53,8 +53,8 @@ pub struct Ingest {
     pub variants: Arc<Variants>,
     pub(super) converter: Converter,
     pub(super) staging: PathBuf,
-    scanner: Option<Scanner>,
-    threads: usize,
+    pub(super) scanner: Option<Scanner>,
+    pub(super) threads: usize,
     unpacked_bytes_max: u64,
 }
 
@@ -183,6 +183,18 @@ pub enum ImportError {
         /// What it should give.
         expected: ContentId,
     },
+    /// The image is to be encrypted, and its key is not there.
+    #[error("the image cannot be encrypted: {why}; nothing of the file was kept")]
+    NoKey {
+        /// Why.
+        why: String,
+    },
+    /// What was made could not be noted.
+    #[error("what was made of the image could not be noted: {why}")]
+    NotNoted {
+        /// Why.
+        why: String,
+    },
     /// A staging file could not be handled.
     #[error("cannot {action} {path}")]
     File {
@@ -202,7 +214,7 @@ impl ImportError {
     #[must_use]
     pub const fn is_final(&self) -> bool {
         match self {
-            Self::LargerThanAsked { .. } | Self::NoDisk => true,
+            Self::LargerThanAsked { .. } | Self::NoDisk | Self::NoKey { .. } => true,
             Self::NoOriginal { .. } | Self::Checksum { .. } | Self::Inspect(_) => {
                 !matches!(self, Self::Inspect(InspectError::Read { .. }))
             }
@@ -217,8 +229,23 @@ impl ImportError {
             | Self::Full { .. }
             | Self::ReadBack { .. }
             | Self::OtherContent { .. }
+            | Self::NotNoted { .. }
             | Self::File { .. } => false,
         }
+    }
+}
+
+impl ImportError {
+    /// Whether it was told to end.
+    #[must_use]
+    pub const fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Convert(ConvertError::Cancelled)
+                | Self::Content(ContentError::Cancelled)
+                | Self::Scan(ScanError::Cancelled)
+                | Self::Unpack(UnpackError::Cancelled)
+        )
     }
 }
 
@@ -391,7 +418,7 @@ impl Ingest {
     }
 
     /// The file to work on: the original, or what it holds if it came packed, with the room that this takes.
-    fn unpacked(
+    pub(super) fn unpacked(
         &self,
         original: PathBuf,
         staging: &Path,
@@ -417,7 +444,7 @@ impl Ingest {
     }
 
     /// Says of a full disk what is needed and what is there.
-    fn with_figures(&self, error: ContentError, needed_bytes: u64) -> ImportError {
+    pub(super) fn with_figures(&self, error: ContentError, needed_bytes: u64) -> ImportError {
         match error {
             ContentError::NoSpace { path } => {
                 ImportError::Full { path, needed_bytes, free_bytes: self.space.left_bytes() }
@@ -426,7 +453,7 @@ impl Ingest {
         }
     }
 
-    fn convert(
+    pub(super) fn convert(
         &self,
         input: &Path,
         output: &Path,
@@ -450,7 +477,7 @@ impl Ingest {
     }
 
     /// Hashes every stored chunk before the content gets its name.
-    fn read_back(
+    pub(super) fn read_back(
         &self,
         staged: &Staged,
         cancel: &AtomicBool,
@@ -481,8 +508,8 @@ fn warn_of_missing_sandbox(mode: SandboxMode) {
     }
 }
 
-/// Refuses what cannot get the size that was asked for, before anything is converted.
-fn must_fit(inspection: &Inspection, disk_bytes: Option<u64>) -> Result<(), ImportError> {
+/// Refuses what cannot get the size that was asked for, before anything is written.
+pub(super) fn must_fit(inspection: &Inspection, disk_bytes: Option<u64>) -> Result<(), ImportError> {
     let virtual_bytes = inspection.virtual_size_bytes;
     match disk_bytes {
         Some(_) if inspection.format == DiskFormat::Iso => Err(ImportError::NoDisk),
@@ -510,14 +537,14 @@ struct Made {
 }
 
 /// Passes on whole percentages only, below 100: the end of a stage is the next stage.
-struct Shown<'a, 'b> {
-    progress: &'a mut Progress<'b>,
-    stage: ImportStage,
-    percent: u8,
+pub(super) struct Shown<'a, 'b> {
+    pub(super) progress: &'a mut Progress<'b>,
+    pub(super) stage: ImportStage,
+    pub(super) percent: u8,
 }
 
 impl Shown<'_, '_> {
-    fn at(&mut self, done: u64, total: u64) {
+    pub(super) fn at(&mut self, done: u64, total: u64) {
         let percent = u8::try_from(u128::from(done) * 100 / u128::from(total.max(1))).unwrap_or(99).min(99);
         if percent > self.percent {
             self.percent = percent;
@@ -527,14 +554,14 @@ impl Shown<'_, '_> {
 }
 
 /// Compares whatever the uploader gave.
-fn compare(expected: &Checksums, sums: &Sums) -> Result<(), ImportError> {
+pub(super) fn compare(expected: &Checksums, sums: &Sums) -> Result<(), ImportError> {
     let counted = sums.clone().into();
     let Some((algorithm, expected, got)) = first_mismatch(expected, &counted) else { return Ok(()) };
     Err(ImportError::Checksum { algorithm, expected: expected.to_owned(), got: got.to_owned() })
 }
 
 /// A staging folder, removed when dropped.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -544,24 +571,24 @@ impl Drop for Folder {
     }
 }
 
-fn create(path: PathBuf) -> Result<PathBuf, ImportError> {
+pub(super) fn create(path: PathBuf) -> Result<PathBuf, ImportError> {
     fs::create_dir_all(&path).map_err(on("create", &path))?;
     Ok(path)
 }
 
-fn remove(path: &Path) -> Result<(), ImportError> {
+pub(super) fn remove(path: &Path) -> Result<(), ImportError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(on("remove", path)),
     }
 }
 
-fn allocated(file: &File, path: &Path) -> Result<u64, ImportError> {
+pub(super) fn allocated(file: &File, path: &Path) -> Result<u64, ImportError> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = file.metadata().map_err(on("open", path))?;
     Ok(metadata.len().min(metadata.blocks() * 512))
 }
 
-fn on<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ImportError + 'a {
+pub(super) fn on<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ImportError + 'a {
     move |source| ImportError::File { action, path: path.to_owned(), source }
 }

@@ -1,7 +1,7 @@
 //! Takes uploaded files in: inspection, conversion, cutting, publishing.
 //!
 //! **What.** [`job`] runs the stages in order: [`inspect`] says whether the file is an image we take, [`convert`] makes it
-//! raw in the [`sandbox`], [`chunk`] cuts and packs it, and `content` gives it its place. [`space`] keeps the disk from
+//! raw (or [`encrypt`] an encrypted file) in the [`sandbox`], [`chunk`] cuts and packs it, and `content` gives it its place. [`space`] keeps the disk from
 //! filling up.
 //!
 //! **Why every stage is a plain blocking function.** They are bound by processor and disk; the caller gives each import
@@ -12,6 +12,7 @@
 
 pub mod chunk;
 pub mod convert;
+pub mod encrypt;
 pub mod inspect;
 pub mod intake;
 pub mod job;

@@ -244,6 +244,16 @@ actions! {
     QuotaUpdate = "quota.update", Admin, System;
     /// What projects inside one's scope have stored.
     UsageRead = "usage.read", Reader, Own;
+    /// Keys inside one's scope.
+    KeyList = "key.list", Reader, Own;
+    /// The record of one key.
+    KeyShow = "key.show", Reader, Owner;
+    /// A new key of a project.
+    KeyCreate = "key.create", Member, Owner;
+    /// The end of a key that encrypts nothing.
+    KeyDelete = "key.delete", Member, Owner;
+    /// All keys sealed anew, by another master key.
+    KeyRotate = "key.rotate", Admin, System;
     /// Where an image is cached.
     CacheList = "cache.list", Reader, Fleet;
     /// Copies made by hand.

@@ -19,6 +19,7 @@ mod harness;
 mod host_images;
 mod host_rights;
 mod hostile;
+mod keys;
 mod links;
 mod lists;
 mod markets;

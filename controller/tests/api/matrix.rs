@@ -37,6 +37,7 @@ fn body(world: &World, row: &Row) -> Value {
             json!({ "user": world.user, "role": "reader", "scope": "project", "project": project })
         }
         ("POST", "/api/v1/images" | "/api/v1/images/form") => json!({ "name": name, "project": project }),
+        ("POST", "/api/v1/keys") => json!({ "name": name, "project": project }),
         ("POST", "/api/v1/domains") => json!({ "name": name }),
         ("POST", "/api/v1/projects" | "/api/v1/users") => json!({ "name": name, "domain": domain }),
         ("PUT", "/api/v1/users/{id}/password") => json!({ "password": "long enough for all" }),
@@ -67,6 +68,8 @@ async fn target(world: &World, row: &Row, seen: Seen, fresh: bool) -> Option<Str
         "users" => world.user.to_string(),
         "grants" if ends => world.fresh_user().await.grant.to_string(),
         "grants" => world.grant.to_string(),
+        "keys" if ends => world.fresh_key().await.to_string(),
+        "keys" => world.key.to_string(),
         "tokens" if ends => world.fresh_token().await.to_string(),
         "tokens" => world.token.to_string(),
         _ => return None,
@@ -194,7 +197,8 @@ fn must_not_tell(world: &World, persona: &Persona, text: &str, case: &str) {
         let tells = text.contains(&world.image(seen).to_string());
         assert!(!tells || seen.by(persona.from), "{case} tells of an image: {text}");
     }
-    let of_home = [world.user.to_string(), world.grant.to_string(), world.token.to_string()];
+    let of_home =
+        [world.user.to_string(), world.grant.to_string(), world.token.to_string(), world.key.to_string()];
     let tells = of_home.iter().any(|id| text.contains(id));
     assert!(!tells || persona.from.owns(), "{case} tells of the home project: {text}");
     let of_fleet = [world.location.to_string(), world.prewarm.to_string()];

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::key::{EncryptWith, Encryption};
 use super::source::ImageSource;
 use crate::digest::ContentId;
 use crate::id::{DomainId, ImageId, ProjectId};
@@ -104,6 +105,9 @@ pub struct ImageCreate {
     /// Free properties; at most 64, names 1 to 64 of `a-z0-9_.-`, values at most 1,024 characters.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
+    /// Encrypt it with a key of its project, one that there is or a new one. Cannot be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptWith>,
 }
 
 /// Checksums of a file, lower-case hex.
@@ -233,6 +237,9 @@ pub struct Image {
     /// What the caller's project said to the share through which it sees the image; absent where that is not how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_status: Option<ShareStatus>,
+    /// How it is encrypted; absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 /// One page of images. Ask for the next one with `?cursor=<next>`; there is none when `next` is absent.

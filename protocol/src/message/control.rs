@@ -15,6 +15,7 @@ use crate::digest::ContentId;
 use crate::fault::FaultCode;
 use crate::frame::messages;
 use crate::id::{BootId, Generation, ImageId, LeaseId, LocationId};
+use crate::passphrase::Passphrase;
 use crate::words::{ConsumerKind, ContentKind, EntryStatus, GoneReason, Priority};
 
 /// Entries in one `PlanV1` or `ObservedV1` part; keeps a part below the frame limit even with the longest names.
@@ -47,6 +48,8 @@ messages! {
         Goodbye(GoodbyeV1) = 0x0109,
         /// A consumer on this host wants an image that is not placed here; from version 2.
         Want(WantV1) = 0x010A,
+        /// Asks for the passphrase of a content that is here; from version 3.
+        KeyAsk(KeyAskV1) = 0x010B,
     }
 }
 
@@ -65,6 +68,8 @@ messages! {
         Verify(VerifyV1) = 0x0205,
         /// Answer to a `Want`; from version 2.
         Wanted(WantedV1) = 0x0206,
+        /// Answer to a `KeyAsk`; from version 3.
+        KeyGiven(KeyGivenV1) = 0x0207,
     }
 }
 
@@ -382,6 +387,41 @@ pub enum WantResult {
         content: ContentId,
     },
     /// It is not.
+    Refused {
+        /// Why.
+        fault: FaultCode,
+        /// For people.
+        text: String,
+    },
+}
+
+/// An agent has a file that may be an encrypted image, and asks what opens it. Asked anew in each session, so that a right
+/// that was taken away ends with the session.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct KeyAskV1 {
+    /// Where.
+    pub location: LocationId,
+    /// What.
+    pub content: ContentId,
+}
+
+/// Answer to a [`KeyAskV1`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct KeyGivenV1 {
+    /// What.
+    pub content: ContentId,
+    /// What opens it.
+    pub key: KeyAnswer,
+}
+
+/// What opens a content.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum KeyAnswer {
+    /// This. Kept in memory only.
+    Given(Passphrase),
+    /// Nothing: no image with these bytes is encrypted, or none is left.
+    Plain,
+    /// Not said to this agent, or not now.
     Refused {
         /// Why.
         fault: FaultCode,

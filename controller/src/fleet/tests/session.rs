@@ -115,7 +115,14 @@ async fn a_restarted_controller_tells_agents_that_it_does_not_know_them() {
     let begun = clock::monotonic();
     let _again = loop {
         let (db, store, identity) = (db.clone(), Arc::clone(&store), Arc::clone(&identity));
-        let context = FleetContext { db, store, identity, config: FleetConfig::new(address), remake: None };
+        let context = FleetContext {
+            db,
+            store,
+            identity,
+            config: FleetConfig::new(address),
+            keys: Arc::default(),
+            remake: None,
+        };
         match Fleet::start(context).await {
             Ok(fleet) => break fleet,
             Err(error) => assert!(clock::monotonic().duration_since(begun) < SOON, "{error}"),

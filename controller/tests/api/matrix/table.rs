@@ -177,6 +177,11 @@ pub(crate) const TABLE: &[(&str, Role, Of)] = &[
     ("host_image.protect", Member, Image),
     ("host_image.delete", Member, Image),
     ("host_image.log", Reader, Image),
+    ("key.list", Reader, Own),
+    ("key.show", Reader, Project),
+    ("key.create", Member, Project),
+    ("key.delete", Member, Project),
+    ("key.rotate", Admin, System),
     // Hosts, copies, jobs, the log: read by the system's readers, changed by its administrators. Those of a domain do both
     // with the hosts of the domain.
     ("cache.list", Reader, Fleet),

@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hearth_controller::clock;
 use hearth_controller::db::grants::NewGrant;
+use hearth_controller::db::keys::NewKey;
 use hearth_controller::db::locations::LocationEdit;
 use hearth_controller::db::operations::Draft;
 use hearth_controller::db::tenant_changes::TenantChange;
 use hearth_controller::db::tokens::{Holder, Scope, Token};
 use hearth_controller::db::user_changes::NewUser;
 use hearth_controller::db::{Db, new_id};
+use hearth_controller::keys::seal::Sealed;
 use hearth_protocol::api::image_update::Edit;
-use hearth_protocol::id::{DomainId, GrantId, ImageId, LocationId, PrewarmId, ProjectId, TokenId, UserId};
+use hearth_protocol::id::{
+    DomainId, GrantId, ImageId, KeyId, LocationId, PrewarmId, ProjectId, TokenId, UserId,
+};
 use hearth_protocol::words::{Role, Visibility};
 use serde_json::json;
 use sqlx::Connection as _;
@@ -77,6 +81,7 @@ pub(crate) struct World {
     pub(crate) location: LocationId,
     /// The job that made it.
     pub(crate) prewarm: PrewarmId,
+    pub(crate) key: KeyId,
     images: Vec<ImageId>,
     sibling: ProjectId,
     other_domain: DomainId,
@@ -126,6 +131,7 @@ impl World {
             token: new_id(),
             location,
             prewarm,
+            key: new_id(),
             images,
             sibling,
             other_domain,
@@ -136,6 +142,7 @@ impl World {
         let holder = world.user_in(domain, Role::Reader, home).await;
         (world.user, world.grant) = (holder.user, holder.grant);
         world.token = world.fresh_token().await;
+        world.key = world.fresh_key().await;
         world
     }
 
@@ -171,6 +178,15 @@ impl World {
     pub(crate) async fn fresh_token(&self) -> TokenId {
         let scope = Scope::Project(self.domain, self.project);
         self.mint(Role::Reader, scope, None, None).await.1
+    }
+
+    /// A key of the home project that may be deleted.
+    pub(crate) async fn fresh_key(&self) -> KeyId {
+        let sealed = Sealed { text: "00".to_owned(), master: "none".to_owned() };
+        let (id, name) = (new_id(), self.name());
+        let new = NewKey { id, name, domain: self.domain, project: self.project, sealed };
+        self.db().create_key(&new, &op()).await.unwrap();
+        id
     }
 
     async fn mint(

@@ -1,0 +1,147 @@
+//! Imports that encrypt: between the encrypted content and the `active` image the plain original goes.
+//!
+//! ```text
+//! published ─► noted in the database ─► original removed ─► recorded: `active`
+//! ```
+//! **Why a note.** A crash after the original went would leave nothing to import; with the note the job only records.
+//!
+//! **Invariants.** When the image is `active` nothing of it is on this disk in the plain: no original, no staging folder. What a
+//! crash left is removed at the next start, before anything else runs (staging), or by the job that is taken up (original).
+
+use std::sync::Arc;
+
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::{ImageId, KeyId};
+use hearth_protocol::passphrase::Passphrase;
+use hearth_protocol::words::{ContentKind, DiskFormat};
+use serde::{Deserialize, Serialize};
+
+use super::{Jobs, known_sums};
+use crate::content::{Published, Sums};
+use crate::db::DbError;
+use crate::db::images::Image;
+use crate::ingest::encrypt::Encrypted;
+use crate::ingest::inspect::PartitionTable;
+use crate::ingest::job::{ImportError, Imported};
+
+/// What was made, as it is noted.
+#[derive(Debug, Deserialize, Serialize)]
+struct Noted {
+    content: ContentId,
+    format: DiskFormat,
+    file_bytes: u64,
+    data_bytes: u64,
+    stored_bytes: u64,
+    n_chunks: u32,
+    scan: Option<String>,
+}
+
+impl Noted {
+    fn of(imported: &Imported) -> Self {
+        Self {
+            content: imported.content,
+            format: imported.format,
+            file_bytes: imported.virtual_bytes,
+            data_bytes: imported.data_bytes,
+            stored_bytes: imported.stored_bytes,
+            n_chunks: imported.n_chunks,
+            scan: imported.scan.clone(),
+        }
+    }
+
+    fn imported(self, sums: Sums) -> Imported {
+        Imported {
+            format: self.format,
+            content: self.content,
+            kind: ContentKind::File,
+            virtual_bytes: self.file_bytes,
+            data_bytes: self.data_bytes,
+            stored_bytes: self.stored_bytes,
+            n_chunks: self.n_chunks,
+            sums,
+            partition_table: PartitionTable::None,
+            warnings: Vec::new(),
+            scan: self.scan,
+            published: Published::Reused,
+        }
+    }
+}
+
+impl Jobs {
+    /// What opens the image, if it is to be encrypted.
+    pub(super) async fn passphrase(&self, image: &Image) -> Result<Option<Passphrase>, ImportError> {
+        let Some(id) = image.fixed.key else { return Ok(None) };
+        match self.unsealed(image.id, id).await {
+            Ok(passphrase) => Ok(Some(passphrase)),
+            Err(error) => {
+                // It came to be encrypted: rather sent again than left here in the plain.
+                self.remove_original(image.id).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn unsealed(&self, image: ImageId, id: KeyId) -> Result<Passphrase, ImportError> {
+        let key = self.db.key(id).await.map_err(|error| ImportError::NoKey { why: error.to_string() })?;
+        let key = key.ok_or_else(|| ImportError::NoKey { why: "it was deleted".to_owned() })?;
+        let passphrase = self.keys.passphrase(key.id, key.project, &key.sealed, image);
+        passphrase.map_err(|error| ImportError::NoKey { why: error.to_string() })
+    }
+
+    /// What an earlier run made of the image, if that is still there; its original, should it have been left, is gone then.
+    pub(super) async fn noted(
+        &self,
+        image: &Image,
+    ) -> Result<Option<Result<Imported, ImportError>>, DbError> {
+        if image.fixed.key.is_none() {
+            return Ok(None);
+        }
+        let Some(text) = self.db.noted_encrypted(image.id).await? else { return Ok(None) };
+        let made: Option<(Noted, Sums)> = serde_json::from_str(&text).ok().zip(known_sums(image));
+        if let Some((made, sums)) = made {
+            let (ingest, content) = (Arc::clone(&self.ingest), made.content);
+            let there = tokio::task::spawn_blocking(move || ingest.content.open(content).is_ok()).await;
+            if matches!(there, Ok(true)) {
+                let removed = self.remove_plain(image.id).await;
+                return Ok(Some(removed.map(|()| made.imported(sums))));
+            }
+        }
+        self.db.forget_encrypted(image.id).await?;
+        Ok(None)
+    }
+
+    /// Notes what was made and removes the original.
+    pub(super) async fn leave_nothing_plain(
+        &self,
+        image: &Image,
+        made: Encrypted,
+    ) -> Result<Imported, ImportError> {
+        let Encrypted { imported, disk_bytes } = made;
+        // They cannot be counted again once the original is gone.
+        while known_sums(image).is_none()
+            && let Err(error) = self.put_sums(image, &imported.sums).await
+        {
+            if !self.may_write_later(image.id, &error).await {
+                self.remove_content(imported.content).await;
+                return Err(ImportError::NotNoted { why: error.to_string() });
+            }
+        }
+        let text = serde_json::to_string(&Noted::of(&imported)).expect("a plain struct always serializes");
+        while let Err(error) = self.db.note_encrypted(image.id, disk_bytes, &text).await {
+            if !self.may_write_later(image.id, &error).await {
+                // Deleted meanwhile, or the controller stops: nobody else knows this content.
+                self.remove_content(imported.content).await;
+                return Err(ImportError::NotNoted { why: error.to_string() });
+            }
+        }
+        self.remove_plain(image.id).await?;
+        Ok(imported)
+    }
+
+    /// Removes the original; an image whose original cannot be removed does not become `active`.
+    async fn remove_plain(&self, image: ImageId) -> Result<(), ImportError> {
+        let ingest = Arc::clone(&self.ingest);
+        let removed = tokio::task::spawn_blocking(move || ingest.originals.remove(image)).await;
+        removed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(Into::into)
+    }
+}
