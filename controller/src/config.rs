@@ -323,6 +323,16 @@ fn parse(text: &str, shown: &Path, path: Option<PathBuf>) -> Result<Loaded, Conf
     Ok(Loaded { config: check(raw, shown, path)?, unknown_keys })
 }
 
+/// Imports that run at a time; else the number that was given, and what is allowed.
+fn imports_at_once(given: Option<usize>) -> Result<usize, (usize, String)> {
+    let n = given.unwrap_or(PARALLEL_IMPORTS_DEFAULT);
+    if (1..=PARALLEL_IMPORTS_MAX).contains(&n) {
+        Ok(n)
+    } else {
+        Err((n, format!("must be 1 to {PARALLEL_IMPORTS_MAX}")))
+    }
+}
+
 fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, ConfigError> {
     let error = |key: &'static str, value: &dyn std::fmt::Display, allowed: String| ConfigError::Value {
         path: shown.to_owned(),
@@ -350,10 +360,6 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     // The value may hold a password: it is not shown.
     let hidden = |allowed: &'static str| error("database_url", &"(hidden)", allowed.into());
     let database_url = database(raw.database_url, &state_dir).map_err(hidden)?;
-    let parallel_imports = raw.parallel_imports.unwrap_or(PARALLEL_IMPORTS_DEFAULT);
-    if !(1..=PARALLEL_IMPORTS_MAX).contains(&parallel_imports) {
-        return wrong("parallel_imports", &parallel_imports, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
-    }
     let source_transfers = raw.source_transfers.unwrap_or(SOURCE_TRANSFERS_DEFAULT);
     ranged("source_transfers", source_transfers, 1, SOURCE_TRANSFERS_MAX)?;
     let hours = raw.agent_certificate_hours.unwrap_or(AGENT_CERTIFICATE_HOURS_DEFAULT);
@@ -380,7 +386,8 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         variants: conversions.variants,
         scanner: conversions.scanner,
         sandbox: conversions.sandbox,
-        parallel_imports,
+        parallel_imports: imports_at_once(raw.parallel_imports)
+            .map_err(|(n, allowed)| error("parallel_imports", &n, allowed))?,
         image_bytes_max,
         source_transfers,
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
