@@ -16,6 +16,7 @@ use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, Vi
 
 use super::error::DbError;
 use super::grams::{fold, where_name_holds};
+use super::narrow::{Set, within};
 use super::page::PageRequest;
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
@@ -275,7 +276,8 @@ impl Db {
         filter: &ImageFilter,
         page: &PageRequest,
     ) -> Result<Page<Image>, DbError> {
-        let mut stmt = filtered(seen_by(scope), filter);
+        let narrow = self.narrowest(Set::of(scope, filter)).await?;
+        let mut stmt = within(filtered(seen_by(scope), filter), narrow.as_ref());
         if let Some([id]) = page.key()? {
             stmt = stmt.text(" AND image.id < ").arg(id);
         }
@@ -294,13 +296,35 @@ impl Db {
         self.rows(stmt).await?.iter().map(image).collect()
     }
 
-    /// Every image that is not deleted; for `fsck` and for start. Thousands at most.
+    /// Every image that is not deleted; for `fsck` and backups.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn all_images(&self) -> Result<Vec<Image>, DbError> {
         let stmt = sql("image", COLUMNS).text(" WHERE image.deleted_us IS NULL ORDER BY image.id");
-        self.rows(stmt).await?.iter().map(image).collect()
+        self.each(stmt, image).await
+    }
+
+    /// The name of every image that is not deleted; for the plans of the fleet.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn image_names(&self) -> Result<Vec<(ImageId, String)>, DbError> {
+        let names = "SELECT id, name FROM image WHERE deleted_us IS NULL";
+        self.each(sql("image", names), |row| Ok((row.parse("id")?, row.text("name")?))).await
+    }
+
+    /// How many images are `active`, and the bytes of all originals that are stored.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn image_totals(&self) -> Result<(u32, u64), DbError> {
+        let active =
+            "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM image WHERE status = 'active' AND deleted_us IS NULL";
+        let kept = "SELECT CAST(COALESCE(SUM(original_bytes), 0) AS BIGINT) AS n FROM image \
+             WHERE original_kept = 1 AND deleted_us IS NULL";
+        let active = self.row(sql("image", active)).await?.map_or(Ok(0), |row| row.size("n"))?;
+        Ok((active, self.row(sql("image", kept)).await?.map_or(Ok(0), |row| row.size("n"))?))
     }
 }
 

@@ -16,6 +16,7 @@
 
 pub mod backup;
 pub mod cache_list;
+mod cache_pages;
 pub mod changes;
 pub mod contents;
 pub mod enrolment;
@@ -30,6 +31,7 @@ pub mod jobs;
 pub mod join_tokens;
 pub mod leases;
 pub mod locations;
+mod narrow;
 pub mod operations;
 mod page;
 pub mod prewarm_targets;

@@ -19,7 +19,8 @@ use crate::clock;
 use hearth_protocol::id::DomainId;
 
 /// Every version, oldest first.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("migrations/0001_spine.sql"))];
+const MIGRATIONS: &[(i64, &str)] =
+    &[(1, include_str!("migrations/0001_spine.sql")), (9, include_str!("migrations/0009_indexes.sql"))];
 
 /// Format of the folder beside the database (content objects, originals); a newer program may raise it.
 const DATA_VERSION: &str = "1";

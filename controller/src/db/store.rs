@@ -19,6 +19,7 @@ use std::str::FromStr as _;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyPool, Executor as _, Transaction};
@@ -177,6 +178,22 @@ impl Db {
         let rows = stmt.into_query().fetch_all(&self.inner.reader).await;
         let rows = rows.map_err(|error| DbError::sql(&text, error))?;
         Ok(rows.into_iter().map(|row| Row { row, table }).collect())
+    }
+
+    /// All rows of a reading statement, each read as it comes: for tables, of which a list of rows as the driver holds them
+    /// would take twenty times the memory of what they say.
+    pub(super) async fn each<T>(
+        &self,
+        stmt: Stmt,
+        read: impl Fn(&Row) -> Result<T, DbError>,
+    ) -> Result<Vec<T>, DbError> {
+        let (table, text) = (stmt.table(), stmt.as_str().to_owned());
+        let mut rows = stmt.into_query().fetch(&self.inner.reader);
+        let mut all = Vec::new();
+        while let Some(row) = rows.try_next().await.map_err(|error| DbError::sql(&text, error))? {
+            all.push(read(&Row { row, table })?);
+        }
+        Ok(all)
     }
 
     /// The first row of a reading statement.
