@@ -75,7 +75,7 @@ fuzz: ## fuzz one decoder (TARGET=NAME) or each in turn, SECONDS=120 for each
 bench: $(if $(filter catalog,$(BENCH)),,images) ## beside nginx + curl and rsync on real images (BENCH=one-host, delta, memory, formats or catalog; ROUNDS=7)
 	@scripts/prerequisites dev $(if $(filter catalog,$(BENCH)),test,bench)
 	cargo build --locked --release --workspace --bins
-	target/release/hearth-bench $(or $(BENCH),one-host) $(if $(filter catalog,$(BENCH)),$(ONLY),$(IMAGES) $(or $(ROUNDS),7))
+	target/release/hearth-bench $(or $(BENCH),one-host) $(if $(filter catalog,$(BENCH)),"$(ONLY)" $(or $(ROUNDS),200),$(IMAGES) $(or $(ROUNDS),7))
 
 .PHONY: load-test
 load-test: ## 2,000 idle agents against one controller: memory, CPU, return after a restart (AGENTS_IDLE=N, MINUTES=N)

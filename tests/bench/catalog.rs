@@ -32,7 +32,7 @@ const START_MAX: Duration = Duration::from_secs(300);
 const SILENT_EVERY: u64 = 50;
 
 /// Runs both engines, or the one whose name is given; only requests whose name holds `only`.
-pub(crate) fn run_all(programs: &Path, only: &str) -> Result<()> {
+pub(crate) fn run_all(programs: &Path, only: &str, times: usize) -> Result<()> {
     let parent = programs.parent().context("programs stand in target/PROFILE")?.join("bench-catalog");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for engine in [Engine::Sqlite, Engine::Postgres] {
@@ -40,13 +40,13 @@ pub(crate) fn run_all(programs: &Path, only: &str) -> Result<()> {
         let other = [Engine::Sqlite, Engine::Postgres].iter().any(|other| only.starts_with(other.word()));
         if word.is_some() || !other {
             let only = word.unwrap_or(only).trim_start_matches(':');
-            runtime.block_on(one(&parent, programs, engine, only))?;
+            runtime.block_on(one(&parent, programs, engine, only, times))?;
         }
     }
     Ok(())
 }
 
-async fn one(parent: &Path, programs: &Path, engine: Engine, only: &str) -> Result<()> {
+async fn one(parent: &Path, programs: &Path, engine: Engine, only: &str, times: usize) -> Result<()> {
     let place = prepared(parent, programs, engine).await?;
     alive(&place).await?;
     let port = free_port()?;
@@ -79,7 +79,7 @@ async fn one(parent: &Path, programs: &Path, engine: Engine, only: &str) -> Resu
     let mut slow = 0;
     for ask in ask::asks().iter().filter(|ask| ask.name.contains(only)) {
         let clients = if ask.who == Who::System { &system } else { &member };
-        let figures = ask::measure(clients, ask).await.with_context(|| ask.name)?;
+        let figures = ask::measure(clients, ask, times).await.with_context(|| ask.name)?;
         slow += u32::from(print(engine, ask, &figures));
     }
     println!("{}: {slow} requests above {MEDIAN_MS_MAX} ms (median) or {P99_MS_MAX} ms (p99)", engine.word());

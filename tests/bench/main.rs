@@ -37,11 +37,11 @@ fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let what = words.next().unwrap_or_else(|| "one-host".into());
     if what == "catalog" {
+        let only = words.next().unwrap_or_default();
+        let times = words.next().map_or(Ok(200), |times| times.parse()).context("ROUNDS is a number")?;
         let programs = std::env::current_exe()?;
-        return catalog::run_all(
-            programs.parent().context("this program stands in a folder")?,
-            &words.next().unwrap_or_default(),
-        );
+        let programs = programs.parent().context("this program stands in a folder")?;
+        return catalog::run_all(programs, &only, times);
     }
     let images = PathBuf::from(words.next().unwrap_or_else(|| "images".into()));
     let rounds = words.next().map_or(Ok(7), |rounds| rounds.parse()).context("ROUNDS is a number")?;

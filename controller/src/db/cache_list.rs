@@ -72,7 +72,8 @@ pub struct CacheRow {
     pub intents: Vec<Intent>,
 }
 
-/// `$1` is the time before which a last sign of life makes a location silent.
+/// `$1` is the time before which a last sign of life makes a location silent. The smallest of the wishes is `remove` if there are
+/// wishes and none is `keep`; two EXISTS would say the same, and PostgreSQL would read the whole table for them.
 const ROWS: &str = "SELECT shown.* FROM (SELECT pair.image_id, pair.location_id, im.name AS image_name, \
      im.name_folded AS image_folded, im.content_id AS image_content, l.name AS location_name, \
      l.name_folded AS location_folded, l.kind AS location_kind, l.platform, l.region, l.zone, l.account, l.ip, \
@@ -80,16 +81,20 @@ const ROWS: &str = "SELECT shown.* FROM (SELECT pair.image_id, pair.location_id,
      e.reused_bytes, e.allocated_bytes, e.leases, e.last_used_us, e.reported_us, \
      CASE WHEN l.last_seen_us IS NULL OR l.last_seen_us < $1 THEN 'stale' \
      WHEN e.status = 'delete_failed' THEN 'delete_failed' \
-     WHEN EXISTS (SELECT w.id FROM intent w WHERE w.image_id = pair.image_id AND w.location_id = pair.location_id AND w.wish = 'remove') \
-     AND NOT EXISTS (SELECT w.id FROM intent w WHERE w.image_id = pair.image_id AND w.location_id = pair.location_id AND w.wish = 'keep') \
+     WHEN (SELECT MIN(w.wish) FROM intent w WHERE w.image_id = pair.image_id AND w.location_id = pair.location_id) = 'remove' \
      THEN 'deleting' WHEN e.status IS NULL THEN 'queued' ELSE e.status END AS shown_status FROM (";
 
-const JOINS: &str = ") AS pair JOIN image im ON im.id = pair.image_id JOIN location l ON l.id = pair.location_id \
+const JOINS: &str = ") AS pair CROSS JOIN image im CROSS JOIN location l \
      LEFT JOIN entry e ON e.location_id = pair.location_id AND e.content_id = im.content_id \
-     WHERE im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
+     WHERE im.id = pair.image_id AND l.id = pair.location_id AND im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
 
-const SEEN: &str = "SELECT image.id AS image_id, entry.location_id FROM entry JOIN image ON image.content_id = entry.content_id \
-     WHERE image.deleted_us IS NULL";
+/// Copies of an image are found from the image, all others from the entry. CROSS JOIN, here and above, tells SQLite where to
+/// begin: it knows nothing of how many rows there are, and would rather read all entries of a state. To PostgreSQL it is a join
+/// like any other.
+const SEEN_OF_IMAGES: &str = "SELECT image.id AS image_id, entry.location_id FROM image CROSS JOIN entry \
+     WHERE entry.content_id = image.content_id AND image.deleted_us IS NULL";
+const SEEN: &str = "SELECT image.id AS image_id, entry.location_id FROM entry CROSS JOIN image \
+     WHERE image.content_id = entry.content_id AND image.deleted_us IS NULL";
 
 const WANTED: &str = "SELECT intent.image_id, intent.location_id FROM intent WHERE 1 = 1";
 
@@ -113,7 +118,8 @@ impl<'a> Source<'a> {
 
     /// Appends everything that may be shown. `union` is ` UNION ` or, where a pair may come twice, ` UNION ALL `.
     pub(super) fn pairs(&self, stmt: Stmt, union: &'static str) -> Stmt {
-        let stmt = self.seen(stmt.text(SEEN));
+        let of_images = self.images.is_some() || self.filter.image.is_some();
+        let stmt = self.seen(stmt.text(if of_images { SEEN_OF_IMAGES } else { SEEN }));
         if self.has_wishes() { self.wanted(stmt.text(union).text(WANTED)) } else { stmt }
     }
 
@@ -207,10 +213,9 @@ pub(super) fn cache_row(row: &Row) -> Result<CacheRow, DbError> {
 }
 
 /// Copies that are `active` as shown.
-const ACTIVE: &str = "SELECT image.id AS image_id, CAST(COUNT(*) AS BIGINT) AS n FROM image \
-     JOIN entry ON entry.content_id = image.content_id AND entry.status = 'active' WHERE image.deleted_us IS NULL \
-     AND NOT EXISTS (SELECT w.id FROM intent w WHERE w.image_id = image.id AND w.location_id = entry.location_id AND w.wish = 'remove' \
-     AND NOT EXISTS (SELECT k.id FROM intent k WHERE k.image_id = image.id AND k.location_id = entry.location_id AND k.wish = 'keep')) \
+const ACTIVE: &str = "SELECT image.id AS image_id, CAST(COUNT(*) AS BIGINT) AS n FROM image CROSS JOIN entry \
+     WHERE entry.content_id = image.content_id AND entry.status = 'active' AND image.deleted_us IS NULL \
+     AND COALESCE((SELECT MIN(w.wish) FROM intent w WHERE w.image_id = image.id AND w.location_id = entry.location_id), 'keep') = 'keep' \
      AND entry.location_id NOT IN (SELECT location.id FROM location WHERE location.last_seen_us IS NULL OR location.last_seen_us < ";
 
 impl Db {

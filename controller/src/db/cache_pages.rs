@@ -123,7 +123,8 @@ impl Db {
     ) -> Result<Page<CacheRow>, DbError> {
         let key = page.key()?;
         let mut tx = self.begin_read().await?;
-        let rows = if tx.are_few(&Source::new(filter, None, now_us)).await? {
+        let is_narrow = *filter != CacheFilter::default();
+        let rows = if is_narrow && tx.are_few(&Source::new(filter, None, now_us)).await? {
             let rows = tx.rows(part(shown(filter, None, now_us), key.as_ref(), page.fetch())).await?;
             rows.iter().map(keyed).collect::<Result<Vec<_>, _>>()?
         } else {

@@ -319,12 +319,11 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn image_totals(&self) -> Result<(u32, u64), DbError> {
-        let active =
-            "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM image WHERE status = 'active' AND deleted_us IS NULL";
-        let kept = "SELECT CAST(COALESCE(SUM(original_bytes), 0) AS BIGINT) AS n FROM image \
-             WHERE original_kept = 1 AND deleted_us IS NULL";
-        let active = self.row(sql("image", active)).await?.map_or(Ok(0), |row| row.size("n"))?;
-        Ok((active, self.row(sql("image", kept)).await?.map_or(Ok(0), |row| row.size("n"))?))
+        let totals = "SELECT CAST(COALESCE(SUM(CASE WHEN status = 'active' THEN 1 ELSE 0 END), 0) AS BIGINT) AS active, \
+             CAST(COALESCE(SUM(CASE WHEN original_kept = 1 THEN original_bytes ELSE 0 END), 0) AS BIGINT) AS kept_bytes \
+             FROM image WHERE deleted_us IS NULL";
+        let row = self.row(sql("image", totals)).await?;
+        row.map_or(Ok((0, 0)), |row| Ok((row.size("active")?, row.size("kept_bytes")?)))
     }
 }
 

@@ -10,6 +10,7 @@ mod engines;
 mod fixture;
 mod fleet;
 mod jobs;
+mod plans;
 mod safety;
 mod search;
 mod upgrade;

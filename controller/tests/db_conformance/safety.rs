@@ -196,7 +196,7 @@ async fn a_backup_is_whole_and_never_overwrites(place: Place) {
         return;
     }
     let put_back = place.folder.path().join("new.db");
-    assert_eq!(backup::restore(&to, &put_back).await.unwrap(), 1);
+    assert_eq!(backup::restore(&to, &put_back).await.unwrap(), db.schema_version().await.unwrap());
     let error = backup::restore(&to, &put_back).await.unwrap_err();
     assert!(matches!(error, DbError::Backup { .. }), "{error}");
     let copy = Db::open(&put_back.display().to_string()).await.unwrap();

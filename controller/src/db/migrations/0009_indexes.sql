@@ -6,9 +6,9 @@ DROP INDEX entry_content;
 CREATE INDEX entry_content ON entry (content_id, status, location_id);
 CREATE INDEX entry_status ON entry (status, location_id, content_id);
 
--- Ids are unique across kinds: the kind need not come first. Other versions may have made the last one.
+-- A target is asked for with and without its kind, a kind also alone. The last one may have been made by another version.
 DROP INDEX operation_target;
-CREATE INDEX operation_target ON operation (target_id, time_us, id);
+CREATE INDEX operation_target ON operation (target_id, target_kind, time_us, id);
 CREATE INDEX operation_kind ON operation (target_kind, time_us, id);
 CREATE INDEX IF NOT EXISTS operation_action ON operation (action, time_us, id);
 
@@ -17,3 +17,7 @@ CREATE INDEX image_domain ON image (domain_id, id);
 CREATE INDEX image_public ON image (id) WHERE visibility = 'public';
 CREATE INDEX image_iso ON image (id) WHERE kind = 'iso';
 CREATE INDEX image_rare ON image (status, id) WHERE status <> 'active';
+
+-- The sums that the system's page and its gauges show, without reading the records.
+CREATE INDEX image_sums ON image (original_kept, original_bytes, status) WHERE deleted_us IS NULL;
+CREATE INDEX content_sums ON content (stored_bytes);
