@@ -125,7 +125,8 @@ pub async fn list(
     let page = PageRequest { limit: query.limit, cursor: query.cursor };
     let selector = query.select.as_deref().map(|text| selector("select", text)).transpose()?;
     let selects = |location: &Location| selector.as_ref().is_none_or(|s| s.selects(&Seen(location)));
-    let keep: Option<&(dyn Fn(&Location) -> bool + Sync)> = if selector.is_some() { Some(&selects) } else { None };
+    let keep: Option<&(dyn Fn(&Location) -> bool + Sync)> =
+        if selector.is_some() { Some(&selects) } else { None };
     let found = app.db.location_page(query.name.as_deref(), keep, &page).await?;
     let ids: Vec<LocationId> = found.items.iter().map(|location| location.id).collect();
     let active = app.db.active_counts(&ids).await?;

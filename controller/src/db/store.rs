@@ -43,6 +43,9 @@ const PAUSE_MS_MAX: u64 = 200;
 const ACQUIRE_MAX: Duration = Duration::from_secs(30);
 /// How long SQLite waits for another process's lock (a backup, a second controller), in milliseconds.
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+/// Every statement looks up few rows of tables that memory mostly holds: compiling one takes longer than running it, and a
+/// page that is read out of order costs hardly more than the next one.
+const POSTGRES_SETTINGS: &str = "SET jit = off; SET random_page_cost = 1.1";
 
 /// Which database holds the data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -321,9 +324,10 @@ async fn connect(engine: Engine, url: &str, connections: u32, read_only: bool) -
         AnyPoolOptions::new().max_connections(connections).min_connections(1).acquire_timeout(ACQUIRE_MAX);
     let pool = pool.after_connect(move |connection, _| {
         Box::pin(async move {
-            if engine == Engine::Sqlite {
-                connection.execute(SQLITE_PRAGMAS).await?;
-            }
+            match engine {
+                Engine::Sqlite => connection.execute(SQLITE_PRAGMAS).await?,
+                Engine::Postgres => connection.execute(POSTGRES_SETTINGS).await?,
+            };
             if engine == Engine::Sqlite && read_only {
                 connection.execute("PRAGMA query_only = ON").await?;
             }

@@ -33,8 +33,21 @@ on_both_engines! {
 }
 
 /// Tables that may have hundreds of thousands of rows, and their other names in statements.
-const LARGE: [&str; 13] =
-    ["image", "im", "own", "public", "rare", "iso", "entry", "e", "intent", "w", "operation", "image_gram", "content"];
+const LARGE: [&str; 13] = [
+    "image",
+    "im",
+    "own",
+    "public",
+    "rare",
+    "iso",
+    "entry",
+    "e",
+    "intent",
+    "w",
+    "operation",
+    "image_gram",
+    "content",
+];
 
 /// Name of the span whose statements are heard.
 const SPAN: &str = "explained";
@@ -49,7 +62,8 @@ impl Heard {
         static HEARD: OnceLock<Heard> = OnceLock::new();
         let heard = HEARD.get_or_init(|| {
             let heard = Self::default();
-            tracing::subscriber::set_global_default(tracing_subscriber::registry().with(heard.clone())).unwrap();
+            tracing::subscriber::set_global_default(tracing_subscriber::registry().with(heard.clone()))
+                .unwrap();
             heard
         });
         heard.clone()
@@ -108,10 +122,13 @@ async fn plan(place: &Place, text: &str) -> String {
     let large = "UPDATE pg_class SET relpages = 1, reltuples = 1000000 WHERE relkind = 'r' AND relname IN ('image', 'image_gram', \
          'entry', 'intent', 'operation', 'content')";
     connection.execute(large).await.unwrap();
-    connection.execute("SET plan_cache_mode = force_generic_plan").await.unwrap();
+    // As the store's connections are, and without values.
+    let settings = "SET jit = off; SET random_page_cost = 1.1; SET plan_cache_mode = force_generic_plan";
+    connection.execute(settings).await.unwrap();
     connection.execute(AssertSqlSafe(format!("PREPARE asked AS {text}"))).await.unwrap();
     let n_values = (1..).take_while(|n| text.contains(&format!("${n}"))).count();
-    let values = if n_values == 0 { String::new() } else { format!("({})", vec!["NULL"; n_values].join(", ")) };
+    let values =
+        if n_values == 0 { String::new() } else { format!("({})", vec!["NULL"; n_values].join(", ")) };
     let rows = connection.fetch_all(AssertSqlSafe(format!("EXPLAIN EXECUTE asked{values}"))).await.unwrap();
     rows.iter().map(|row| row.get::<String, _>("QUERY PLAN") + "\n").collect()
 }
@@ -123,7 +140,8 @@ fn check(plans: &str, indexes: &[&str]) {
         assert!(plans.contains(index), "{index} is not used:\n{plans}");
     }
     for line in plans.lines().map(str::trim) {
-        let whole = |table: &&str| line == format!("SCAN {table}") || line.contains(&format!("Seq Scan on {table} "));
+        let whole =
+            |table: &&str| line == format!("SCAN {table}") || line.contains(&format!("Seq Scan on {table} "));
         assert!(!LARGE.iter().any(|table| whole(&table)), "{line}:\n{plans}");
     }
 }
@@ -182,7 +200,10 @@ async fn copies_are_found_by_indexes(place: Place) {
     let of_image = CacheFilter { image: Some(image), ..CacheFilter::default() };
     check(&plans(&place, db.cache_rows(&of_image, &page, now_us)).await, &["entry_content", wishes]);
     let at = CacheFilter { location: Some(location), ..CacheFilter::default() };
-    check(&plans(&place, db.cache_rows(&at, &page, now_us)).await, &[keys, "image_content", "intent_location"]);
+    check(
+        &plans(&place, db.cache_rows(&at, &page, now_us)).await,
+        &[keys, "image_content", "intent_location"],
+    );
     let active = CacheFilter { status: Some(EntryStatus::Active), ..CacheFilter::default() };
     check(&plans(&place, db.cache_rows(&active, &page, now_us)).await, &["entry_status", "image_content"]);
     check(&plans(&place, db.active_copies(&[image], now_us)).await, &["entry_content"]);
@@ -196,9 +217,19 @@ async fn the_log_is_found_by_indexes(place: Place) {
     let text = |text: &str| Some(text.to_owned());
     let asked = [
         (OperationFilter::default(), "operation_time"),
-        (OperationFilter { from_us: Some(1), to_us: Some(2), ..OperationFilter::default() }, "operation_time"),
+        (
+            OperationFilter { from_us: Some(1), to_us: Some(2), ..OperationFilter::default() },
+            "operation_time",
+        ),
         (OperationFilter { target_id: text("x"), ..OperationFilter::default() }, "operation_target"),
-        (OperationFilter { target_kind: text("image"), target_id: text("x"), ..OperationFilter::default() }, "operation_target"),
+        (
+            OperationFilter {
+                target_kind: text("image"),
+                target_id: text("x"),
+                ..OperationFilter::default()
+            },
+            "operation_target",
+        ),
         (OperationFilter { target_kind: text("image"), ..OperationFilter::default() }, "operation_kind"),
         (OperationFilter { who: text("x"), ..OperationFilter::default() }, "operation_who"),
         (OperationFilter { action: text("x"), ..OperationFilter::default() }, "operation_action"),

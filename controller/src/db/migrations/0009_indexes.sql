@@ -6,14 +6,14 @@ DROP INDEX entry_content;
 CREATE INDEX entry_content ON entry (content_id, status, location_id);
 CREATE INDEX entry_status ON entry (status, location_id, content_id);
 
--- A target is asked for with and without its kind, a kind also alone. The last one may have been made by another version.
+-- A target is asked for with and without its kind, a kind also alone. An index that an earlier version made stays.
 DROP INDEX operation_target;
 CREATE INDEX operation_target ON operation (target_id, target_kind, time_us, id);
 CREATE INDEX operation_kind ON operation (target_kind, time_us, id);
 CREATE INDEX IF NOT EXISTS operation_action ON operation (action, time_us, id);
 
 -- What a tenant sees, and what is rare.
-CREATE INDEX image_domain ON image (domain_id, id);
+CREATE INDEX IF NOT EXISTS image_domain ON image (domain_id, id);
 CREATE INDEX image_public ON image (id) WHERE visibility = 'public';
 CREATE INDEX image_iso ON image (id) WHERE kind = 'iso';
 CREATE INDEX image_rare ON image (status, id) WHERE status <> 'active';
