@@ -4,6 +4,7 @@
 //! **Why apart from `transfer`.** The session carries small messages that must arrive soon; payload must not delay them.
 //! **Invariants.** Nothing here writes into the cache; it only says what should be there.
 
+pub mod ask;
 pub mod connect;
 pub mod credentials;
 pub mod enrol;
@@ -13,6 +14,6 @@ mod names;
 mod one_try;
 pub mod plan;
 pub mod session;
-mod talk;
+pub mod talk;
 pub mod tls;
 pub mod upkeep;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hearth_protocol::digest::ContentId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -19,10 +20,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::control::ask::{AskError, Asker};
 use crate::control::credentials::Credentials;
 use crate::control::identity::IdentityError;
 use crate::control::plan::PlanBook;
 use crate::control::session::{Home, Link, LinkState};
+use crate::control::talk::Reports;
 use crate::control::upkeep::Upkeep;
 use crate::local::LocalError;
 use crate::metrics_page::MetricsPage;
@@ -98,6 +101,7 @@ pub fn store_config(config: &Config) -> Result<StoreConfig, DaemonError> {
 struct Known {
     book: Arc<PlanBook>,
     link: watch::Receiver<Link>,
+    asker: Asker,
 }
 
 impl local::Context for Known {
@@ -107,6 +111,10 @@ impl local::Context for Known {
 
     fn images_of(&self, content: ContentId) -> Vec<String> {
         self.book.images_of(content)
+    }
+
+    fn want<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>> {
+        Box::pin(self.asker.want(name))
     }
 
     fn controller(&self) -> String {
@@ -195,7 +203,8 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     let (session_beat, upkeep_beat) = (watch::Sender::new(0), watch::Sender::new(0));
     let (bad_chunks, bad_chunk_reports) = mpsc::channel(BAD_CHUNKS_QUEUE);
     let (home_stop, side_stop) = (CancellationToken::new(), CancellationToken::new());
-    let known = Arc::new(Known { book: Arc::clone(&book), link: link.subscribe() });
+    let (asker, asks) = Asker::new(link.subscribe());
+    let known = Arc::new(Known { book: Arc::clone(&book), link: link.subscribe(), asker });
     // Not the cache's group: QEMU runs in that one, and a guest that breaks out must not evict or pin. Scripts of the
     // hypervisor run as root, or in the agent's own group.
     let local = local::serve(&config.socket, None, store.clone(), known, side_stop.clone())?;
@@ -229,7 +238,8 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
         link,
         beat: session_beat,
     };
-    let home = task::spawn("home", home.run(bad_chunk_reports, home_stop.clone()));
+    let home =
+        task::spawn("home", home.run(Reports { bad_chunks: bad_chunk_reports, asks }, home_stop.clone()));
     let upkeep = task::spawn("upkeep", upkeep.run(stop.clone()));
     Ok(Running { upkeep, home, side, home_stop, side_stop, endpoint })
 }

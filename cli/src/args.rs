@@ -13,7 +13,10 @@ use crate::client::Client;
 use crate::config::{self, Config};
 use crate::failure::{EXIT_CODES, Exit, Failure, report};
 use crate::output::{Format, Out};
-use crate::{cache, completion, dev, doctor, image, location, log, login, prewarm, system, token};
+use crate::{
+    cache, completion, dev, doctor, host_image, image, location, log, login, prewarm, quota, system, tenant,
+    token, user,
+};
 
 /// The way from nothing to warm hosts.
 const EXAMPLES: &str = "Examples:
@@ -58,13 +61,18 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Store address and token of a controller
+    /// Store address and token of a controller, or get a token for a user's password
     Login(login::Login),
+    /// End the token in use and forget it
+    Logout(login::Logout),
     /// Who the configured token is
     Whoami(token::Whoami),
     /// Import, list, download and delete images
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageCommand),
+    /// Disk images merged into what a whole machine starts from
+    #[command(subcommand, visible_alias = "host-images")]
+    HostImage(host_image::HostImageCommand),
     /// Hosts and regions that hold a cache, and the tokens with which they join
     #[command(subcommand, visible_alias = "locations")]
     Location(location::LocationCommand),
@@ -74,12 +82,27 @@ enum Command {
     /// Put an image on many hosts before machines are made of it
     #[command(subcommand, visible_alias = "prewarms")]
     Prewarm(prewarm::PrewarmCommand),
+    /// What projects may have, and have
+    #[command(subcommand, visible_alias = "quotas")]
+    Quota(quota::QuotaCommand),
+    /// What projects have stored, and for how long
+    #[command(subcommand)]
+    Usage(quota::UsageCommand),
     /// The operation log: who did what
     #[command(subcommand)]
     Log(log::LogCommand),
     /// Bearer tokens for people and programs
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::TokenCommand),
+    /// People, their passwords, and what they may do
+    #[command(subcommand, visible_alias = "users")]
+    User(user::UserCommand),
+    /// Projects, which own images
+    #[command(subcommand, visible_alias = "projects")]
+    Project(tenant::ProjectCommand),
+    /// Domains, which hold projects and users
+    #[command(subcommand, visible_alias = "domains")]
+    Domain(tenant::DomainCommand),
     /// Facts of the controller
     System(system::System),
     /// Stop and start all transfers of the fleet
@@ -154,16 +177,23 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let global = cli.global;
     match cli.command {
         Command::Login(command) => command.run(&global).await,
+        Command::Logout(command) => command.run(&global).await,
         Command::Completion(command) => command.run(),
         Command::Dev(command) => Box::pin(command.run(&global)).await,
         Command::Doctor(command) => command.run(&global).await,
         Command::Whoami(command) => command.run(&global.session()?).await,
         Command::Image(command) => command.run(&global.session()?).await,
+        Command::HostImage(command) => command.run(&global.session()?).await,
         Command::Location(command) => command.run(&global.session()?).await,
         Command::Cache(command) => command.run(&global.session()?).await,
         Command::Prewarm(command) => command.run(&global.session()?).await,
+        Command::Quota(command) => command.run(&global.session()?).await,
+        Command::Usage(command) => command.run(&global.session()?).await,
         Command::Log(command) => command.run(&global.session()?).await,
-        Command::Token(command) => command.run(&global.session()?).await,
+        Command::Token(command) => command.run(&global).await,
+        Command::User(command) => command.run(&global.session()?).await,
+        Command::Project(command) => command.run(&global.session()?).await,
+        Command::Domain(command) => command.run(&global.session()?).await,
         Command::System(command) => command.run(&global.session()?).await,
         Command::Transfer(command) => command.run(&global.session()?).await,
     }

@@ -52,10 +52,15 @@ pub(crate) struct List {
 #[command(after_help = "Examples:
   hearth cache add noble --to cn-1,cn-2
   hearth cache add noble --select 'zone=z1' --keep 7d
-  hearth cache add noble --all --pin")]
+  hearth cache add noble --all --pin
+  hearth cache add --host-image erp --to cn-1")]
 pub(crate) struct Add {
     /// Image (name or id)
-    image: String,
+    #[arg(required_unless_present = "host_image")]
+    image: Option<String>,
+    /// Host image (name or id) instead of an image: all its disks
+    #[arg(long, value_name = "NAME", conflicts_with = "image")]
+    host_image: Option<String>,
     #[command(flatten)]
     targets: TargetArgs,
     #[command(flatten)]
@@ -198,9 +203,11 @@ fn held(entry: &CacheEntry, users: &[String]) -> Cell {
 
 impl Add {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let image = names::image(&session.client, &self.image).await?;
+        let (image, host_image) =
+            names::subject(&session.client, self.image.as_deref(), self.host_image.as_deref()).await?;
         let body = CacheCreate {
-            image: image.id,
+            image,
+            host_image,
             targets: self.targets.body(),
             keep: self.keep.body(),
             priority: self.priority,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::{PAGE_ROWS_MAX, Page};
+use hearth_protocol::digest::CaFingerprint;
 use reqwest::{Method, Response, StatusCode, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,8 @@ use crate::tls;
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// An answer without a file in it comes at once; longer means that something is stuck.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A file of a million rows is made in minutes.
+const FILE_WAIT_MAX: Duration = Duration::from_secs(900);
 /// Largest answer without a file in it: protects this process's memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -34,22 +37,36 @@ pub(crate) type Query<'a> = &'a [(&'a str, Option<String>)];
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
-    token: String,
+    token: Option<String>,
 }
 
 impl Client {
     /// # Errors
     /// Only if TLS cannot be set up at all; nothing is connected yet.
     pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
+        let client = Self::anonymous(config.url.clone(), config.fingerprint)?;
+        Ok(Self { token: Some(config.token.clone()), ..client })
+    }
+
+    /// A client without a token, to get one with.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn anonymous(base: Url, fingerprint: CaFingerprint) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(config.fingerprint).context("setting up TLS")?)
+            .tls_backend_preconfigured(tls::client_config(fingerprint).context("setting up TLS")?)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_WAIT_MAX)
             .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("setting up the HTTP client")?;
-        Ok(Self { http, base: config.url.clone(), token: config.token.clone() })
+        Ok(Self { http, base, token: None })
+    }
+
+    /// The token in use.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     /// The controller's address.
@@ -103,6 +120,37 @@ impl Client {
         body(answer).await
     }
 
+    /// `POST` with a body, answered by nothing.
+    pub(crate) async fn post_only<B: Serialize + Sync>(&self, path: &[&str], sent: &B) -> anyhow::Result<()> {
+        self.send(self.request(Method::POST, path, &[]).json(sent)).await.map(drop)
+    }
+
+    /// `PUT` with a body, answered by nothing.
+    pub(crate) async fn put_only<B: Serialize + Sync>(&self, path: &[&str], sent: &B) -> anyhow::Result<()> {
+        self.send(self.request(Method::PUT, path, &[]).json(sent)).await.map(drop)
+    }
+
+    /// `PATCH` of a record that knows no revisions, answered by the record.
+    pub(crate) async fn amend<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+    ) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::PATCH, path, &[]).json(sent)).await?).await
+    }
+
+    /// `PATCH` of a record that has this revision, answered by the record.
+    pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+        revision: u64,
+    ) -> anyhow::Result<T> {
+        let request =
+            self.request(Method::PATCH, path, &[]).header(header::IF_MATCH, format!("\"{revision}\""));
+        body(self.send(request.json(sent)).await?).await
+    }
+
     /// `POST` without a body, whatever the answer holds.
     pub(crate) async fn act(&self, path: &[&str]) -> anyhow::Result<()> {
         self.send(self.request(Method::POST, path, &[])).await.map(drop)
@@ -111,6 +159,35 @@ impl Client {
     /// `POST` without a body, answered by a body.
     pub(crate) async fn act_for<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
         body(self.send(self.request(Method::POST, path, &[])).await?).await
+    }
+
+    /// `POST` without a body but with parameters, answered by a body.
+    pub(crate) async fn act_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Query<'_>,
+    ) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::POST, path, query)).await?).await
+    }
+
+    /// `PUT` with a body, answered by a body.
+    pub(crate) async fn put<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        sent: &B,
+    ) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::PUT, path, &[]).json(sent)).await?).await
+    }
+
+    /// `PUT` without a body, answered by a body.
+    pub(crate) async fn put_for<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
+        body(self.send(self.request(Method::PUT, path, &[])).await?).await
+    }
+
+    /// `GET` of a text.
+    pub(crate) async fn get_text(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<String> {
+        let bytes = limited(self.send(self.request(Method::GET, path, query)).await?).await?;
+        String::from_utf8(bytes).context("the answer is no text")
     }
 
     /// `DELETE`.
@@ -157,8 +234,19 @@ impl Client {
         checked(answer).await
     }
 
+    /// `GET` of a file that the controller makes. The head of the answer may take as long as the making.
+    pub(crate) async fn get_file(&self, path: &[&str], query: Query<'_>) -> anyhow::Result<Response> {
+        let request = self.request(Method::GET, path, query);
+        let sent = tokio::time::timeout(FILE_WAIT_MAX, request.send());
+        checked(sent.await.map_err(|_| self.silent())?.map_err(|e| self.explain(&e))?).await
+    }
+
     fn request(&self, method: Method, path: &[&str], query: Query<'_>) -> reqwest::RequestBuilder {
-        self.http.request(method, self.url(path, query)).bearer_auth(&self.token)
+        let request = self.http.request(method, self.url(path, query));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     fn url(&self, path: &[&str], query: Query<'_>) -> Url {
@@ -273,7 +361,7 @@ mod tests {
         let config = Config {
             url: base.parse().unwrap(),
             token: "hrt_x".into(),
-            fingerprint: hearth_protocol::digest::CaFingerprint::of(b"ca"),
+            fingerprint: CaFingerprint::of(b"ca"),
         };
         Client::new(&config).unwrap()
     }

@@ -51,20 +51,27 @@ impl Config {
     /// # Errors
     /// A [`Failure`] that names the first missing or wrong value.
     pub(crate) fn from_file(file: &ConfigFile) -> Result<Self, Failure> {
-        let missing = |what: &str, env: &str| {
-            Failure::new(Exit::Usage, format!("no {what} is configured"))
-                .hint(format!("run `hearth login https://HOST:7443 --token … --fingerprint …`, or set {env}"))
-        };
-        let url = file.url.as_deref().ok_or_else(|| missing("controller", "HEARTH_URL"))?;
+        let (url, fingerprint) = Self::place(file)?;
         let token = file.token.clone().ok_or_else(|| missing("token", "HEARTH_TOKEN"))?;
+        Ok(Self { url, token: check_token(token)?, fingerprint })
+    }
+
+    /// Which controller, without who calls it.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub(crate) fn place(file: &ConfigFile) -> Result<(reqwest::Url, CaFingerprint), Failure> {
+        let url = file.url.as_deref().ok_or_else(|| missing("controller", "HEARTH_URL"))?;
         let fingerprint = file.fingerprint.as_deref();
         let fingerprint = fingerprint.ok_or_else(|| missing("CA fingerprint", "HEARTH_FINGERPRINT"))?;
-        Ok(Self {
-            url: parse_url(url)?,
-            token: check_token(token)?,
-            fingerprint: parse_fingerprint(fingerprint)?,
-        })
+        Ok((parse_url(url)?, parse_fingerprint(fingerprint)?))
     }
+}
+
+fn missing(what: &str, env: &str) -> Failure {
+    Failure::new(Exit::Usage, format!("no {what} is configured")).hint(format!(
+        "run `hearth login https://HOST:7443 --fingerprint …` with --token … or --user NAME, or set {env}"
+    ))
 }
 
 /// A base address; only `https`, because a token goes over it.

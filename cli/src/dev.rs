@@ -24,6 +24,7 @@ use crate::args::Global;
 use crate::client::Client;
 use crate::config::{self, Config};
 use crate::failure::{Exit, Failure};
+use crate::names::PrewarmRef;
 use crate::output::Out;
 use crate::progress::Mode;
 use crate::{cache, clock, image, prewarm};
@@ -165,7 +166,8 @@ impl Dev {
     async fn main_job(&self, setup: &Setup, client: &Client, out: Out, mode: Mode) -> anyhow::Result<Exit> {
         let image = self.imported(setup, client, out, mode).await?;
         let body = PrewarmCreate {
-            image: image.id,
+            image: Some(image.id),
+            host_image: None,
             targets: Targets { all: true, ..Targets::default() },
             priority: None,
             deadline: None,
@@ -176,7 +178,7 @@ impl Dev {
         };
         let began = clock::monotonic();
         let job: Prewarm = client.post(&["prewarms"], &body).await.context("starting the prewarm job")?;
-        let ended = prewarm::watch(client, job.id, mode).await?;
+        let ended = prewarm::watch(client, PrewarmRef::Job(job.id), mode).await?;
         let took = clock::monotonic().duration_since(began);
         let entries: Vec<CacheEntry> =
             client.list(&["cache"], &[("image", Some(image.id.to_string()))], None).await?;
@@ -184,7 +186,7 @@ impl Dev {
         let active = entries.iter().filter(|entry| entry.status == EntryStatus::Active).count();
         let text = format!(
             "prewarm {} in {:.1} s: {active} of {} copies verified",
-            ended.prewarm.state,
+            ended.state,
             took.as_secs_f64(),
             self.agents
         );

@@ -170,7 +170,8 @@ fn judge_token(token: &TokenRecord, now: Timestamp) -> Check {
     let text = format!("{}, {} of {}", token.name, token.role, token.scope);
     let left_s = token.expires_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
     match left_s.map(|end| end.duration_since(now).as_secs()) {
-        Some(left_s) if left_s < TOKEN_WARN_S => {
+        // One from a login lives for hours: that is as it should be.
+        Some(left_s) if left_s < TOKEN_WARN_S && token.user.is_none() => {
             let todo = "make a new one with `hearth token create` and log in with it";
             warn("token", format!("{text}, ends in {} h", left_s / 3600), todo)
         }

@@ -1,16 +1,28 @@
 //! `hearth image`: the catalog.
+//!
+//! **What.** The verbs, and how one image and many are shown. Each verb is in a file of its theme below.
 
 use clap::{Args, Subcommand};
+use hearth_protocol::api::distribution::Distributions;
 use hearth_protocol::api::image::Image;
-use hearth_protocol::words::{ImageKind, ImageStatus};
+use hearth_protocol::words::{BatchAction, ImageStatus};
 
-use crate::args::{Session, confirm};
+use crate::args::Session;
 use crate::failure::Exit;
 use crate::names;
 use crate::output::{Cell, Grid};
+use crate::sharing::SharingCommand;
 
+mod attributes;
+mod batch;
 mod download;
+mod edits;
+mod ends;
 mod import;
+mod launch;
+mod link;
+mod list;
+mod variant;
 
 pub(crate) use import::{format_of, upload, wait_active};
 
@@ -20,35 +32,79 @@ pub(crate) enum ImageCommand {
     /// Import a disk image or ISO file
     Import(Box<import::Import>),
     /// List images
-    List(List),
+    List(Box<list::List>),
     /// Show one image
     Show(Show),
-    /// Delete images and their copies
+    /// Change what an image says of itself
+    Set(Box<edits::Set>),
+    /// Give images tags
+    Tag(edits::Tag),
+    /// Take tags away from images
+    Untag(edits::Untag),
+    /// Refuse deletion of images
+    Protect(edits::Protect),
+    /// Allow deletion of images again
+    Unprotect(edits::Unprotect),
+    /// Close images to users; they are kept
+    Deactivate(edits::Deactivate),
+    /// Open deactivated images to users again
+    Reactivate(edits::Reactivate),
+    /// Put images into the recycle bin, or destroy them
     #[command(visible_alias = "rm")]
-    Delete(Delete),
-    /// Download the file as it was imported
+    Delete(ends::Delete),
+    /// List the recycle bin
+    Bin(ends::Bin),
+    /// Take images out of the recycle bin
+    Restore(ends::Restore),
+    /// End the import of an image and forget it
+    Cancel(ends::Cancel),
+    /// Download the file as it was imported, or in another format
     Download(download::Download),
+    /// Save the list as CSV or Excel
+    Export(Box<ExportList>),
+    /// Addresses from which an image can be downloaded without a token
+    #[command(subcommand, visible_alias = "links")]
+    Link(link::LinkCommand),
+    /// List the other formats that an image can be downloaded in
+    Variants(variant::Variants),
+    /// Make or remove an image's file in another format
+    #[command(subcommand)]
+    Variant(variant::VariantCommand),
+    /// Cache an image where a machine of it will run
+    Launch(launch::Launch),
+    /// List the distributions that images are offered for
+    Distributions(Table),
+    /// Sharing, publishing and owners
+    #[command(flatten)]
+    Sharing(SharingCommand),
 }
 
-/// List images.
+/// List distributions.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hearth image list
-  hearth image list --status killed
-  hearth image list --search debian -o csv")]
-pub(crate) struct List {
-    /// Only images whose name holds this
-    #[arg(long, value_name = "TEXT")]
-    search: Option<String>,
-    /// Only this status: queued, saving, importing, active, deactivated, killed, pending_delete
-    #[arg(long)]
-    status: Option<ImageStatus>,
-    /// Only this kind: disk or iso
-    #[arg(long)]
-    kind: Option<ImageKind>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+  hearth image distributions
+  hearth image distributions -o csv")]
+pub(crate) struct Table {}
+
+/// Save the list.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth image export images.xlsx
+  hearth image export images.csv --columns name,status,virtual_bytes,created_at --status active
+  hearth image export - --format csv --search debian
+
+In CSV, a cell that a spreadsheet would run as a formula (= + - @ tab, line end) begins with '.")]
+pub(crate) struct ExportList {
+    #[command(flatten)]
+    export: crate::export::Export,
+    #[command(flatten)]
+    filter: list::Filter,
+}
+
+impl ExportList {
+    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        self.export.run(session, &["images", "export"], &self.filter.query()).await
+    }
 }
 
 /// Show one image.
@@ -61,47 +117,56 @@ pub(crate) struct Show {
     image: String,
 }
 
-/// Delete images and their copies.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hearth image delete noble
-  hearth image delete old-1 old-2 --yes")]
-pub(crate) struct Delete {
-    /// Names or ids
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<String>,
-    /// Even if prewarm jobs still want it; never while a machine uses a copy
-    #[arg(long)]
-    force: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
-}
-
 impl ImageCommand {
     /// Runs the verb.
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        let many = |action, images| batch::Batch::new(action, images).run(session);
         match self {
             Self::Import(command) => Box::pin(command.run(session)).await,
-            Self::List(command) => command.run(session).await,
+            Self::List(command) => Box::pin(command.run(session)).await,
             Self::Show(command) => command.run(session).await,
+            Self::Set(command) => Box::pin(command.run(session)).await,
+            Self::Tag(edits::Tag { images, tags }) => {
+                batch::Batch::new(BatchAction::Tag, images).tags(tags).run(session).await
+            }
+            Self::Untag(edits::Untag { images, tags }) => {
+                batch::Batch::new(BatchAction::Untag, images).tags(tags).run(session).await
+            }
+            Self::Protect(command) => many(BatchAction::Protect, command.images).await,
+            Self::Unprotect(command) => many(BatchAction::Unprotect, command.images).await,
+            Self::Deactivate(command) => many(BatchAction::Deactivate, command.images).await,
+            Self::Reactivate(command) => many(BatchAction::Reactivate, command.images).await,
             Self::Delete(command) => command.run(session).await,
+            Self::Bin(command) => command.run(session).await,
+            Self::Restore(command) => command.run(session).await,
+            Self::Cancel(command) => command.run(session).await,
             Self::Download(command) => Box::pin(command.run(session)).await,
+            Self::Export(command) => command.run(session).await,
+            Self::Link(command) => command.run(session).await,
+            Self::Launch(command) => Box::pin(command.run(session)).await,
+            Self::Distributions(_) => distributions(session).await,
+            Self::Sharing(command) => Box::pin(command.run(session)).await,
+            Self::Variants(command) => command.run(session).await,
+            Self::Variant(command) => command.run(session).await,
         }
     }
 }
 
-impl List {
-    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let query = [
-            ("q", self.search),
-            ("status", self.status.map(|status| status.to_string())),
-            ("kind", self.kind.map(|kind| kind.to_string())),
-        ];
-        let images: Vec<Image> = session.client.list(&["images"], &query, self.limit).await?;
-        session.out.list(&images, &grid(&images))?;
-        Ok(Exit::Ok)
+async fn distributions(session: &Session) -> anyhow::Result<Exit> {
+    let table: Distributions = session.client.get(&["distributions"], &[]).await?;
+    let grid = Grid::of(&["NAME", "OS", "ARCHITECTURE", "VERSIONS"], &table.distributions, |row| {
+        vec![
+            Cell::text(&row.name),
+            Cell::text(row.os_type),
+            Cell::text(row.architecture),
+            Cell::text(row.versions.join(" ")),
+        ]
+    });
+    session.out.list(&table.distributions, &grid)?;
+    if table.strict {
+        session.out.remark("\nAn image of another distribution or version is refused.")?;
     }
+    Ok(Exit::Ok)
 }
 
 pub(crate) fn grid(images: &[Image]) -> Grid {
@@ -116,11 +181,19 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
         "~CHANGED",
         "+ID",
         "+KIND",
+        "+OS",
+        "+ARCHITECTURE",
+        "+DISTRIBUTION",
+        "+VERSION",
+        "+TAGS",
+        "+PROTECTED",
+        "+CREATED",
         "+VISIBILITY",
         "+PROJECT",
         "+CONTENT",
         "+SHA256",
         "+REASON",
+        "+FEATURED",
     ];
     Grid::of(COLUMNS, images, |image| {
         vec![
@@ -130,17 +203,34 @@ pub(crate) fn grid(images: &[Image]) -> Grid {
             Cell::Bytes(image.virtual_bytes),
             Cell::Bytes(image.data_bytes),
             Cell::Bytes(image.stored_bytes),
-            Cell::maybe(image.cached_at),
+            cached(image),
             Cell::At(Some(image.updated_at.clone())),
             Cell::text(image.id),
             Cell::text(image.kind),
+            Cell::maybe(image.os_type),
+            Cell::maybe(image.architecture),
+            Cell::maybe(image.distribution.as_ref()),
+            Cell::maybe(image.version.as_ref()),
+            Cell::text(tags(image)),
+            Cell::flag(image.protected),
+            Cell::At(Some(image.created_at.clone())),
             Cell::text(image.visibility),
             Cell::text(image.project),
             Cell::maybe(image.content),
             Cell::maybe(image.checksums.sha256.as_ref()),
             Cell::text(&image.reason),
+            Cell::flag(image.featured),
         ]
     })
+}
+
+/// Whether it is cached at the location that was asked for, else at how many it is.
+fn cached(image: &Image) -> Cell {
+    image.cached.map_or_else(|| Cell::maybe(image.cached_at), Cell::flag)
+}
+
+fn tags(image: &Image) -> String {
+    image.tags.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// The status, with stage and percentage while it moves.
@@ -180,43 +270,36 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("md5", Cell::maybe(image.checksums.md5.as_ref())),
         ("blake3", Cell::maybe(image.checksums.blake3.as_ref())),
         ("visibility", Cell::text(image.visibility)),
+        ("domain", Cell::text(image.domain)),
+        ("featured", Cell::text(if image.featured { "yes" } else { "" })),
+        ("shared with you", Cell::maybe(image.share_status)),
         ("project", Cell::text(image.project)),
-        ("architecture", Cell::maybe(image.architecture.as_ref())),
-        ("os", Cell::maybe(image.os_type.as_ref())),
+        ("architecture", Cell::maybe(image.architecture)),
+        ("os", Cell::maybe(image.os_type)),
         ("distribution", Cell::maybe(image.distribution.as_ref())),
         ("version", Cell::maybe(image.version.as_ref())),
         ("description", Cell::maybe(image.description.as_ref())),
+        ("minimum disk", Cell::Bytes(image.min_disk_bytes)),
+        ("minimum memory", Cell::Bytes(image.min_memory_bytes)),
+        ("virtualisation", Cell::maybe(image.virtualisation)),
+        ("grown to", Cell::Bytes(image.disk_bytes)),
+        ("disk driver", Cell::text(image.disk_driver)),
+        ("network driver", Cell::text(image.network_driver)),
+        ("OS language", Cell::maybe(image.os_language.as_ref())),
+        ("app platform", Cell::maybe(image.app_platform.as_ref())),
+        ("password", Cell::flag(image.password_enabled)),
+        ("tags", Cell::text(tags(image))),
         ("protected", Cell::flag(image.protected)),
+        ("deleted", Cell::At(image.binned_at.clone())),
+        ("destroyed", Cell::At(image.destroyed_at.clone())),
+        ("scan", Cell::maybe(image.scan.as_ref().map(|scan| &scan.verdict))),
         ("cached", Cell::maybe(image.cached_at.map(|n| format!("at {n} locations")))),
         ("created", Cell::At(Some(image.created_at.clone()))),
         ("changed", Cell::At(Some(image.updated_at.clone()))),
+        ("revision", Cell::Number(image.revision)),
     ];
     for (name, value) in &image.properties {
         facts.push(("property", Cell::text(format!("{name}={value}"))));
     }
     facts
-}
-
-impl Delete {
-    async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let mut found = Vec::new();
-        for wanted in &self.images {
-            found.push(names::image(&session.client, wanted).await?);
-        }
-        let listed: Vec<String> =
-            found.iter().map(|image| format!("{} ({})", image.name, image.id)).collect();
-        confirm(
-            &format!(
-                "Delete {}? Copies on hosts leave the cache list and go when room is needed.",
-                listed.join(", ")
-            ),
-            self.yes,
-        )?;
-        for image in found {
-            let query = [("force", self.force.then(|| "true".to_owned()))];
-            session.client.delete(&["images", &image.id.to_string()], &query).await?;
-            session.out.say(&format!("deleted {}", image.name))?;
-        }
-        Ok(Exit::Ok)
-    }
 }

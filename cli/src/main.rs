@@ -13,20 +13,27 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod export;
 mod failure;
+mod host_image;
 mod image;
 mod location;
 mod log;
 mod login;
 mod names;
 mod output;
+mod password;
 mod prewarm;
 mod progress;
+mod quota;
+mod sharing;
 mod size;
 mod system;
 mod targets;
+mod tenant;
 mod tls;
 mod token;
+mod user;
 mod when;
 
 fn main() -> std::process::ExitCode {

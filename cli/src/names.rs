@@ -1,18 +1,22 @@
 //! From what a person wrote to one record: names or ids everywhere.
 //!
-//! **What.** An id is taken as it is; a name is looked up and must be one record's. Locations and images are looked up by
-//! name, prewarm jobs by the image's name or the end of their id.
+//! **What.** An id is taken as it is; a name is looked up and must be one record's. Locations, images, domains, projects and
+//! users are looked up by name, prewarm jobs by the image's name or the end of their id.
 //! **Why a list on doubt.** Two images may have one name in two projects; guessing would delete the wrong one.
 //! **Invariants.** An exact name wins over one that differs in case only; never is one of several picked.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use hearth_protocol::api::host_image::HostImage;
 use hearth_protocol::api::image::Image;
 use hearth_protocol::api::location::Location;
 use hearth_protocol::api::prewarm::Prewarm;
-use hearth_protocol::id::{ImageId, PrewarmId};
-use hearth_protocol::words::PrewarmState;
+use hearth_protocol::api::tenant::{Domain, Project};
+use hearth_protocol::api::user::User;
+use hearth_protocol::id::{DomainId, HostImageId, ImageId, PrewarmGroupId, PrewarmId, ProjectId, UserId};
+use hearth_protocol::words::{ImageStatus, PrewarmState};
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -64,12 +68,23 @@ fn ambiguous(what: &str, wanted: &str, candidates: impl ExactSizeIterator<Item =
     Failure::new(Exit::Usage, message).hint("name it by its id")
 }
 
-/// The image with this id or name.
+/// The image with this id or name. One in the recycle bin is found by its id alone.
 pub(crate) async fn image(client: &Client, wanted: &str) -> anyhow::Result<Image> {
+    image_of(client, wanted, None).await
+}
+
+/// The image in the recycle bin with this id or name.
+pub(crate) async fn binned_image(client: &Client, wanted: &str) -> anyhow::Result<Image> {
+    image_of(client, wanted, Some(ImageStatus::PendingDelete)).await
+}
+
+async fn image_of(client: &Client, wanted: &str, status: Option<ImageStatus>) -> anyhow::Result<Image> {
     if wanted.parse::<ImageId>().is_ok() {
         return client.get(&["images", wanted], &[]).await;
     }
-    let rows: Vec<Image> = client.list(&["images"], &[("name", Some(wanted.to_owned()))], None).await?;
+    let status = status.map(|status| status.to_string());
+    let query = [("name", Some(wanted.to_owned())), ("status", status)];
+    let rows: Vec<Image> = client.list(&["images"], &query, None).await?;
     let describe = |image: &Image| {
         format!(
             "{}  {}  {}, project {}, made {}",
@@ -77,6 +92,34 @@ pub(crate) async fn image(client: &Client, wanted: &str) -> anyhow::Result<Image
         )
     };
     Ok(pick("image", wanted, &rows, |image| &image.name, describe)?.clone())
+}
+
+/// The host image with this id or name.
+pub(crate) async fn host_image(client: &Client, wanted: &str) -> anyhow::Result<HostImage> {
+    if wanted.parse::<HostImageId>().is_ok() {
+        return client.get(&["host-images", wanted], &[]).await;
+    }
+    let query = [("name", Some(wanted.to_owned()))];
+    let rows: Vec<HostImage> = client.list(&["host-images"], &query, None).await?;
+    let describe = |found: &HostImage| {
+        format!("{}  {}  project {}, made {}", found.id, found.name, found.project, found.created_at)
+    };
+    Ok(pick("host-image", wanted, &rows, |found| &found.name, describe)?.clone())
+}
+
+/// The image or the host image that a command is about; clap has seen to it that there is exactly one.
+pub(crate) async fn subject(
+    client: &Client,
+    image_name: Option<&str>,
+    host_image_name: Option<&str>,
+) -> anyhow::Result<(Option<ImageId>, Option<HostImageId>)> {
+    if let Some(wanted) = host_image_name {
+        return Ok((None, Some(host_image(client, wanted).await?.id)));
+    }
+    match image_name {
+        Some(wanted) => Ok((Some(image(client, wanted).await?.id), None)),
+        None => Ok((None, None)),
+    }
 }
 
 /// The location with this id or name.
@@ -89,33 +132,148 @@ pub(crate) async fn location(client: &Client, wanted: &str) -> anyhow::Result<Lo
     Ok(pick("location", wanted, &rows, |location| &location.name, describe)?.clone())
 }
 
-/// The job with this id, this end of an id, or the only (else the only unfinished) one of the image with this name.
-pub(crate) async fn prewarm(client: &Client, wanted: &str) -> anyhow::Result<PrewarmId> {
-    if let Ok(id) = wanted.parse() {
-        return Ok(id);
+/// The domain with this id or name.
+pub(crate) async fn domain(client: &Client, wanted: &str) -> anyhow::Result<Domain> {
+    if wanted.parse::<DomainId>().is_ok() {
+        return client.get(&["domains", wanted], &[]).await;
+    }
+    let rows: Vec<Domain> = client.list(&["domains"], &[("name", Some(wanted.to_owned()))], None).await?;
+    Ok(pick(
+        "domain",
+        wanted,
+        &rows,
+        |domain| &domain.name,
+        |domain| format!("{}  {}", domain.id, domain.name),
+    )?
+    .clone())
+}
+
+/// The id of the domain with this id or name, if one is named.
+pub(crate) async fn maybe_domain(client: &Client, wanted: Option<&str>) -> anyhow::Result<Option<DomainId>> {
+    match wanted {
+        Some(wanted) => Ok(Some(domain(client, wanted).await?.id)),
+        None => Ok(None),
+    }
+}
+
+/// Names of all domains that one may see, for tables.
+pub(crate) async fn domain_names(client: &Client) -> anyhow::Result<BTreeMap<DomainId, String>> {
+    let rows: Vec<Domain> = client.list(&["domains"], &[], None).await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
+}
+
+/// The project with this id or name, in the domain with this id or name where one is given.
+pub(crate) async fn project(client: &Client, wanted: &str, domain: Option<&str>) -> anyhow::Result<Project> {
+    if wanted.parse::<ProjectId>().is_ok() {
+        return client.get(&["projects", wanted], &[]).await;
+    }
+    let domain = maybe_domain(client, domain).await?.map(|id| id.to_string());
+    let query = [("name", Some(wanted.to_owned())), ("domain", domain)];
+    let rows: Vec<Project> = client.list(&["projects"], &query, None).await?;
+    let domains = domain_names(client).await?;
+    let describe = |project: &Project| {
+        let domain = domains.get(&project.domain).map(String::as_str).unwrap_or_default();
+        format!("{}  {}, domain {domain}", project.id, project.name)
+    };
+    Ok(pick("project", wanted, &rows, |project| &project.name, describe)?.clone())
+}
+
+/// The user with this id or name, in the domain with this id or name where one is given.
+pub(crate) async fn user(client: &Client, wanted: &str, domain: Option<&str>) -> anyhow::Result<User> {
+    if wanted.parse::<UserId>().is_ok() {
+        return client.get(&["users", wanted], &[]).await;
+    }
+    let domain = maybe_domain(client, domain).await?.map(|id| id.to_string());
+    let query = [("name", Some(wanted.to_owned())), ("domain", domain)];
+    let rows: Vec<User> = client.list(&["users"], &query, None).await?;
+    let domains = domain_names(client).await?;
+    let describe = |user: &User| {
+        let domain = domains.get(&user.domain).map(String::as_str).unwrap_or_default();
+        format!("{}  {}, domain {domain}", user.id, user.name)
+    };
+    Ok(pick("user", wanted, &rows, |user| &user.name, describe)?.clone())
+}
+
+/// A prewarm job, or the group of a host image's jobs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum PrewarmRef {
+    /// Of an image.
+    Job(PrewarmId),
+    /// Of a host image.
+    Group(PrewarmGroupId),
+}
+
+impl PrewarmRef {
+    /// Where the API has it.
+    pub(crate) fn path(self) -> [String; 2] {
+        match self {
+            Self::Job(id) => ["prewarms".to_owned(), id.to_string()],
+            Self::Group(id) => ["prewarm-groups".to_owned(), id.to_string()],
+        }
+    }
+}
+
+/// The job or group with this id, this end of an id, or the only (else the only unfinished) one of the image or host image
+/// with this name.
+pub(crate) async fn prewarm(client: &Client, wanted: &str) -> anyhow::Result<PrewarmRef> {
+    if let Ok(id) = wanted.parse::<PrewarmGroupId>() {
+        let jobs: Vec<Prewarm> =
+            client.list(&["prewarms"], &[("group", Some(id.to_string()))], Some(1)).await?;
+        let job = PrewarmRef::Job(PrewarmId::from_bytes(*id.as_bytes()));
+        return Ok(if jobs.is_empty() { job } else { PrewarmRef::Group(id) });
     }
     let rows: Vec<Prewarm> = client.list(&["prewarms"], &[], None).await?;
     Ok(pick_prewarm(wanted, &rows)?)
 }
 
-fn pick_prewarm(wanted: &str, rows: &[Prewarm]) -> Result<PrewarmId, Failure> {
-    let ends = |row: &&Prewarm| wanted.len() >= ID_END_CHARS_MIN && row.id.to_string().ends_with(wanted);
-    let by_end: Vec<&Prewarm> = rows.iter().filter(ends).collect();
-    let by_image: Vec<&Prewarm> = rows.iter().filter(|row| row.image_name == wanted).collect();
-    let found = if by_end.is_empty() { by_image } else { by_end };
-    let open = |row: &&Prewarm| {
-        matches!(row.state, PrewarmState::Scheduled | PrewarmState::Running | PrewarmState::Paused)
-    };
-    let unfinished: Vec<&Prewarm> = found.iter().copied().filter(open).collect();
+/// A job or a group that may be meant.
+struct Candidate {
+    target: PrewarmRef,
+    open: bool,
+    text: String,
+}
+
+fn pick_prewarm(wanted: &str, rows: &[Prewarm]) -> Result<PrewarmRef, Failure> {
+    let ends = |id: String| wanted.len() >= ID_END_CHARS_MIN && id.ends_with(wanted);
+    let mut found = candidates(rows, |row| ends(row.id.to_string()), |group, _| ends(group.to_string()));
+    if found.is_empty() {
+        found = candidates(rows, |row| row.image_name == wanted, |_, name| name == wanted);
+    }
+    let unfinished: Vec<&Candidate> = found.iter().filter(|candidate| candidate.open).collect();
     match (found.as_slice(), unfinished.as_slice()) {
-        ([one], _) | (_, [one]) => Ok(one.id),
+        ([one], _) => Ok(one.target),
+        (_, [one]) => Ok(one.target),
         ([], _) => Err(not_found("prewarm", wanted)),
-        (several, _) => Err(ambiguous("prewarm", wanted, several.iter().map(|row| describe_prewarm(row)))),
+        (several, _) => Err(ambiguous("prewarm", wanted, several.iter().map(|one| one.text.clone()))),
     }
 }
 
-fn describe_prewarm(row: &Prewarm) -> String {
-    format!("{}  {}  {}, made {}", row.id, row.image_name, row.state, row.created_at)
+fn candidates(
+    rows: &[Prewarm],
+    job: impl Fn(&Prewarm) -> bool,
+    group: impl Fn(PrewarmGroupId, &str) -> bool,
+) -> Vec<Candidate> {
+    let open = |row: &Prewarm| {
+        matches!(row.state, PrewarmState::Scheduled | PrewarmState::Running | PrewarmState::Paused)
+    };
+    let mut found: Vec<Candidate> = Vec::new();
+    for row in rows {
+        if job(row) {
+            let text = format!("{}  {}  {}, made {}", row.id, row.image_name, row.state, row.created_at);
+            found.push(Candidate { target: PrewarmRef::Job(row.id), open: open(row), text });
+        }
+        let (Some(id), Some(name)) = (row.group, &row.host_image_name) else { continue };
+        let target = PrewarmRef::Group(id);
+        match found.iter_mut().find(|candidate| candidate.target == target) {
+            Some(known) => known.open |= open(row),
+            None if group(id, name) => {
+                let text = format!("{id}  {name}  host image, made {}", row.created_at);
+                found.push(Candidate { target, open: open(row), text });
+            }
+            None => {}
+        }
+    }
+    found
 }
 
 /// The token or join token with this id or name.
@@ -158,6 +316,41 @@ mod tests {
         assert!(failure.message.contains("id 1") && failure.message.contains("id 2"), "{}", failure.message);
         let many: Vec<(&str, u32)> = (0..25).map(|n| ("same", n)).collect();
         assert!(named("same", &many).unwrap_err().message.ends_with("and 15 more"));
+    }
+
+    fn job(id: u8, image: &str, state: &str, group: Option<(u8, &str)>) -> Prewarm {
+        let long = |n: u8| format!("01234567-89ab-7def-8123-4567890000{n:02}");
+        let mut row = serde_json::json!({
+            "id": long(id), "image": long(90), "image_name": image, "content": "0".repeat(64), "state": state,
+            "targets": { "all": true }, "priority": "bulk", "start": "", "keep": "pinned", "total": 1, "active": 0,
+            "failed": 0, "done_bytes": 0, "data_bytes": 0, "moved_bytes": 0, "created_by": "", "created_at": "",
+        });
+        if let Some((id, name)) = group {
+            row["group"] = long(id).into();
+            row["host_image_name"] = name.into();
+        }
+        serde_json::from_value(row).unwrap()
+    }
+
+    /// HI-3: the jobs of a host image are one thing under its name, and single ones under those of its disks.
+    #[test]
+    fn the_jobs_of_a_host_image_are_named_as_one() {
+        let erp = |id, image, state| job(id, image, state, Some((50, "erp")));
+        let rows = [
+            erp(1, "erp-system", "done"),
+            erp(2, "erp-data", "running"),
+            job(3, "noble", "done", None),
+            job(4, "erp", "done", None),
+        ];
+        let pick = |wanted: &str| pick_prewarm(wanted, &rows);
+        let group = PrewarmRef::Group(rows[0].group.unwrap());
+        assert_eq!(pick("erp"), Ok(group), "the unfinished one of two that have the name");
+        assert_eq!(pick("000050"), Ok(group));
+        assert_eq!(pick("erp-data"), Ok(PrewarmRef::Job(rows[1].id)));
+        assert_eq!(pick("000003"), Ok(PrewarmRef::Job(rows[2].id)));
+        assert_eq!(pick("focal").unwrap_err().exit, Exit::NotFound);
+        let over = [erp(1, "erp-system", "done"), job(4, "erp", "done", None)];
+        assert_eq!(pick_prewarm("erp", &over).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

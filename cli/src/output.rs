@@ -238,11 +238,12 @@ fn table_cell(cell: &Cell, look: Look) -> TableCell {
 
 fn colour_of(word: &str) -> Option<Color> {
     match word {
-        "active" | "done" | "online" | "ok" => Some(Color::Green),
-        "cache_fail" | "delete_failed" | "killed" | "failed" | "offline" | "fail" | "duplicate" => {
-            Some(Color::Red)
+        "active" | "done" | "online" | "ok" | "accepted" => Some(Color::Green),
+        "cache_fail" | "delete_failed" | "killed" | "failed" | "offline" | "fail" | "duplicate"
+        | "rejected" => Some(Color::Red),
+        "stale" | "paused" | "draining" | "cancelled" | "deactivated" | "warn" | "pending" => {
+            Some(Color::Yellow)
         }
-        "stale" | "paused" | "draining" | "cancelled" | "deactivated" | "warn" => Some(Color::Yellow),
         "caching" | "verifying" | "saving" | "importing" | "running" => Some(Color::Cyan),
         _ => None,
     }
@@ -264,6 +265,11 @@ impl Out {
     /// Whether a person reads the result, not a program.
     pub(crate) const fn for_people(self) -> bool {
         matches!(self.format, Format::Table)
+    }
+
+    /// Whether a spreadsheet reads the result.
+    pub(crate) const fn is_csv(self) -> bool {
+        matches!(self.format, Format::Csv)
     }
 
     /// How a table looks on this stdout.

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hearth_protocol::api::prewarm::{DryRun, Prewarm, PrewarmCreate, PrewarmDetails};
-use hearth_protocol::id::PrewarmId;
+use hearth_protocol::api::prewarm::{
+    DryRun, Prewarm, PrewarmCreate, PrewarmDetails, PrewarmGroup, PrewarmGroupDetails, PrewarmMade,
+    PrewarmTarget,
+};
 use hearth_protocol::words::{EntryStatus, PrewarmState, Priority};
 
 use crate::args::Session;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::names::PrewarmRef;
 use crate::output::{Cell, Grid};
-use crate::progress::{self, Fleet, Mode};
+use crate::progress::{self, Fleet, Mode, Picture};
 use crate::targets::{self, KeepArgs, TargetArgs};
 use crate::when::Moment;
 use crate::{clock, names, size, system, when};
@@ -22,7 +25,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(400);
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PrewarmCommand {
-    /// Start a job: one image, many locations
+    /// Start a job: one image or host image, many locations
     Create(Box<Create>),
     /// List jobs, newest first
     List(List),
@@ -45,11 +48,17 @@ pub(crate) enum PrewarmCommand {
   hearth prewarm create noble --to cn-1,cn-2 --deadline 2h --rate 50MB
   hearth prewarm create noble --all --start 2026-01-31T22:00:00+08:00 --keep 7d
   hearth prewarm create noble --all --dry-run
+  hearth prewarm create --host-image erp --select 'zone=z1' --wait
 
+With --host-image there is a job for each of its disks; they are shown, paused, resumed, cancelled and tried again as one.
 The job is done when every location says \"verified on disk\". With --wait the exit code is 7 if a location failed.")]
 pub(crate) struct Create {
     /// Image (name or id); it must be active
-    image: String,
+    #[arg(required_unless_present = "host_image")]
+    image: Option<String>,
+    /// Host image (name or id) instead of an image: all its disks
+    #[arg(long, value_name = "NAME", conflicts_with = "image")]
+    host_image: Option<String>,
     #[command(flatten)]
     targets: TargetArgs,
     /// When it must be done: a duration from now (2h) or RFC 3339
@@ -91,7 +100,7 @@ pub(crate) struct List {
   hearth prewarm show noble              # the job of this image, if there is one
   hearth prewarm show 5d6e7f80 --watch   # the end of a job's id is enough")]
 pub(crate) struct Show {
-    /// Id, the end of an id, or the image's name
+    /// Id, the end of an id, or the name of the image or host image
     job: String,
     /// Show progress until the job ends
     #[arg(short, long)]
@@ -106,7 +115,7 @@ pub(crate) struct Show {
   hearth prewarm cancel 5d6e7f80
   hearth prewarm retry noble")]
 pub(crate) struct One {
-    /// Id, the end of an id, or the image's name
+    /// Id, the end of an id, or the name of the image or host image
     job: String,
 }
 
@@ -127,10 +136,12 @@ impl PrewarmCommand {
 
 impl Create {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let image = names::image(&session.client, &self.image).await?;
+        let (image, host_image) =
+            names::subject(&session.client, self.image.as_deref(), self.host_image.as_deref()).await?;
         let now = clock::now();
         let body = PrewarmCreate {
-            image: image.id,
+            image,
+            host_image,
             targets: self.targets.body(),
             priority: self.priority,
             deadline: self.deadline.map(|moment| moment.rfc3339(now)),
@@ -143,14 +154,21 @@ impl Create {
             let plan: DryRun = session.client.post(&["prewarms"], &body).await?;
             return show_plan(session, &plan);
         }
-        let job: Prewarm = session.client.post(&["prewarms"], &body).await?;
+        let made: PrewarmMade = session.client.post(&["prewarms"], &body).await?;
+        let (what, id) = match &made {
+            PrewarmMade::Job(job) => (PrewarmRef::Job(job.id), job.id.to_string()),
+            PrewarmMade::Group(group) => (PrewarmRef::Group(group.id), group.id.to_string()),
+        };
         if self.wait {
-            session.out.remark(&format!("job {}; Ctrl-C stops watching, not the job", job.id))?;
-            let ended = watch(&session.client, job.id, Mode::of_stderr(session.quiet)).await?;
-            return show_end(session, &ended);
+            session.out.remark(&format!("job {id}; Ctrl-C stops watching, not the job"))?;
+            let ended = watch(&session.client, what, Mode::of_stderr(session.quiet)).await?;
+            return show_end(session, &ended, &id);
         }
-        session.out.facts(&job, facts(&job))?;
-        session.out.remark(&format!("\nFollow it with: hearth prewarm show {} --watch", job.id))?;
+        match &made {
+            PrewarmMade::Job(job) => session.out.facts(job, facts(job))?,
+            PrewarmMade::Group(group) => session.out.facts(group, group_facts(group))?,
+        }
+        session.out.remark(&format!("\nFollow it with: hearth prewarm show {id} --watch"))?;
         Ok(Exit::Ok)
     }
 }
@@ -178,16 +196,29 @@ fn locations_text(count: usize) -> String {
     if count == 1 { "1 location".to_owned() } else { format!("{count} locations") }
 }
 
-/// Follows a job until it ends.
+/// How a job or group stands.
+///
+/// # Errors
+/// What the controller says; it may be away for a minute.
+async fn look(client: &Client, what: PrewarmRef) -> anyhow::Result<Picture> {
+    let [noun, id] = what.path();
+    let path = [noun.as_str(), id.as_str()];
+    Ok(match what {
+        PrewarmRef::Job(_) => system::patient::<PrewarmDetails>(client, &path).await?.into(),
+        PrewarmRef::Group(_) => system::patient::<PrewarmGroupDetails>(client, &path).await?.into(),
+    })
+}
+
+/// Follows a job or group until it ends.
 ///
 /// # Errors
 /// What the controller says; it may be away for a minute in between.
-pub(crate) async fn watch(client: &Client, id: PrewarmId, mode: Mode) -> anyhow::Result<PrewarmDetails> {
+pub(crate) async fn watch(client: &Client, what: PrewarmRef, mode: Mode) -> anyhow::Result<Picture> {
     let mut fleet = Fleet::new(mode);
     loop {
-        let job: PrewarmDetails = system::patient(client, &["prewarms", &id.to_string()]).await?;
+        let job = look(client, what).await?;
         fleet.show(&job);
-        if matches!(job.prewarm.state, PrewarmState::Done | PrewarmState::Failed | PrewarmState::Cancelled) {
+        if matches!(job.state, PrewarmState::Done | PrewarmState::Failed | PrewarmState::Cancelled) {
             fleet.end();
             return Ok(job);
         }
@@ -198,23 +229,21 @@ pub(crate) async fn watch(client: &Client, id: PrewarmId, mode: Mode) -> anyhow:
 }
 
 /// How a job that was waited for ended.
-fn show_end(session: &Session, job: &PrewarmDetails) -> anyhow::Result<Exit> {
-    session.out.list(&job.locations, &locations(job))?;
+fn show_end(session: &Session, job: &Picture, id: &str) -> anyhow::Result<Exit> {
+    session.out.list(&job.locations, &locations(&job.locations))?;
     let text = format!(
         "{} is {}: {}, {} moved",
-        job.prewarm.image_name,
-        job.prewarm.state,
+        job.name,
+        job.state,
         progress::summary(job),
-        size::human(job.prewarm.moved_bytes)
+        size::human(job.moved_bytes)
     );
     session.out.remark(&text)?;
-    if job.prewarm.state == PrewarmState::Done {
+    if job.state == PrewarmState::Done {
         return Ok(Exit::Ok);
     }
-    let failure = Failure::new(Exit::Incomplete, format!("the job ended {}", job.prewarm.state));
-    Err(failure
-        .hint(format!("mend what the reasons name, then `hearth prewarm retry {}`", job.prewarm.id))
-        .into())
+    let failure = Failure::new(Exit::Incomplete, format!("the job ended {}", job.state));
+    Err(failure.hint(format!("mend what the reasons name, then `hearth prewarm retry {id}`")).into())
 }
 
 impl List {
@@ -228,6 +257,8 @@ impl List {
             "FAILED",
             "WHERE",
             "~MADE",
+            "~HOST IMAGE",
+            "+GROUP",
             "+DEADLINE",
             "+START",
             "+FINISHED",
@@ -245,6 +276,8 @@ impl List {
                 Cell::Number(u64::from(job.failed)),
                 Cell::text(targets::describe(&job.targets)),
                 Cell::At(Some(job.created_at.clone())),
+                Cell::maybe(job.host_image_name.as_ref()),
+                Cell::maybe(job.group),
                 Cell::At(job.deadline.clone()),
                 Cell::At(Some(job.start.clone())),
                 Cell::At(job.finished_at.clone()),
@@ -261,14 +294,26 @@ impl List {
 
 impl Show {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let id = names::prewarm(&session.client, &self.job).await?;
+        let what = names::prewarm(&session.client, &self.job).await?;
+        let [noun, id] = what.path();
         if self.watch {
-            let ended = watch(&session.client, id, Mode::of_stderr(session.quiet)).await?;
-            return show_end(session, &ended);
+            let ended = watch(&session.client, what, Mode::of_stderr(session.quiet)).await?;
+            return show_end(session, &ended, &id);
         }
-        let job: PrewarmDetails = session.client.get(&["prewarms", &id.to_string()], &[]).await?;
-        session.out.facts(&job, facts(&job.prewarm))?;
-        session.out.below(&locations(&job))?;
+        let path = [noun.as_str(), id.as_str()];
+        match what {
+            PrewarmRef::Job(_) => {
+                let job: PrewarmDetails = session.client.get(&path, &[]).await?;
+                session.out.facts(&job, facts(&job.prewarm))?;
+                session.out.below(&locations(&job.locations))?;
+            }
+            PrewarmRef::Group(_) => {
+                let group: PrewarmGroupDetails = session.client.get(&path, &[]).await?;
+                session.out.facts(&group, group_facts(&group.group))?;
+                session.out.below(&jobs(&group.group))?;
+                session.out.below(&locations(&group.locations))?;
+            }
+        }
         Ok(Exit::Ok)
     }
 }
@@ -296,7 +341,44 @@ fn facts(job: &Prewarm) -> Vec<(&'static str, Cell)> {
     ]
 }
 
-fn locations(job: &PrewarmDetails) -> Grid {
+fn group_facts(group: &PrewarmGroup) -> Vec<(&'static str, Cell)> {
+    vec![
+        ("id", Cell::text(group.id)),
+        ("host image", Cell::text(&group.host_image_name)),
+        ("state", Cell::status(group.state)),
+        ("where", Cell::text(targets::describe(&group.targets))),
+        ("disks", Cell::Number(group.jobs.len() as u64)),
+        ("active", Cell::text(format!("{} of {}", group.active, group.total))),
+        ("failed", Cell::Number(u64::from(group.failed))),
+        (
+            "verified",
+            Cell::text(format!("{} of {}", size::human(group.done_bytes), size::human(group.data_bytes))),
+        ),
+        ("moved", Cell::Bytes(Some(group.moved_bytes))),
+        ("priority", Cell::text(group.priority)),
+        ("deadline", Cell::At(group.deadline.clone())),
+        ("start", Cell::At(Some(group.start.clone()))),
+        ("rate", Cell::maybe(group.rate_bytes_per_s.map(|rate| format!("{}/s", size::human(rate))))),
+        ("made by", Cell::text(&group.created_by)),
+        ("made", Cell::At(Some(group.created_at.clone()))),
+        ("finished", Cell::At(group.finished_at.clone())),
+    ]
+}
+
+/// The jobs of a group, one per disk.
+fn jobs(group: &PrewarmGroup) -> Grid {
+    Grid::of(&["DISK", "STATE", "ACTIVE", "FAILED", "MOVED"], &group.jobs, |job| {
+        vec![
+            Cell::text(&job.image_name),
+            Cell::status(job.state),
+            Cell::text(format!("{}/{}", job.active, job.total)),
+            Cell::Number(u64::from(job.failed)),
+            Cell::Bytes(Some(job.moved_bytes)),
+        ]
+    })
+}
+
+fn locations(hosts: &[PrewarmTarget]) -> Grid {
     const COLUMNS: &[&str] = &[
         "LOCATION",
         "STATUS",
@@ -311,7 +393,7 @@ fn locations(job: &PrewarmDetails) -> Grid {
         "+DONE BYTES",
         "+DATA BYTES",
     ];
-    Grid::of(COLUMNS, &job.locations, |host| {
+    Grid::of(COLUMNS, hosts, |host| {
         let offline = !host.online && host.status != EntryStatus::Stale;
         let status = if offline { format!("{} (offline)", host.status) } else { host.status.to_string() };
         vec![
@@ -333,9 +415,19 @@ fn locations(job: &PrewarmDetails) -> Grid {
 
 impl One {
     async fn act(self, session: &Session, verb: &str) -> anyhow::Result<Exit> {
-        let id = names::prewarm(&session.client, &self.job).await?;
-        let job: Prewarm = session.client.act_for(&["prewarms", &id.to_string(), verb]).await?;
-        session.out.facts(&job, facts(&job))?;
+        let what = names::prewarm(&session.client, &self.job).await?;
+        let [noun, id] = what.path();
+        let path = [noun.as_str(), id.as_str(), verb];
+        match what {
+            PrewarmRef::Job(_) => {
+                let job: Prewarm = session.client.act_for(&path).await?;
+                session.out.facts(&job, facts(&job))?;
+            }
+            PrewarmRef::Group(_) => {
+                let group: PrewarmGroup = session.client.act_for(&path).await?;
+                session.out.facts(&group, group_facts(&group))?;
+            }
+        }
         Ok(Exit::Ok)
     }
 }

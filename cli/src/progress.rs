@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use hearth_protocol::api::prewarm::{PrewarmDetails, PrewarmTarget};
+use hearth_protocol::api::prewarm::{PrewarmDetails, PrewarmGroupDetails, PrewarmTarget};
 use hearth_protocol::id::LocationId;
-use hearth_protocol::words::EntryStatus;
+use hearth_protocol::words::{EntryStatus, PrewarmState};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::printable;
@@ -161,6 +161,61 @@ fn style(template: &str) -> ProgressStyle {
     style.progress_chars("━╸ ")
 }
 
+/// How far a job, or all jobs of a host image, are.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    /// Name of the image or host image.
+    pub(crate) name: String,
+    /// State.
+    pub(crate) state: PrewarmState,
+    /// Locations.
+    pub(crate) total: u32,
+    /// Locations that are done.
+    pub(crate) active: u32,
+    /// Locations that failed.
+    pub(crate) failed: u32,
+    /// Raw bytes verified.
+    pub(crate) done_bytes: u64,
+    /// Raw bytes to be verified.
+    pub(crate) data_bytes: u64,
+    /// Stored bytes that moved.
+    pub(crate) moved_bytes: u64,
+    /// Each location.
+    pub(crate) locations: Vec<PrewarmTarget>,
+}
+
+impl From<PrewarmDetails> for Picture {
+    fn from(PrewarmDetails { prewarm: job, locations }: PrewarmDetails) -> Self {
+        Self {
+            name: job.image_name,
+            state: job.state,
+            total: job.total,
+            active: job.active,
+            failed: job.failed,
+            done_bytes: job.done_bytes,
+            data_bytes: job.data_bytes,
+            moved_bytes: job.moved_bytes,
+            locations,
+        }
+    }
+}
+
+impl From<PrewarmGroupDetails> for Picture {
+    fn from(PrewarmGroupDetails { group, locations }: PrewarmGroupDetails) -> Self {
+        Self {
+            name: group.host_image_name,
+            state: group.state,
+            total: group.total,
+            active: group.active,
+            failed: group.failed,
+            done_bytes: group.done_bytes,
+            data_bytes: group.data_bytes,
+            moved_bytes: group.moved_bytes,
+            locations,
+        }
+    }
+}
+
 /// Progress of a prewarm job.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -181,7 +236,7 @@ impl Fleet {
     }
 
     /// Shows the state of a job.
-    pub(crate) fn show(&mut self, job: &PrewarmDetails) {
+    pub(crate) fn show(&mut self, job: &Picture) {
         match self.mode {
             Mode::Bars => self.bars(job),
             Mode::Lines => self.lines(job),
@@ -200,7 +255,7 @@ impl Fleet {
         self.multi.set_draw_target(ProgressDrawTarget::hidden());
     }
 
-    fn bars(&mut self, job: &PrewarmDetails) {
+    fn bars(&mut self, job: &Picture) {
         let names = job.locations.iter().map(|host| console::measure_text_width(&host.location_name));
         let name = names.max().unwrap_or(0).clamp(3, NAME_COLUMNS_MAX);
         if self.all.prefix().is_empty() {
@@ -208,9 +263,9 @@ impl Fleet {
             self.all.set_style(style(&all));
             self.all.set_prefix("all");
         }
-        self.all.set_length(job.prewarm.data_bytes.max(1));
-        self.all.set_position(job.prewarm.done_bytes);
-        let (done, total) = (size::human(job.prewarm.done_bytes), size::human(job.prewarm.data_bytes));
+        self.all.set_length(job.data_bytes.max(1));
+        self.all.set_position(job.done_bytes);
+        let (done, total) = (size::human(job.done_bytes), size::human(job.data_bytes));
         self.all.set_message(format!("{}, {done} of {total}", summary(job)));
         let rows = usize::from(console::Term::stderr().size().0).saturating_sub(LINES_FREE);
         let shown = visible(&job.locations, rows);
@@ -233,7 +288,7 @@ impl Fleet {
         }
     }
 
-    fn lines(&mut self, job: &PrewarmDetails) {
+    fn lines(&mut self, job: &Picture) {
         let few = job.locations.len() <= HOST_LINES_MAX;
         for host in &job.locations {
             // That a host is still to begin is no news.
@@ -244,7 +299,7 @@ impl Fleet {
             }
         }
         let now = clock::monotonic();
-        let (done, total) = (size::human(job.prewarm.done_bytes), size::human(job.prewarm.data_bytes));
+        let (done, total) = (size::human(job.done_bytes), size::human(job.data_bytes));
         let text = format!("all: {done} of {total}, {}", summary(job));
         let pause = match &self.said_all {
             Some((said, _)) if *said == text => SAME_LINE_PAUSE,
@@ -259,10 +314,9 @@ impl Fleet {
 
 /// `7 of 9 active, 1 failed, 1 offline`: an offline host is what a job may wait for without an end.
 #[must_use]
-pub(crate) fn summary(details: &PrewarmDetails) -> String {
-    let job = &details.prewarm;
+pub(crate) fn summary(job: &Picture) -> String {
     let waits = |host: &&PrewarmTarget| !host.online && host.status != EntryStatus::Active;
-    let offline = details.locations.iter().filter(waits).count();
+    let offline = job.locations.iter().filter(waits).count();
     let mut text = format!("{} of {} active", job.active, job.total);
     for (count, word) in [(job.failed as usize, "failed"), (offline, "offline")] {
         if count > 0 {

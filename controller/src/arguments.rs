@@ -63,6 +63,38 @@ pub(crate) enum Command {
         #[arg(long)]
         repair: bool,
     },
+    /// Move old rows of the operation log into a file, while the controller runs; what stays is proven from an anchor
+    ///
+    /// Nothing is removed before the file is synced and was read back. The rows are JSON lines with their hashes, packed
+    /// with zstd. What was removed is told by rows `log.archive`. Keep the file: nothing else has these rows any more.
+    #[command(verbatim_doc_comment)]
+    LogArchive {
+        /// Rows older than this: RFC 3339 (2026-01-31T18:00:00Z), or a day (2026-01-31, from its begin in UTC)
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        before: Moment,
+        /// The file; it must not exist
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Prove an archive of the operation log, and that it belongs to this database. Exit status: 0 proven, 1 not, 2 not read
+    LogVerify {
+        /// The archive
+        file: PathBuf,
+        /// Check the file alone, on a machine without the database
+        #[arg(long)]
+        no_database: bool,
+    },
+}
+
+/// A time, microseconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment(pub(crate) i64);
+
+fn moment(text: &str) -> Result<Moment, String> {
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let at = text.parse::<jiff::Timestamp>().ok().or_else(|| day().map(|day| day.timestamp()));
+    let at = at.ok_or_else(|| "write RFC 3339 (2026-01-31T18:00:00Z) or a day (2026-01-31)".to_owned())?;
+    Ok(Moment(at.as_microsecond()))
 }
 
 /// What `--check-config` says of a file that can be used.

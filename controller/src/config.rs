@@ -6,15 +6,23 @@
 //! **Why unknown keys are not simply refused.** A package upgrade must not keep a controller from starting because a
 //! key went away; but a mistyped key must be seen. So: a loud warning at start, an error under `--check-config`.
 //!
+//! **Why one file.** A key stands in four places: default, file, checked value, check. Next to each other none is forgotten.
+//!
 //! **Invariants.** A `Config` that exists can be used: addresses parse, sizes are in range, paths are absolute.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_protocol::api::distribution::Distribution;
+use hearth_protocol::words::DiskFormat;
 use serde::Deserialize;
 
 use crate::ingest::sandbox::SandboxMode;
+use crate::ingest::scan::Scanner;
+use crate::logic::deletion::BIN_DAYS_MAX;
+use crate::logic::distributions;
+use crate::logic::quota::Figures;
 
 /// Where the configuration is when nobody says.
 pub const PATH_DEFAULT: &str = "/etc/hearth/controller.toml";
@@ -44,8 +52,41 @@ pub const AGENT_CERTIFICATE_HOURS_MAX: u32 = 720;
 pub const HEARTBEAT_SECONDS_DEFAULT: u32 = 15;
 /// Most seconds between two reports: an agent that is not heard for a minute counts as lost.
 pub const HEARTBEAT_SECONDS_MAX: u32 = 45;
+/// Receivers of one image when nobody says, as public clouds have it: a list that people can oversee.
+pub const SHARE_RECEIVERS_DEFAULT: u32 = 10;
+/// Most receivers: they are shown in one answer.
+pub const SHARE_RECEIVERS_MAX: u32 = 1000;
+/// Images of a project that are not public, when nobody says, as public clouds have it.
+pub const QUOTA_IMAGES_DEFAULT: u64 = 10;
+/// Calls a second of one token in the long run: far above what a person or a well-made program does, far below what a loop
+/// without a pause does to the others.
+pub const API_REQUESTS_PER_SECOND_DEFAULT: u32 = 200;
+/// Calls at once of one token: a program that looks at a thousand records after a pause.
+pub const API_BURST_DEFAULT: u32 = 1000;
+/// Most calls a second or at once that may be configured.
+pub const API_RATE_MAX: u32 = 100_000;
+/// Life of a token that somebody gets by logging in, hours: a long working day.
+pub const LOGIN_HOURS_DEFAULT: u32 = 12;
+/// Longest such life, hours (a month): what must live longer is a program's token.
+pub const LOGIN_HOURS_MAX: u32 = 720;
 /// Longest silence of somebody who sends a file: a broken connection without an end must not keep the image in `saving`.
 pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Days in the recycle bin: a long weekend to notice what was deleted by mistake.
+pub const BIN_DAYS_DEFAULT: u32 = 3;
+/// Variants of every import: what the other hypervisors and clouds take (QEMU, VMware, Hyper-V and Azure).
+pub const VARIANTS_DEFAULT: [DiskFormat; 3] = [DiskFormat::Qcow2, DiskFormat::Vmdk, DiskFormat::Vhd];
+/// What `variants` may hold.
+const VARIANTS_ALLOWED: &str = "must be some of raw, qcow2, vmdk, vhd and vhdx, each once; [] for none";
+/// Longest look of the scanner at one image, seconds (15 min): a virus scanner reads about 100 MB/s.
+pub const SCAN_SECONDS_DEFAULT: u32 = 900;
+/// Longest that can be allowed: a day.
+pub const SCAN_SECONDS_MAX: u32 = 86_400;
+/// What `scan_command` and `scan_read` may hold.
+const SCAN_ALLOWED: &str = "must be absolute paths; scan_command may have arguments behind its path";
+/// What `listen_https` and `listen_quic` may be.
+const LISTEN_ALLOWED: &str = "must be IP:PORT, for example 0.0.0.0:7443 or [::]:7443";
+/// What `sandbox` may be.
+const SANDBOX_ALLOWED: &str = "must be \"required\" or \"best-effort\"";
 /// Largest configuration file, bytes: a wrong path must not be read into memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -93,6 +134,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which images an agent may have placed on its host by asking for them, when a consumer there wants one.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum HostsMayAsk {
+    /// None: only operators and launches place images.
+    None,
+    /// Public ones, which everybody may use anyway.
+    #[default]
+    Public,
+    /// All. Whoever is root on any host can then have any image.
+    All,
+}
+
 /// What the file may say; see the commented example configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -103,15 +157,32 @@ struct Raw {
     public_names: Vec<String>,
     database_url: Option<String>,
     keep_originals: Option<bool>,
+    variants: Option<Vec<String>>,
+    scan_command: Vec<String>,
+    scan_read: Vec<PathBuf>,
+    scan_seconds: Option<u32>,
     sandbox: Option<String>,
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
     source_transfers: Option<u32>,
     agent_certificate_hours: Option<u32>,
     heartbeat_seconds: Option<u32>,
+    hosts_may_ask: HostsMayAsk,
+    api_requests_per_second: Option<u32>,
+    api_burst: Option<u32>,
+    login_hours: Option<u32>,
     metrics_public: bool,
     log_format: LogFormat,
     log_filter: Option<String>,
+    bin_days: Option<u32>,
+    distributions: Option<Vec<Distribution>>,
+    distributions_strict: bool,
+    three_level_sharing: bool,
+    members_may_publish: bool,
+    share_receivers_max: Option<u32>,
+    quota_images: Option<u64>,
+    quota_bytes: u64,
+    quota_imports: u64,
 }
 
 /// The checked configuration.
@@ -131,6 +202,10 @@ pub struct Config {
     pub database_url: String,
     /// Whether uploaded files are kept after their import.
     pub keep_originals: bool,
+    /// Formats that every imported disk is made into; each at most once, never `iso`.
+    pub variants: Vec<DiskFormat>,
+    /// Program that looks at each import, if there is one.
+    pub scanner: Option<Scanner>,
     /// How conversions are confined.
     pub sandbox: SandboxMode,
     /// Imports at once, 1 to 64.
@@ -143,6 +218,10 @@ pub struct Config {
     pub agent_certificate_life: Duration,
     /// Time between two reports of an agent, 1 to 45 seconds.
     pub heartbeat: Duration,
+    /// Which images hosts may ask for.
+    pub hosts_may_ask: HostsMayAsk,
+    /// How often callers may ask, and for how long they are logged in.
+    pub calls: Calls,
     /// Longest silence of somebody who sends a file; not in the file, shorter in tests.
     pub upload_silence: Duration,
     /// Whether `/metrics` answers without a token.
@@ -151,6 +230,45 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged, in the words of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
+    /// Rules of the catalog.
+    pub catalog: CatalogRules,
+    /// With whom images may be shared, and what projects may have.
+    pub sharing: Sharing,
+}
+
+/// What an operator decides about images.
+#[derive(Clone, Debug)]
+pub struct CatalogRules {
+    /// Days that a deleted image stays in the recycle bin, 0 to 3,650; 0: there is no bin.
+    pub bin_days: u32,
+    /// Distributions that images are offered for.
+    pub distributions: Vec<Distribution>,
+    /// Whether an image of another distribution is refused.
+    pub distributions_strict: bool,
+}
+
+/// With whom images may be shared, and what projects may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sharing {
+    /// Whether system administrators may share images with other domains.
+    pub three_level: bool,
+    /// Whether members may make images of their own project public.
+    pub members_may_publish: bool,
+    /// Most receivers of one image, 1 to 1,000.
+    pub receivers_max: u32,
+    /// Limits of projects that have none of their own; 0 is none.
+    pub quota: Figures,
+}
+
+/// How often callers may ask, and for how long they are logged in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Calls {
+    /// Calls a second of one token; 0: no bound.
+    pub per_second: u32,
+    /// Calls at once of one token, 1 to 100,000.
+    pub burst: u32,
+    /// Life of a token from a login, 1 hour to 30 days.
+    pub login_life: Duration,
 }
 
 /// A configuration, and the keys of the file that mean nothing.
@@ -194,7 +312,7 @@ fn parse(text: &str, shown: &Path, path: Option<PathBuf>) -> Result<Loaded, Conf
     Ok(Loaded { config: check(raw, shown, path)?, unknown_keys })
 }
 
-fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, ConfigError> {
+fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, ConfigError> {
     let error = |key: &'static str, value: &dyn std::fmt::Display, allowed: String| ConfigError::Value {
         path: shown.to_owned(),
         key,
@@ -206,21 +324,17 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         let fits = (least..=most).contains(&value);
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
+    let sharing = sharing(&raw, shown)?;
+    let calls = calls(&raw, &ranged)?;
+    let catalog = catalog(&mut raw, shown)?;
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
     }
-    let address = |key, text: Option<String>| {
-        let text = text.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
-        text.parse::<SocketAddr>()
-            .map_err(|_| error(key, &text, "must be IP:PORT, for example 0.0.0.0:7443 or [::]:7443".into()))
-    };
-    let database_url =
-        raw.database_url.unwrap_or_else(|| format!("sqlite://{}", state_dir.join("hearth.sqlite").display()));
-    if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| database_url.starts_with(scheme)) {
-        // The value may hold a password: it is not shown.
-        return wrong("database_url", &"(hidden)", "must begin with sqlite: or postgres:".into());
-    }
+    let address = |key, text| listen(text).map_err(|text| error(key, &text, LISTEN_ALLOWED.into()));
+    // The value may hold a password: it is not shown.
+    let hidden = |allowed: &'static str| error("database_url", &"(hidden)", allowed.into());
+    let database_url = database(raw.database_url, &state_dir).map_err(hidden)?;
     let parallel_imports = raw.parallel_imports.unwrap_or(PARALLEL_IMPORTS_DEFAULT);
     if !(1..=PARALLEL_IMPORTS_MAX).contains(&parallel_imports) {
         return wrong("parallel_imports", &parallel_imports, format!("must be 1 to {PARALLEL_IMPORTS_MAX}"));
@@ -230,21 +344,19 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
     let hours = raw.agent_certificate_hours.unwrap_or(AGENT_CERTIFICATE_HOURS_DEFAULT);
     ranged("agent_certificate_hours", hours, AGENT_CERTIFICATE_HOURS_MIN, AGENT_CERTIFICATE_HOURS_MAX)?;
     let image_bytes_max = raw.image_bytes_max.unwrap_or(IMAGE_BYTES_MAX_DEFAULT);
-    let heartbeat_seconds = raw.heartbeat_seconds.unwrap_or(HEARTBEAT_SECONDS_DEFAULT);
-    ranged("heartbeat_seconds", heartbeat_seconds, 1, HEARTBEAT_SECONDS_MAX)?;
+    let heartbeat_s = raw.heartbeat_seconds.unwrap_or(HEARTBEAT_SECONDS_DEFAULT);
+    ranged("heartbeat_seconds", heartbeat_s, 1, HEARTBEAT_SECONDS_MAX)?;
     if !(1..=crate::logic::catalog::SIZE_BYTES_MAX).contains(&image_bytes_max) {
         return wrong("image_bytes_max", &image_bytes_max, "must be a number of bytes above 0".into());
     }
     if let Some(name) = raw.public_names.iter().find(|name| !is_host(name)) {
         return wrong("public_names", name, "must be host names or IP addresses without a port".into());
     }
-    let sandbox = raw.sandbox.map_or_else(
-        || Ok(SandboxMode::default()),
-        |word| {
-            word.parse()
-                .map_err(|_| error("sandbox", &word, "must be \"required\" or \"best-effort\"".into()))
-        },
-    )?;
+    let sandbox = sandbox_mode(raw.sandbox);
+    let sandbox = sandbox.map_err(|word| error("sandbox", &word, SANDBOX_ALLOWED.into()))?;
+    let variants = formats(raw.variants).map_err(|word| error("variants", &word, VARIANTS_ALLOWED.into()))?;
+    let scanner = scanner(raw.scan_command, raw.scan_read, raw.scan_seconds);
+    let scanner = scanner.map_err(|(key, value, allowed)| error(key, &value, allowed))?;
     let log_filter = raw.log_filter.unwrap_or_else(|| "info".to_owned());
     must_be_filter(&log_filter).map_err(|allowed| error("log_filter", &log_filter, allowed))?;
     Ok(Config {
@@ -254,18 +366,121 @@ fn check(raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Config
         public_names: raw.public_names,
         database_url,
         keep_originals: raw.keep_originals.unwrap_or(true),
+        variants,
+        scanner,
         sandbox,
         parallel_imports,
         image_bytes_max,
         source_transfers,
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
-        heartbeat: Duration::from_secs(heartbeat_seconds.into()),
+        heartbeat: Duration::from_secs(heartbeat_s.into()),
+        hosts_may_ask: raw.hosts_may_ask,
+        calls,
         upload_silence: UPLOAD_SILENCE_MAX,
         metrics_public: raw.metrics_public,
         log_format: raw.log_format,
         log_filter,
+        catalog,
         state_dir,
+        sharing,
     })
+}
+
+fn sharing(raw: &Raw, shown: &Path) -> Result<Sharing, ConfigError> {
+    let receivers_max = raw.share_receivers_max.unwrap_or(SHARE_RECEIVERS_DEFAULT);
+    if !(1..=SHARE_RECEIVERS_MAX).contains(&receivers_max) {
+        let allowed = format!("must be 1 to {SHARE_RECEIVERS_MAX}");
+        let (key, value) = ("share_receivers_max", receivers_max.to_string());
+        return Err(ConfigError::Value { path: shown.to_owned(), key, value, allowed });
+    }
+    Ok(Sharing {
+        three_level: raw.three_level_sharing,
+        members_may_publish: raw.members_may_publish,
+        receivers_max,
+        quota: Figures {
+            images: raw.quota_images.unwrap_or(QUOTA_IMAGES_DEFAULT),
+            bytes: raw.quota_bytes,
+            imports: raw.quota_imports,
+        },
+    })
+}
+
+/// The address that a text names, or the text that names none.
+fn listen(text: Option<String>) -> Result<SocketAddr, String> {
+    let text = text.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+    text.parse().map_err(|_| text)
+}
+
+/// The database of this value, or what it must be.
+fn database(given: Option<String>, state_dir: &Path) -> Result<String, &'static str> {
+    let url = given.unwrap_or_else(|| format!("sqlite://{}", state_dir.join("hearth.sqlite").display()));
+    let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
+    known.then_some(url).ok_or("must begin with sqlite: or postgres:")
+}
+
+/// The mode that a word names, or the word that names none.
+fn sandbox_mode(word: Option<String>) -> Result<SandboxMode, String> {
+    word.map_or_else(|| Ok(SandboxMode::default()), |word| word.parse().map_err(|_| word))
+}
+
+/// The scanner of these values, `None` without a command; or the key, its value and what is allowed.
+fn scanner(
+    command: Vec<String>,
+    read: Vec<PathBuf>,
+    seconds: Option<u32>,
+) -> Result<Option<Scanner>, (&'static str, String, String)> {
+    let seconds = seconds.unwrap_or(SCAN_SECONDS_DEFAULT);
+    if !(1..=SCAN_SECONDS_MAX).contains(&seconds) {
+        return Err(("scan_seconds", seconds.to_string(), format!("must be 1 to {SCAN_SECONDS_MAX}")));
+    }
+    let Some(program) = command.first() else { return Ok(None) };
+    if !Path::new(program).is_absolute() {
+        return Err(("scan_command", program.clone(), SCAN_ALLOWED.to_owned()));
+    }
+    if let Some(path) = read.iter().find(|path| !path.is_absolute()) {
+        return Err(("scan_read", path.display().to_string(), SCAN_ALLOWED.to_owned()));
+    }
+    Ok(Some(Scanner { command, read, time: Duration::from_secs(seconds.into()) }))
+}
+
+/// The formats that words name, or the word that cannot stand there.
+fn formats(words: Option<Vec<String>>) -> Result<Vec<DiskFormat>, String> {
+    let Some(words) = words else { return Ok(VARIANTS_DEFAULT.to_vec()) };
+    let mut formats = Vec::new();
+    for word in words {
+        match word.parse() {
+            Ok(format) if format != DiskFormat::Iso && !formats.contains(&format) => formats.push(format),
+            _ => return Err(word),
+        }
+    }
+    Ok(formats)
+}
+
+/// Checks a number: key, value, least, most.
+type Ranged<'a> = &'a dyn Fn(&'static str, u32, u32, u32) -> Result<(), ConfigError>;
+
+fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
+    let per_second = raw.api_requests_per_second.unwrap_or(API_REQUESTS_PER_SECOND_DEFAULT);
+    ranged("api_requests_per_second", per_second, 0, API_RATE_MAX)?;
+    let burst = raw.api_burst.unwrap_or(API_BURST_DEFAULT);
+    ranged("api_burst", burst, 1, API_RATE_MAX)?;
+    let hours = raw.login_hours.unwrap_or(LOGIN_HOURS_DEFAULT);
+    ranged("login_hours", hours, 1, LOGIN_HOURS_MAX)?;
+    Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
+}
+
+/// Checks the rules of the catalog and takes them out of `raw`.
+fn catalog(raw: &mut Raw, shown: &Path) -> Result<CatalogRules, ConfigError> {
+    let wrong =
+        |key, value: String, allowed| ConfigError::Value { path: shown.to_owned(), key, value, allowed };
+    let bin_days = raw.bin_days.unwrap_or(BIN_DAYS_DEFAULT);
+    if bin_days > BIN_DAYS_MAX {
+        return Err(wrong("bin_days", bin_days.to_string(), format!("must be 0 to {BIN_DAYS_MAX}")));
+    }
+    let distributions = raw.distributions.take().unwrap_or_else(distributions::built_in);
+    distributions::check_table(&distributions)
+        .map_err(|error| wrong("distributions", error.field, error.problem))?;
+    Ok(CatalogRules { bin_days, distributions, distributions_strict: raw.distributions_strict })
 }
 
 /// What a filter of the log may be, if `text` is none.
@@ -299,9 +514,14 @@ mod tests {
         assert_eq!(config.listen_https.port(), 7443);
         assert_eq!(config.database_url, "sqlite:///var/lib/hearth/controller/hearth.sqlite");
         assert!(config.keep_originals);
+        assert_eq!(config.variants, VARIANTS_DEFAULT);
+        assert_eq!(parsed("variants = []").unwrap().config.variants, []);
         assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
         assert_eq!(config.sandbox, SandboxMode::Required);
         assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
+        let quota = Figures { images: 10, bytes: 0, imports: 0 };
+        let sharing = Sharing { three_level: false, members_may_publish: false, receivers_max: 10, quota };
+        assert_eq!(config.sharing, sharing);
     }
 
     #[test]
@@ -321,12 +541,29 @@ mod tests {
             ("source_transfers = 5000", "1 to 4096"),
             ("agent_certificate_hours = 0", "1 to 720"),
             ("heartbeat_seconds = 60", "1 to 45"),
+            ("api_requests_per_second = 100001", "0 to 100000"),
+            ("api_burst = 0", "1 to 100000"),
+            ("login_hours = 721", "1 to 720"),
             ("image_bytes_max = 0", "above 0"),
+            ("share_receivers_max = 0", "1 to 1000"),
+            ("quota_images = -1", "line 1"),
             ("database_url = \"mysql://u:secret@h/d\"", "sqlite: or postgres:"),
             ("public_names = [\"https://x\"]", "host names"),
             ("sandbox = \"off\"", "best-effort"),
             ("log_filter = \"hearth=loud\"", "log_filter = hearth=loud"),
+            ("bin_days = 4000", "0 to 3650"),
+            ("[[distributions]]\nname = \"x\"", "os_type"),
+            (
+                "[[distributions]]\nname = \" \"\nos_type = \"linux\"\narchitecture = \"x86_64\"\nversions = []",
+                "distributions.name",
+            ),
             ("keep_originals = \"yes\"", "line 1"),
+            ("variants = [\"vdi\"]", "variants = vdi: must be some of raw"),
+            ("variants = [\"iso\"]", "each once"),
+            ("scan_command = [\"clamscan\"]", "scan_command = clamscan: must be absolute"),
+            ("scan_command = [\"/x\"]\nscan_read = [\"y\"]", "scan_read = y"),
+            ("scan_seconds = 0", "1 to 86400"),
+            ("variants = [\"vhd\", \"vhd\"]", "each once"),
             ("state_dir = ", "line 1"),
         ] {
             let message = parsed(text).unwrap_err().to_string();

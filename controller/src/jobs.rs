@@ -1,4 +1,5 @@
-//! Work that outlives a request: imports, and ([`sweep`]) the files of what was deleted.
+//! Work that outlives a request: imports, ([`variants`]) other formats of what was imported, and ([`sweep`]) the files of what
+//! was deleted.
 //!
 //! **What.** [`Jobs`] claims import jobs from the database, runs them on blocking threads, writes progress at most once
 //! a second and records the result in one transaction. [`Jobs::sweep`] removes contents nobody refers to.
@@ -19,9 +20,12 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
+pub mod forget;
+mod purge;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod variants;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +34,7 @@ use std::time::Duration;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::ImageId;
-use hearth_protocol::words::{ImageStatus, ImportStage};
+use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +47,8 @@ use crate::db::operations::Draft;
 use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::convert::ConvertError;
 use crate::ingest::job::{ImportError, ImportSpec, Imported, Ingest};
+use crate::ingest::scan::ScanError;
+use crate::logic::variant::check;
 use crate::{clock, metrics, task};
 
 /// Time between two looks at the queue without a wake-up.
@@ -58,7 +64,13 @@ pub struct Jobs {
     db: Db,
     ingest: Arc<Ingest>,
     keep_originals: bool,
+    /// Variants that every import queues.
+    variants: Vec<DiskFormat>,
     closing: CancellationToken,
+    /// Uploads that run, with what ends each.
+    uploads: Mutex<HashMap<ImageId, CancellationToken>>,
+    /// The variant that is being made.
+    making: Mutex<Option<variants::Making>>,
     /// Imports that run, with the flag that stops each.
     running: Mutex<HashMap<ImageId, Arc<AtomicBool>>>,
     /// Held together by imports, alone by the sweep.
@@ -69,12 +81,44 @@ pub struct Jobs {
 impl Jobs {
     /// A runner that stops when `closing` is cancelled.
     #[must_use]
-    pub fn new(db: Db, ingest: Arc<Ingest>, keep_originals: bool, closing: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        db: Db,
+        ingest: Arc<Ingest>,
+        keep_originals: bool,
+        variants: Vec<DiskFormat>,
+        closing: CancellationToken,
+    ) -> Arc<Self> {
         let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
-        Arc::new(Self { db, ingest, keep_originals, closing, running, files, swept })
+        let (uploads, making) = (Mutex::default(), Mutex::default());
+        Arc::new(Self {
+            db,
+            ingest,
+            keep_originals,
+            variants,
+            closing,
+            uploads,
+            making,
+            running,
+            files,
+            swept,
+        })
     }
 
-    /// Takes up what an earlier process left, then starts `workers` import workers and the sweeper.
+    /// What ends the upload that begins now, when its image is cancelled or deleted.
+    #[must_use]
+    pub fn upload_begins(&self, image: ImageId) -> CancellationToken {
+        let stop = CancellationToken::new();
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(image, stop.clone());
+        stop
+    }
+
+    /// Forgets an upload that ended.
+    pub fn upload_ended(&self, image: ImageId) {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&image);
+    }
+
+    /// Takes up what an earlier process left, then starts `workers` import workers, one for variants and
+    /// the sweeper.
     ///
     /// # Errors
     /// The database does not answer.
@@ -92,13 +136,18 @@ impl Jobs {
         }
         self.finish_deletions().await?;
         self.finish_removals().await?;
+        self.recover_variants().await?;
         let mut tasks = vec![task::spawn("sweep", Arc::clone(self).sweeper())];
+        tasks.push(task::spawn("variant", Arc::clone(self).variant_worker()));
         tasks.extend((0..workers).map(|_| task::spawn("import", Arc::clone(self).worker())));
         Ok(tasks)
     }
 
-    /// Stops the import of an image that was deleted.
+    /// Stops the upload or import of an image that was deleted.
     pub fn stop(&self, image: ImageId) {
+        if let Some(stop) = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
+            stop.cancel();
+        }
         if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
             cancel.store(true, Ordering::Relaxed);
         }
@@ -221,7 +270,7 @@ impl Jobs {
         if !error.is_passing() {
             return false;
         }
-        tracing::error!(%image, error = crate::api::fault::chain(error), "an import cannot go on without the database; tried again");
+        tracing::error!(%image, error = crate::api::fault::chain(error), "a job cannot go on without the database; tried again");
         tokio::select! {
             () = self.closing.cancelled() => false,
             () = tokio::time::sleep(LOOK_EVERY) => true,
@@ -232,10 +281,10 @@ impl Jobs {
         let spec = ImportSpec {
             image: image.id,
             declared: image.format.or_else(|| {
-                (image.kind == hearth_protocol::words::ImageKind::Iso)
-                    .then_some(hearth_protocol::words::DiskFormat::Iso)
+                (image.kind == hearth_protocol::words::ImageKind::Iso).then_some(DiskFormat::Iso)
             }),
             expected: image.expected.clone(),
+            disk_bytes: image.fixed.disk_bytes,
             sums: known_sums(image),
         };
         let (ingest, stop) = (Arc::clone(&self.ingest), Arc::clone(cancel));
@@ -303,7 +352,12 @@ impl Jobs {
             n_chunks: u64::from(imported.n_chunks),
             damaged: false,
         };
-        let recorded = Recorded { content, format: imported.format, original_kept: self.keep_originals };
+        let wanted = self.variants.iter().copied();
+        let can = |format: &DiskFormat| check(imported.kind, imported.virtual_bytes, *format).is_ok();
+        let variants = wanted.filter(can).collect();
+        let scan = imported.scan.clone();
+        let recorded =
+            Recorded { content, format: imported.format, original_kept: self.keep_originals, variants, scan };
         let details = serde_json::json!({ "content": imported.content, "format": imported.format });
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).with(details);
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
@@ -373,7 +427,8 @@ impl Jobs {
             let Some(format) = image.format.filter(|_| image.original_kept) else { continue };
             let ingest = Arc::clone(&self.ingest);
             let made = tokio::task::spawn_blocking(move || {
-                ingest.heal_from_original(image.id, format, content, &AtomicBool::new(false))
+                let (id, disk_bytes) = (image.id, image.fixed.disk_bytes);
+                ingest.heal_from_original(id, format, disk_bytes, content, &AtomicBool::new(false))
             });
             match made.await {
                 Ok(Ok(_)) => {
@@ -395,7 +450,9 @@ impl Jobs {
 const fn is_cancelled(error: &ImportError) -> bool {
     matches!(
         error,
-        ImportError::Convert(ConvertError::Cancelled) | ImportError::Content(ContentError::Cancelled)
+        ImportError::Convert(ConvertError::Cancelled)
+            | ImportError::Content(ContentError::Cancelled)
+            | ImportError::Scan(ScanError::Cancelled)
     )
 }
 

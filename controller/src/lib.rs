@@ -11,6 +11,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod logic;
 pub mod metrics;
+pub mod passwords;
 pub mod serve;
 pub mod state;
 pub mod sys;

@@ -2,18 +2,17 @@
 
 mod arguments;
 mod exit;
+mod stderr;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use arguments::{Arguments, Command};
 use clap::Parser as _;
-use hearth_controller::config::{self, Config, LogFormat};
+use hearth_controller::config::{self, Config};
 use hearth_controller::serve::Controller;
 use hearth_controller::{admin, ingest, metrics, sys};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -38,12 +37,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(arguments::checked(&loaded));
     }
     let config = loaded.config;
-    log_to_stderr(&config)?;
+    stderr::log(&config)?;
     for key in &loaded.unknown_keys {
         tracing::warn!(key, "UNKNOWN KEY in the configuration: nothing reads it (see --check-config)");
     }
     let Some(command) = arguments.command else {
-        anyhow::bail!("say what to do: init, serve, backup, restore or fsck (--help)");
+        anyhow::bail!(
+            "say what to do: init, serve, backup, restore, fsck, log-archive or log-verify (--help)"
+        );
     };
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let runtime =
@@ -53,42 +54,37 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 async fn perform(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
-    match command {
-        Command::Init { new_admin_token } => admin::init::init(&config, new_admin_token, &mut out).await?,
+    let clean = match command {
+        Command::Init { new_admin_token } => {
+            admin::init::init(&config, new_admin_token, &mut out).await?;
+            true
+        }
         Command::Serve => {
             let figures = metrics::install().context("starting to collect figures")?;
             let controller = Box::pin(Controller::start(config, executable()?, figures)).await?;
             controller.run().await?;
+            true
         }
         Command::Backup { folder, no_contents } => {
-            let saved = admin::backup::backup(&config, &folder, !no_contents, &mut out).await?;
-            return Ok(if saved.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            admin::backup::backup(&config, &folder, !no_contents, &mut out).await?.missing.is_empty()
         }
-        Command::Restore { folder } => {
-            let problems = admin::restore::restore(&config, &folder, &mut out).await?;
-            return Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        Command::Restore { folder } => admin::restore::restore(&config, &folder, &mut out).await? == 0,
         Command::Fsck { deep, repair } => {
             let options = admin::fsck::Options { deep, repair };
-            let left = admin::fsck::fsck(&config, options, executable()?, &mut out).await?;
-            return Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            admin::fsck::fsck(&config, options, executable()?, &mut out).await? == 0
         }
-    }
-    Ok(ExitCode::SUCCESS)
+        Command::LogArchive { before, to } => {
+            admin::log_archive::archive(&config, before.0, &to, &mut out).await?;
+            true
+        }
+        Command::LogVerify { file, no_database } => {
+            let database = (!no_database).then_some(&config);
+            admin::log_archive::verify(database, &file, &mut out).await?
+        }
+    };
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn executable() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("finding this program's own file")
-}
-
-fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_filter).context("log_filter in the configuration")?;
-    let colours = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }

@@ -87,6 +87,7 @@ pub struct Controller {
     /// Address of the agents' sessions.
     pub quic: SocketAddr,
     db: Db,
+    ingest: Arc<Ingest>,
     fleet: FleetHandle,
     server: Server,
     tasks: Vec<JoinHandle<()>>,
@@ -115,9 +116,16 @@ impl Controller {
             tracing::info!(from = upgraded.from, to = upgraded.to, %backup, "the database was brought further");
         }
         let db = Db::open(&config.database_url).await?;
+        db.set_default_limits(config.sharing.quota);
         let ingest = open_files(&config, executable)?;
         let closing = CancellationToken::new();
-        let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, closing.clone());
+        let jobs = Jobs::new(
+            db.clone(),
+            Arc::clone(&ingest),
+            config.keep_originals,
+            config.variants.clone(),
+            closing.clone(),
+        );
         let identity = ServerIdentity::new(Arc::clone(&authority), names(&config), clock::unix_us())?;
         let https = Arc::new(tls::https_config(Arc::clone(&identity))?);
         let remaking = Arc::clone(&jobs);
@@ -133,13 +141,15 @@ impl Controller {
             .local_address()
             .map_err(|source| ServeError::System { what: "ask for the UDP address", source })?;
         let mut tasks = jobs.start(config.parallel_imports).await?;
+        tasks.push(task::spawn("purge", Arc::clone(&jobs).purger(config.catalog.bin_days)));
         let sealing = db.clone();
         tasks.push(task::spawn("sealer", async move { sealing.run_sealer().await }));
+        tasks.push(task::spawn("purge", crate::jobs::forget::run(db.clone())));
         let address = config.listen_https;
         let parts = Parts {
             config,
             db: db.clone(),
-            ingest,
+            ingest: Arc::clone(&ingest),
             jobs,
             fleet: fleet.clone(),
             authority,
@@ -157,7 +167,7 @@ impl Controller {
         };
         let https = server.address;
         tracing::info!(%https, %quic, "the controller serves");
-        Ok(Self { https, quic, db, fleet, server, tasks, closing, _state: state })
+        Ok(Self { https, quic, db, ingest, fleet, server, tasks, closing, _state: state })
     }
 
     /// Every route, for tests.
@@ -170,6 +180,12 @@ impl Controller {
     #[must_use]
     pub const fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// The files and their room, for tests.
+    #[must_use]
+    pub const fn ingest(&self) -> &Arc<Ingest> {
+        &self.ingest
     }
 
     /// Serves until SIGTERM or SIGINT, then stops in order.
@@ -232,7 +248,8 @@ async fn task_end(task: &JoinHandle<()>) {
 fn open_files(config: &Config, executable: PathBuf) -> Result<Arc<Ingest>, ServeError> {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let converter = Converter { controller: executable, qemu_img: qemu_img(), mode: config.sandbox };
-    Ok(Arc::new(Ingest::new(&config.state_dir, converter, threads)?))
+    let ingest = Ingest::new(&config.state_dir, converter, threads)?;
+    Ok(Arc::new(ingest.with_scanner(config.scanner.clone())))
 }
 
 /// `qemu-img` of the search path.
@@ -257,6 +274,7 @@ fn fleet_config(config: &Config) -> FleetConfig {
         caps,
         agent_life: config.agent_certificate_life,
         heartbeat: config.heartbeat,
+        hosts_may_ask: config.hosts_may_ask,
         ..FleetConfig::new(config.listen_quic)
     }
 }

@@ -6,7 +6,8 @@
 //!             before-upgrade/ the database as it was before each upgrade
 //!             ca/             ca.key, ca.crt
 //!             hearth.sqlite   the database, unless it is elsewhere
-//!             content/        content objects      originals/  uploaded files      staging/  imports that run
+//!             content/        content objects      originals/  uploaded files
+//!             variants/       other formats        staging/    imports that run
 //! ```
 //!
 //! **Invariants.** Folders are made with mode 0700, keys with 0600. Two processes never work on one folder: the lock belongs to the open

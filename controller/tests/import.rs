@@ -64,7 +64,7 @@ impl Place {
     }
 
     fn import(&self, declared: Option<DiskFormat>, expected: Checksums) -> Result<Imported, ImportError> {
-        let spec = ImportSpec { image: IMAGE, declared, expected, sums: None };
+        let spec = ImportSpec { image: IMAGE, declared, expected, disk_bytes: None, sums: None };
         self.ingest.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ())
     }
 
@@ -143,6 +143,7 @@ fn every_format_of_a_disk_is_the_same_content() {
             image: IMAGE,
             declared: Some(format),
             expected: Checksums { sha256: Some(sums.sha256.clone()), ..Checksums::default() },
+            disk_bytes: None,
             sums: Some(sums.clone()),
         };
         let mut progress = |stage, percent| stages.push((stage, percent));
@@ -258,7 +259,13 @@ fn an_image_larger_than_the_disk_is_refused_with_figures_and_may_be_tried_again(
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, text(&file), "1T"]);
     fs::rename(&file, &original).unwrap();
     let mut stages = Vec::new();
-    let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: Some(sums) };
+    let spec = ImportSpec {
+        image: IMAGE,
+        declared: None,
+        expected: Checksums::default(),
+        disk_bytes: None,
+        sums: Some(sums),
+    };
     let result = place.ingest.run_import(&spec, &AtomicBool::new(false), &mut |stage, _| stages.push(stage));
     assert!(matches!(result, Err(ImportError::Space(_))), "{result:?}");
     assert_eq!((stages.last(), place.staged()), (Some(&ImportStage::Converting), 0));
@@ -275,7 +282,13 @@ fn a_cancelled_import_leaves_only_the_original() {
     for at in [ImportStage::Converting, ImportStage::Chunking, ImportStage::Checksumming] {
         place.upload(IMAGE, &place.path("upload"));
         let cancel = AtomicBool::new(false);
-        let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: None };
+        let spec = ImportSpec {
+            image: IMAGE,
+            declared: None,
+            expected: Checksums::default(),
+            disk_bytes: None,
+            sums: None,
+        };
         let mut progress = |stage, _| cancel.store(stage == at, Ordering::Relaxed);
         let error = place.ingest.run_import(&spec, &cancel, &mut progress).unwrap_err();
         let cancelled = matches!(
@@ -303,9 +316,52 @@ fn what_a_killed_controller_leaves_is_removed_and_the_import_is_run_again() {
     let again = open(&state);
     assert_eq!(fs::read_dir(state.join("staging")).unwrap().count(), 0);
     assert!(!state.join("originals/z.part").exists());
-    let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: None };
+    let spec = ImportSpec {
+        image: IMAGE,
+        declared: None,
+        expected: Checksums::default(),
+        disk_bytes: None,
+        sums: None,
+    };
     let second = again.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap();
     assert_eq!((second.content, second.published), (first.content, Published::Reused));
+}
+
+/// IN-6: a disk is grown to the size that was asked for, whatever its format, and never shrunk.
+#[test]
+fn a_disk_is_grown_to_the_size_that_was_asked_for() {
+    let place = Place::new();
+    let disk = place.disk();
+    let bytes = fs::read(&disk).unwrap();
+    let packed = place.path("packed");
+    run("qemu-img", &["convert", "-c", "-f", "raw", "-O", "qcow2", text(&disk), text(&packed)]);
+    let spec = |disk_bytes| {
+        let (declared, expected) = (None, Checksums::default());
+        ImportSpec { image: IMAGE, declared, expected, disk_bytes: Some(disk_bytes), sums: None }
+    };
+    let import = |spec: &ImportSpec| place.ingest.run_import(spec, &AtomicBool::new(false), &mut |_, _| ());
+    let mut contents = BTreeSet::new();
+    for file in [&disk, &packed] {
+        place.upload(IMAGE, file);
+        let imported = import(&spec(100 << 20)).unwrap();
+        assert_eq!(imported.virtual_bytes, 100 << 20);
+        let grown = raw(&place.ingest.content.open(imported.content).unwrap());
+        assert!(grown[..bytes.len()] == bytes && grown[bytes.len()..].iter().all(|byte| *byte == 0));
+        assert_eq!(import(&spec(64 << 20)).unwrap().virtual_bytes, 64 << 20, "it has that size already");
+        let healed = place.ingest.heal_from_original(
+            IMAGE,
+            imported.format,
+            Some(100 << 20),
+            imported.content,
+            &AtomicBool::new(false),
+        );
+        healed.unwrap();
+        contents.insert(imported.content);
+        let error = import(&spec((64 << 20) - 512)).unwrap_err();
+        assert!(error.is_final() && error.to_string().contains("never shrunk"), "{error}");
+        assert!(place.ingest.originals.open(IMAGE).unwrap().is_none());
+    }
+    assert_eq!(contents.len(), 1, "the bytes decide, not the way they came");
 }
 
 /// Environment variable that makes [`imports_until_killed`] the victim of the next test.
@@ -316,7 +372,13 @@ const VICTIM: &str = "HEARTH_TEST_IMPORT_STATE";
 fn imports_until_killed() {
     let Some(state) = std::env::var_os(VICTIM) else { return };
     let ingest = open(state.as_ref());
-    let spec = ImportSpec { image: IMAGE, declared: None, expected: Checksums::default(), sums: None };
+    let spec = ImportSpec {
+        image: IMAGE,
+        declared: None,
+        expected: Checksums::default(),
+        disk_bytes: None,
+        sums: None,
+    };
     loop {
         let imported = ingest.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap();
         ingest.content.remove(imported.content).unwrap();
@@ -371,7 +433,8 @@ fn a_damaged_content_is_made_again_from_its_original() {
     let cancel = AtomicBool::new(false);
     let bad = place.ingest.content.open(imported.content).unwrap().verify_all(2, &cancel, &|_| ()).unwrap();
     assert_eq!(bad.len(), 1);
-    let heal = |image| place.ingest.heal_from_original(image, DiskFormat::Qcow2, imported.content, &cancel);
+    let heal =
+        |image| place.ingest.heal_from_original(image, DiskFormat::Qcow2, None, imported.content, &cancel);
     assert_eq!(heal(IMAGE).unwrap(), Published::Replaced);
     let healed = place.ingest.content.open(imported.content).unwrap();
     assert!(healed.verify_all(2, &cancel, &|_| ()).unwrap().is_empty());

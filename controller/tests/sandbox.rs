@@ -45,6 +45,7 @@ impl Place {
             write: self.path("output"),
             file_bytes: 1 << 20,
             cpu_s: 5,
+            also_read: Vec::new(),
         };
         let program: Vec<_> = program.iter().map(Into::into).collect();
         Command::new(CONTROLLER).args(confinement.arguments(&program)).output().unwrap()
@@ -138,6 +139,7 @@ fn a_child_with_wrong_arguments_says_so() {
         write: place.path("output"),
         file_bytes: 1,
         cpu_s: 1,
+        also_read: Vec::new(),
     };
     let mut arguments = confinement.arguments(&["/usr/bin/perl".into(), "-e1".into()]);
     arguments[6] = "1".into();

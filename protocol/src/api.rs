@@ -6,13 +6,24 @@
 //! **Invariants.** Every failed call answers an [`error::ErrorBody`].
 
 pub mod cache;
+pub mod distribution;
 pub mod error;
+pub mod host_image;
 pub mod image;
+pub mod image_batch;
+pub mod image_update;
+pub mod link;
 pub mod location;
 pub mod operation;
 pub mod prewarm;
+pub mod quota;
+pub mod share;
 pub mod system;
+pub mod tenant;
 pub mod token;
+pub mod usage;
+pub mod user;
+pub mod variant;
 
 use serde::{Deserialize, Serialize};
 

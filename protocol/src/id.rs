@@ -79,12 +79,16 @@ macro_rules! id_types {
 id_types! {
     /// An image: one catalog record.
     ImageId;
+    /// A host image: disk images in an order, a system disk and data disks.
+    HostImageId;
     /// A location: a host or a public-cloud region that holds a cache.
     LocationId;
     /// An intent: the wish that an entry exist.
     IntentId;
     /// A prewarm job.
     PrewarmId;
+    /// The prewarm jobs of one host image that were made together.
+    PrewarmGroupId;
     /// A lease on a cache entry. Made by the agent.
     LeaseId;
     /// A background job of the controller, for example an import.
@@ -93,12 +97,18 @@ id_types! {
     TokenId;
     /// A join token's record (not its secret).
     JoinTokenId;
+    /// A download link's record (not its secret).
+    LinkId;
     /// A project, the lower tenant level.
     ProjectId;
     /// A domain, the upper tenant level.
     DomainId;
     /// A row of the operation log.
     OperationId;
+    /// A user: a person who logs in.
+    UserId;
+    /// A grant: a role that a user has in a scope.
+    GrantId;
     /// One start of an agent process; tells a restart from a second agent with a copied key.
     BootId;
 }

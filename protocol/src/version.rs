@@ -11,8 +11,10 @@ pub const ALPN_ENROL: &[u8] = b"hearth-enrol/1";
 
 /// Version 1: first release. Control session, plans, inventory, piece transfer.
 pub const VERSION_MIN: u16 = 1;
+/// Version 2: an agent may ask for an image that is not placed on it (`Want`, `Wanted`).
+pub const VERSION_WANTS: u16 = 2;
 /// Newest version that this build speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = VERSION_WANTS;
 
 /// The newest version that both ranges hold, or `None`.
 #[must_use]

@@ -20,7 +20,7 @@ pub struct WordError {
 }
 
 macro_rules! words {
-    ($($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? })*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:tt),+ $(,)? })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
         pub enum $name {
@@ -107,6 +107,17 @@ words! {
         PendingDelete = "pending_delete",
         /// Files are going.
         Deleted = "deleted",
+    }
+    /// State of a variant: a content in another disk format.
+    VariantStatus, "variant status" {
+        /// Waits for its turn.
+        Queued = "queued",
+        /// Is being made.
+        Saving = "saving",
+        /// Whole, synced and summed: can be downloaded.
+        Active = "active",
+        /// Could not be made; `reason` says why.
+        SaveFail = "save_fail",
     }
     /// Where an import stands.
     ImportStage, "import stage" {
@@ -222,6 +233,35 @@ words! {
         /// Everybody.
         Public = "public",
     }
+    /// With what an image is shared.
+    ShareKind, "share kind" {
+        /// One project.
+        Project = "project",
+        /// All projects of a domain.
+        Domain = "domain",
+    }
+    /// What the receiver says to a share.
+    ShareStatus, "share status" {
+        /// Nothing yet.
+        Pending = "pending",
+        /// The image is in the receiver's lists.
+        Accepted = "accepted",
+        /// The receiver does not want it; may be accepted later.
+        Rejected = "rejected",
+    }
+    /// Which part of the catalog a list shows.
+    ImageView, "view" {
+        /// Everything that the caller may use.
+        All = "all",
+        /// What administrators recommend.
+        Featured = "featured",
+        /// What everybody has.
+        Public = "public",
+        /// What the caller's project, domain or system owns and is not public.
+        Private = "private",
+        /// What others share with the caller.
+        Shared = "shared",
+    }
     /// Why an entry left a cache or never came to be.
     GoneReason, "reason" {
         /// Evicted to make room.
@@ -239,6 +279,153 @@ words! {
         Operator = "operator",
         /// Another part of Hearth (a delta that reads its base).
         Internal = "internal",
+    }
+    /// State of a host image: the worst of its disks' states. From best to worst.
+    HostImageStatus, "host image status" {
+        /// Every disk can be cached and launched.
+        Active = "active",
+        /// A disk is closed to users.
+        Deactivated = "deactivated",
+        /// A disk's import job works.
+        Importing = "importing",
+        /// A disk is being uploaded.
+        Saving = "saving",
+        /// A disk has no bytes yet.
+        Queued = "queued",
+        /// A disk is in the recycle bin.
+        PendingDelete = "pending_delete",
+        /// A disk's import failed.
+        Killed = "killed",
+        /// A disk is gone.
+        Missing = "missing",
+    }
+    /// What a disk is in a machine.
+    DiskRole, "disk role" {
+        /// The disk that it starts from: the first of a host image.
+        System = "system",
+        /// Any other.
+        Data = "data",
+    }
+    /// State of a host image at one location: the worst of its disks' entries there. From best to worst.
+    HostEntryStatus, "host image cache status" {
+        /// Every disk is verified on disk.
+        Active = "active",
+        /// Disks are being hashed, and no other is further behind.
+        Verifying = "verifying",
+        /// Bytes of a disk are moving.
+        Caching = "caching",
+        /// A disk is wanted and not begun.
+        Queued = "queued",
+        /// A disk is neither there nor wanted, though others are.
+        Partial = "partial",
+        /// A disk is being removed.
+        Deleting = "deleting",
+        /// The location is silent.
+        Stale = "stale",
+        /// A disk could not be removed.
+        DeleteFailed = "delete_failed",
+        /// The last try of a disk failed.
+        CacheFail = "cache_fail",
+    }
+    /// CPU architecture of an image.
+    Architecture, "architecture" {
+        /// Intel and AMD, 64 bits.
+        X8664 = "x86_64",
+        /// ARM, 64 bits.
+        Aarch64 = "aarch64",
+    }
+    /// Operating system of an image.
+    OsType, "OS type" {
+        /// Any Linux.
+        Linux = "linux",
+        /// Any Windows.
+        Windows = "windows",
+        /// Any macOS.
+        Macos = "macos",
+        /// VMware ESXi and its kin.
+        Vmware = "vmware",
+        /// Anything else.
+        Other = "other",
+    }
+    /// What an image was built to run on.
+    Virtualisation, "virtualisation" {
+        /// KVM and QEMU.
+        Kvm = "kvm",
+        /// VMware.
+        Vmware = "vmware",
+        /// Microsoft Hyper-V.
+        Hyperv = "hyperv",
+        /// Xen.
+        Xen = "xen",
+        /// Anything else.
+        Other = "other",
+    }
+    /// How a machine of an image sees its disks.
+    DiskDriver, "disk driver" {
+        /// The platform chooses.
+        Auto = "auto",
+        /// virtio-blk.
+        Virtio = "virtio",
+        /// virtio-scsi or an emulated SCSI controller.
+        Scsi = "scsi",
+        /// VMware's paravirtual SCSI.
+        Pvscsi = "pvscsi",
+        /// IDE.
+        Ide = "ide",
+        /// SATA.
+        Sata = "sata",
+    }
+    /// How a machine of an image sees its network.
+    NetworkDriver, "network driver" {
+        /// The platform chooses.
+        Auto = "auto",
+        /// virtio-net.
+        Virtio = "virtio",
+        /// Intel's e1000.
+        E1000 = "e1000",
+        /// VMware's paravirtual interface.
+        Vmxnet3 = "vmxnet3",
+    }
+    /// By what a list of images is sorted.
+    ImageSort, "sort key" {
+        /// Name without regard to case.
+        Name = "name",
+        /// Size as a guest sees it.
+        Size = "size",
+        /// When it was made.
+        Created = "created",
+        /// When it last changed.
+        Updated = "updated",
+        /// The status word.
+        Status = "status",
+    }
+    /// Which end of a sorted list comes first.
+    SortOrder, "order" {
+        /// The smallest.
+        Asc = "asc",
+        /// The largest.
+        Desc = "desc",
+    }
+    /// What one call does to many images.
+    BatchAction, "batch action" {
+        /// Into the recycle bin.
+        Delete = "delete",
+        /// Out of the recycle bin.
+        Restore = "restore",
+        /// Gone at once.
+        Destroy = "destroy",
+        /// Refuses deletion from now on.
+        Protect = "protect",
+        /// Can be deleted again.
+        Unprotect = "unprotect",
+        /// Closed to users.
+        Deactivate = "deactivate",
+        /// Open to users again.
+        Reactivate = "reactivate",
+        /// Gets tags.
+        Tag = "tag",
+        /// Loses tags.
+        Untag = "untag",
     }
 }
 

@@ -156,6 +156,7 @@ fn to_controller(golden: &mut Golden) {
     );
     golden.check::<ToController>("renew", RenewV1 { csr_der: vec![1, 2, 3] });
     golden.check::<ToController>("goodbye", GoodbyeV1 { reason: "stop".into() });
+    golden.check::<ToController>("want", WantV1 { location: LOCATION, number: 7, image: "debian-12".into() });
 }
 
 fn to_agent(golden: &mut Golden) {
@@ -184,6 +185,10 @@ fn to_agent(golden: &mut Golden) {
     golden.check::<ToAgent>("plan", plan);
     golden.check::<ToAgent>("renewed", RenewedV1 { chain: vec![vec![1], vec![2, 3]] });
     golden.check::<ToAgent>("verify", VerifyV1 { location: LOCATION, content: CONTENT });
+    let placed = WantResult::Placed { content: CONTENT };
+    golden.check::<ToAgent>("wanted-placed", WantedV1 { number: 7, result: placed });
+    let refused = WantResult::Refused { fault: FaultCode::NotFound, text: "no".into() };
+    golden.check::<ToAgent>("wanted-refused", WantedV1 { number: 8, result: refused });
 }
 
 fn data(golden: &mut Golden) {

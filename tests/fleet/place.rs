@@ -149,6 +149,7 @@ impl Place {
             image: self.image,
             content: self.content,
             image_name: "image".into(),
+            group: None,
             state: PrewarmState::Running,
             targets: Targets::default(),
             priority: Priority::Bulk,
@@ -321,6 +322,7 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         format: Some(DiskFormat::Raw),
         container_format: "bare".to_owned(),
         expected: Default::default(),
+        fixed: Default::default(),
         domain,
         project,
         facts,
@@ -339,7 +341,13 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         n_chunks: object.root().n_chunks().into(),
         damaged: false,
     };
-    let imported = Imported { content: record, format: DiskFormat::Raw, original_kept: false };
+    let imported = Imported {
+        content: record,
+        format: DiskFormat::Raw,
+        original_kept: false,
+        variants: Vec::new(),
+        scan: None,
+    };
     db.finish_import(id, job, &imported, &Draft::system("image.active")).await.unwrap();
     id
 }

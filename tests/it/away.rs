@@ -48,7 +48,8 @@ fn lease(cluster: &Cluster, image: &Image, consumer: &str) -> String {
 
 async fn job(cluster: &Cluster, image: &Image, keep: Keep, rate_bytes_per_s: Option<u64>) -> Prewarm {
     let body = PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { all: true, ..Targets::default() },
         priority: None,
         deadline: None,

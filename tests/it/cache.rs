@@ -1,6 +1,10 @@
 //! Copies: reuse of what is there, removal, holds and pins, selection of hosts.
 
-use hearth_protocol::api::cache::{CacheCreate, CacheEntry, Keep, PerLocation, Targets};
+use std::path::Path;
+
+use hearth_protocol::api::cache::{CacheCreate, CacheEntry, Keep, LaunchState, PerLocation, Targets};
+use hearth_protocol::api::image::ImageCreate;
+use hearth_protocol::api::operation::Operation;
 use hearth_protocol::api::prewarm::{DryRun, PrewarmCreate};
 use hearth_protocol::words::{EntryStatus, Origin};
 use hearth_tests::api::refused;
@@ -95,7 +99,8 @@ async fn a_pin_outlasts_a_hold_and_unpin_ends_it() {
     disk::ext4(&file, 64, 8, 31).unwrap();
     let image = cluster.import(&file, "a").await.unwrap();
     let body = CacheCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { to: vec![agent_name(0)], ..Targets::default() },
         keep: Keep::Seconds(3600),
         priority: None,
@@ -122,7 +127,8 @@ async fn a_selector_chooses_hosts_and_a_dry_run_only_tells() {
     // Hosts 1 and 3 are in z1, host 2 in z2.
     let in_z2 = Targets { select: Some("zone=z2,name=host-*".into()), ..Targets::default() };
     let body = PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: in_z2.clone(),
         priority: None,
         deadline: None,
@@ -142,4 +148,41 @@ async fn a_selector_chooses_hosts_and_a_dry_run_only_tells() {
     assert_eq!((entries[0].location_name.as_str(), entries[0].pinned), ("host-2", true));
     let nobody = Targets { select: Some("zone=z9".into()), ..Targets::default() };
     assert_eq!(refused(cluster.prewarm(image.id, nobody, Keep::default()).await).status, 400);
+}
+
+/// Proves CA-4: a lease and a launch bring the image to the host, a stranger to it learns nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_creates_a_machine_gets_its_image_cached_there() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let (public, secret) = (cluster.dir().join("p.raw"), cluster.dir().join("s.raw"));
+    disk::ext4(&public, 64, 8, 51).unwrap();
+    disk::ext4(&secret, 64, 8, 52).unwrap();
+    let create = ImageCreate { name: "open".to_owned(), public: true, ..ImageCreate::default() };
+    let open = cluster.import_ended(&public, &create).await.unwrap();
+    cluster.import(&secret, "secret").await.unwrap();
+    // A script on the host: what is public comes, what is not is refused like what does not exist.
+    let leased = cluster.hearth_agent(0, &["lease", "open", "vm-1", "--wait", "120"]).unwrap();
+    assert!(leased.status.success(), "{leased:?}");
+    let path = String::from_utf8(leased.stdout).unwrap().lines().last().unwrap().to_owned();
+    disk::same(Path::new(&path), &public).unwrap();
+    let entry = cluster.wait_entry(open.id, 0, EntryStatus::Active).await.unwrap();
+    assert_eq!((entry.origins.as_slice(), entry.used_by.len()), (&[Origin::Launch][..], 1), "{entry:?}");
+    let refused = |name: &str| {
+        let output = cluster.hearth_agent(1, &["path", name, "--wait", "60"]).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        String::from_utf8(output.stderr).unwrap().replace(name, "NAME")
+    };
+    assert_eq!(refused("secret"), refused("absent"));
+    // Somebody with a right to the image, through the API; asking twice is asking once.
+    let launched =
+        cluster.hearth(&["image", "launch", "secret", "--at", "host-2", "--wait", "-o", "json"]).unwrap();
+    assert!(launched.status.success(), "{launched:?}");
+    let state: LaunchState = serde_json::from_slice(&launched.stdout).unwrap();
+    assert_eq!((state.status, state.percent), (EntryStatus::Active, 100));
+    let here = cluster.hearth_agent(1, &["path", "secret"]).unwrap();
+    assert!(here.status.success(), "{here:?}");
+    let log: Vec<Operation> = cluster.api.list("/operations").await.unwrap();
+    for action in ["cache.want", "image.launch"] {
+        assert!(log.iter().any(|row| row.action == action), "{action}");
+    }
 }

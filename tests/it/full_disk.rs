@@ -186,7 +186,8 @@ async fn a_controller_disk_that_fills_during_a_conversion_kills_the_import_with_
 
 fn pinned(image: &Image, rate_bytes_per_s: Option<u64>) -> PrewarmCreate {
     PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { all: true, ..Targets::default() },
         priority: None,
         deadline: None,

@@ -51,7 +51,8 @@ async fn a_certificate_past_half_of_its_life_is_renewed_in_the_session_and_work_
     cluster.movable_clocks();
     let image = image(&cluster, 10, 301).await;
     let slow = PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { all: true, ..Targets::default() },
         priority: None,
         deadline: None,

@@ -11,7 +11,8 @@ use hearth_tests::{disk, wait};
 /// Starts a job that is slow enough to be interrupted, and waits until `percent` of one copy is there.
 async fn slow_job(cluster: &Cluster, image: &Image, percent: u8) -> Prewarm {
     let body = PrewarmCreate {
-        image: image.id,
+        image: Some(image.id),
+        host_image: None,
         targets: Targets { all: true, ..Targets::default() },
         priority: None,
         deadline: None,

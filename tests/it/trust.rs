@@ -73,6 +73,7 @@ async fn a_reader_reads_and_a_revoked_token_does_nothing() {
         domain: None,
         project: None,
         ttl_s: Some(3600),
+        user: None,
     };
     let made: TokenRecord = cluster.api.post("/tokens", &body).await.unwrap();
     let reader = cluster.api.with_token(&made.token.unwrap());

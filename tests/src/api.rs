@@ -74,6 +74,12 @@ impl Api {
         self.clock_offset_s.store(offset_s, Ordering::Relaxed);
     }
 
+    /// The token of this client.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The same controller with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {

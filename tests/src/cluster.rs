@@ -85,7 +85,7 @@ impl Cluster {
         std::fs::create_dir(&state)?;
         let small = extra.controller_disk_bytes.map(|bytes| SmallDisk::mount(&state, bytes)).transpose()?;
         let text = format!(
-            "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
+            "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\nvariants = []\n\
              public_names = [\"127.0.0.1\"]\nsandbox = \"{}\"\nlog_filter = \"info\"\n\
              heartbeat_seconds = {}\n{}",
             state,
@@ -345,7 +345,8 @@ impl Cluster {
     /// What the API says.
     pub async fn prewarm(&self, image: ImageId, targets: Targets, keep: Keep) -> anyhow::Result<Prewarm> {
         let body = PrewarmCreate {
-            image,
+            image: Some(image),
+            host_image: None,
             targets,
             priority: None,
             deadline: None,

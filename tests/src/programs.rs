@@ -31,6 +31,12 @@ pub fn get() -> &'static Programs {
     PROGRAMS.get_or_init(find)
 }
 
+/// A program that `scripts/prerequisites test` installed from PyPI; it may be missing.
+#[must_use]
+pub fn python_tool(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin").join(name)
+}
+
 fn find() -> Programs {
     let test = std::env::current_exe().expect("a running program has a file");
     // A test is target/PROFILE/deps/it-HASH, a benchmark program target/PROFILE/NAME.

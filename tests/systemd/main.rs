@@ -78,6 +78,9 @@ fn the_controllers_example_parses_as_shipped_and_switched_on() {
     );
     assert_eq!((plain.image_bytes_max, plain.metrics_public), (full.image_bytes_max, full.metrics_public));
     assert_eq!((plain.log_filter, plain.log_format), (full.log_filter, full.log_format));
+    assert_eq!(plain.catalog.bin_days, full.catalog.bin_days);
+    assert_eq!((plain.catalog.distributions_strict, full.catalog.distributions_strict), (false, false));
+    assert_eq!(full.catalog.distributions.len(), 1);
 }
 
 #[test]

@@ -109,8 +109,7 @@ mod tests {
     #[track_caller]
     fn check(page: &str, test: &str, expected: &[&str]) {
         let files = [SourceFile::new(PAGE, page), SourceFile::new("tests/it/a.rs", test)];
-        let found: Vec<String> =
-            features_are_proved(&files).iter().map(std::string::ToString::to_string).collect();
+        let found: Vec<String> = features_are_proved(&files).iter().map(ToString::to_string).collect();
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.contains(expected), "{found}");

@@ -21,8 +21,7 @@ use std::time::Duration;
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{BootId, LocationId};
 use hearth_protocol::message::control::{
-    BadChunkV1, CLOCK_SKEW_MS_MAX, GoodbyeV1, HelloAckV1, HelloLocation, HelloV1, ToAgent, ToController,
-    WelcomeV1,
+    CLOCK_SKEW_MS_MAX, GoodbyeV1, HelloAckV1, HelloLocation, HelloV1, ToAgent, ToController, WelcomeV1,
 };
 use hearth_protocol::version::{VERSION_MAX, VERSION_MIN};
 use quinn::{Connection, RecvStream, SendStream};
@@ -33,7 +32,7 @@ use super::connect::{self, ConnectError};
 use super::credentials::Credentials;
 use super::holds;
 use super::plan::PlanBook;
-use super::talk::Talk;
+use super::talk::{Reports, Talk};
 use crate::logic::backoff;
 use crate::logic::nic::{NIC_MBPS_DEFAULT, Origin};
 use crate::store::{Store, StoreError};
@@ -156,15 +155,15 @@ pub enum SessionError {
 }
 
 impl Home {
-    /// Keeps a session up until `stop` is cancelled. `bad_chunks` are passed on while one is up.
-    pub async fn run(self, mut bad_chunks: mpsc::Receiver<BadChunkV1>, stop: CancellationToken) {
+    /// Keeps a session up until `stop` is cancelled. `reports` are passed on while one is up.
+    pub async fn run(self, mut reports: Reports, stop: CancellationToken) {
         let boot = BootId::from_bytes(rand::random());
         let mut failures = 0;
         loop {
             let began = clock::monotonic();
             let ended = tokio::select! {
                 biased;
-                ended = self.session(boot, &mut bad_chunks, &stop) => ended,
+                ended = self.session(boot, &mut reports, &stop) => ended,
                 () = self.beating() => SessionError::Stopped,
             };
             self.down(&ended);
@@ -218,12 +217,7 @@ impl Home {
     }
 
     /// One session from connect to end. Never returns `Ok`.
-    async fn session(
-        &self,
-        boot: BootId,
-        bad_chunks: &mut mpsc::Receiver<BadChunkV1>,
-        stop: &CancellationToken,
-    ) -> SessionError {
+    async fn session(&self, boot: BootId, reports: &mut Reports, stop: &CancellationToken) -> SessionError {
         let connected = tokio::select! {
             () = stop.cancelled() => return SessionError::Stopped,
             connected = connect::connect(&self.endpoint, &self.credentials, &self.controllers) => connected,
@@ -233,7 +227,7 @@ impl Home {
             Ok(connection) => connection,
             Err(error) => return error.into(),
         };
-        let ended = match self.speak(&connection, boot, bad_chunks, stop).await {
+        let ended = match self.speak(&connection, boot, reports, stop).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         };
@@ -264,7 +258,7 @@ impl Home {
         &self,
         connection: &Connection,
         boot: BootId,
-        bad_chunks: &mut mpsc::Receiver<BadChunkV1>,
+        reports: &mut Reports,
         stop: &CancellationToken,
     ) -> Result<std::convert::Infallible, SessionError> {
         let location = self.credentials.enrolment().location;
@@ -277,7 +271,7 @@ impl Home {
             .await
             .map_err(|_| SessionError::Silent { what: "answer our Hello", after: GREET_TIMEOUT })??;
         self.book.begin_session();
-        let mut talk = Talk::new(send, location, &self.store, &self.book, &self.credentials);
+        let mut talk = Talk::new(send, location, &self.store, &self.book, &self.credentials, welcome.version);
         talk.say(HelloAckV1 { session: welcome.session }).await?;
         talk.inventory().await?;
         self.up(connection, &welcome);
@@ -289,7 +283,7 @@ impl Home {
         let heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms).clamp(1_000, 120_000));
         let silence_max = heartbeat * 2 + SILENCE_SLACK;
         let ended = tokio::select! {
-            ended = talk.run(heartbeat, &mut messages, bad_chunks, stop) => ended,
+            ended = talk.run(heartbeat, &mut messages, reports, stop) => ended,
             () = silence(connection, silence_max) => Err(SessionError::Silent { what: "send a packet", after: silence_max }),
         };
         tasks.iter().for_each(tokio::task::JoinHandle::abort);

@@ -22,6 +22,7 @@ use quinn::SendStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::{Ask, Questions};
 use super::credentials::Credentials;
 use super::holds;
 use super::plan::{PlanBook, Taken};
@@ -43,6 +44,15 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time to the next try when a renewal was not answered.
 const RENEW_AGAIN: Duration = Duration::from_secs(10 * 60);
 
+/// What other parts of the agent have to say, whichever session is up.
+#[derive(Debug)]
+pub struct Reports {
+    /// Chunks that fail their hash.
+    pub bad_chunks: mpsc::Receiver<BadChunkV1>,
+    /// Images that consumers on this host want.
+    pub asks: mpsc::Receiver<Ask>,
+}
+
 /// One session that is up.
 #[derive(Debug)]
 pub(super) struct Talk<'a> {
@@ -53,6 +63,7 @@ pub(super) struct Talk<'a> {
     credentials: &'a Credentials,
     reported: Reported,
     leases: Vec<Lease>,
+    questions: Questions,
     start: Instant,
 }
 
@@ -63,6 +74,7 @@ impl<'a> Talk<'a> {
         store: &'a Store,
         book: &'a Arc<PlanBook>,
         credentials: &'a Credentials,
+        version: u16,
     ) -> Self {
         Self {
             send,
@@ -72,6 +84,7 @@ impl<'a> Talk<'a> {
             credentials,
             reported: Reported::default(),
             leases: Vec::new(),
+            questions: Questions::new(version),
             start: clock::monotonic(),
         }
     }
@@ -106,7 +119,7 @@ impl<'a> Talk<'a> {
         &mut self,
         heartbeat: Duration,
         messages: &mut mpsc::Receiver<Result<ToAgent, WireError>>,
-        bad_chunks: &mut mpsc::Receiver<BadChunkV1>,
+        Reports { bad_chunks, asks }: &mut Reports,
         stop: &CancellationToken,
     ) -> Result<std::convert::Infallible, SessionError> {
         let mut changes = self.store.changes();
@@ -125,6 +138,11 @@ impl<'a> Talk<'a> {
                     None => return Err(WireError::Ended.into()),
                 },
                 Some(bad) = bad_chunks.recv() => self.say(bad).await?,
+                Some(ask) = asks.recv() => {
+                    if let Some(want) = self.questions.put(self.location, ask) {
+                        self.say(want).await?;
+                    }
+                }
                 _ = batch.tick() => {
                     // Progress is held back by time, so an unchanged store may still have something to say.
                     if changes.has_changed().unwrap_or(false) || self.holds_progress_back() {
@@ -176,6 +194,10 @@ impl<'a> Talk<'a> {
             }
             ToAgent::Refused(refused) => {
                 Err(SessionError::Refused { fault: refused.fault, text: refused.text })
+            }
+            ToAgent::Wanted(wanted) => {
+                self.questions.answered(wanted);
+                Ok(())
             }
             ToAgent::Welcome(_) => Err(SessionError::Protocol { why: "a second Welcome" }),
         }

@@ -8,11 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::message::control::ObservedState;
 use hearth_protocol::words::ConsumerKind;
 
 use super::message::{Answer, Code, EntryRow, Refusal, Reply, Request, Status, WAIT_S_MAX};
+use crate::clock;
+use crate::control::ask::AskError;
 use crate::store::{EntryView, LeaseGrant, RemoveMode, Scrubbed, Store, StoreError};
 
 /// Fewest digits of a content id that are taken for one.
@@ -24,6 +27,8 @@ pub trait Context: Send + Sync + std::fmt::Debug {
     fn contents_of(&self, name: &str) -> Vec<ContentId>;
     /// Names of images with these bytes.
     fn images_of(&self, content: ContentId) -> Vec<String>;
+    /// Asks the controller to place the image with this id or name here.
+    fn want<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>>;
     /// How the agent stands with its controller, in a few words.
     fn controller(&self) -> String;
 }
@@ -39,6 +44,10 @@ impl Context for NoContext {
 
     fn images_of(&self, _: ContentId) -> Vec<String> {
         Vec::new()
+    }
+
+    fn want<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>> {
+        Box::pin(std::future::ready(Err(AskError::Away { why: self.controller() })))
     }
 
     fn controller(&self) -> String {
@@ -147,8 +156,41 @@ impl Answers {
         self.store.entry(content).ok_or_else(|| refusal(&StoreError::NotFound { content }))
     }
 
+    /// The content that a target names. Who waits gets an image that is not here placed here: the controller is asked, and
+    /// the plan that brings it is waited for. Returns what is left of the wait, too.
+    async fn resolve_or_ask(&self, target: &str, wait_s: u64) -> Result<(ContentId, u64), Refusal> {
+        let found = self.resolve(target);
+        let content = match found {
+            Ok(content) if wait_s == 0 || self.store.entry(content).is_some() => {
+                return Ok((content, wait_s));
+            }
+            Err(refusal) if wait_s == 0 || refusal.code != Code::NotFound => return Err(refusal),
+            // A plan names it already: its fetch begins when there is room for one.
+            Ok(content) if !self.context.images_of(content).is_empty() => content,
+            _ => self.context.want(target).await.map_err(|error| not_placed(target, &error))?,
+        };
+        let begun = clock::monotonic();
+        let mut changes = self.store.changes();
+        let arrives = async {
+            while self.store.entry(content).is_none() {
+                // The store that we hold keeps the sender alive, so this cannot fail.
+                drop(changes.changed().await);
+            }
+        };
+        let longest = Duration::from_secs(wait_s.clamp(1, WAIT_S_MAX));
+        if tokio::time::timeout(longest, arrives).await.is_err() {
+            return Err(Refusal {
+                code: Code::NotActive,
+                message: format!("{target:?} is placed on this host, but its fetch has not begun"),
+                hint: "wait longer with --wait; `hearth cache list` says why it is queued".to_owned(),
+            });
+        }
+        let waited_s = clock::monotonic().duration_since(begun).as_secs();
+        Ok((content, wait_s.saturating_sub(waited_s).max(1)))
+    }
+
     async fn path(&self, target: &str, wait_s: u64) -> Answered {
-        let content = self.resolve(target)?;
+        let (content, wait_s) = self.resolve_or_ask(target, wait_s).await?;
         let path = self.wait_active(content, wait_s).await?;
         self.store.touch(content);
         Ok(Reply::Path { path })
@@ -183,7 +225,7 @@ impl Answers {
     }
 
     async fn lease(&self, target: &str, kind: ConsumerKind, consumer: String, wait_s: u64) -> Answered {
-        let content = self.resolve(target)?;
+        let (content, wait_s) = self.resolve_or_ask(target, wait_s).await?;
         let known = self.store.leases();
         let take = move |store: &Store| store.lease(content, kind, &consumer, wait_s > 0);
         let LeaseGrant { lease, path } = self.blocking(take).await?;
@@ -232,6 +274,16 @@ impl Answers {
             }),
         }
     }
+}
+
+fn not_placed(target: &str, error: &AskError) -> Refusal {
+    let hint = match error {
+        AskError::Away { .. } => "try again when it is back, or name what `hearth-agent status` lists",
+        AskError::Refused { .. } => {
+            "an operator can place it: hearth cache create IMAGE --to HOST (or hosts_may_ask in controller.toml)"
+        }
+    };
+    Refusal { code: Code::NotFound, message: format!("{target:?}: {error}"), hint: hint.to_owned() }
 }
 
 fn not_active(view: &EntryView) -> Refusal {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hearth_protocol::digest::ContentId;
+use hearth_protocol::fault::FaultCode;
 use hearth_protocol::message::control::Hold;
 use hearth_protocol::words::ConsumerKind;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{LocalCommand, ask, run};
 use super::message::{Code, Refusal, Reply, Request};
 use super::{Context, serve};
+use crate::control::ask::AskError;
 use crate::store::content::Content;
 use crate::store::{ContentSpec, Store, StoreConfig, no_progress};
 
@@ -31,6 +34,10 @@ impl Context for OneImage {
     }
     fn images_of(&self, content: ContentId) -> Vec<String> {
         (content == self.0).then(|| "debian".to_owned()).into_iter().collect()
+    }
+    fn want<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ContentId, AskError>> {
+        let text = "nobody may have it".to_owned();
+        Box::pin(std::future::ready(Err(AskError::Refused { fault: FaultCode::NotFound, text })))
     }
     fn controller(&self) -> String {
         "connected".to_owned()
@@ -110,6 +117,17 @@ async fn a_lease_on_a_content_that_is_on_its_way_waits_and_gets_the_path() {
     assert_eq!(code(host.ask(Request::Release { lease: lease.lease }).await), Code::NotFound);
     host.ask(Request::Evict { target: target() }).await.unwrap();
     assert_eq!(host.store.entries(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_unknown_image_hears_what_the_controller_says_of_it() {
+    let host = start(&Content::disk(0..5));
+    let path = |wait_s| Request::Path { target: "other".to_owned(), wait_s };
+    let without = host.ask(path(0)).await.unwrap_err();
+    assert!(!without.message.contains("nobody may have it"), "who does not wait asks nobody: {without:?}");
+    let refused = host.ask(path(5)).await.unwrap_err();
+    assert_eq!(refused.code, Code::NotFound);
+    assert!(refused.message.contains("nobody may have it"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Every judgement of the doctor.
 
 use hearth_protocol::digest::CaFingerprint;
-use hearth_protocol::id::{LocationId, TokenId};
+use hearth_protocol::id::{LocationId, TokenId, UserId};
 use hearth_protocol::words::{LocationKind, Role, ScopeKind};
 
 use super::*;
@@ -106,6 +106,8 @@ fn a_token_that_ends_soon_is_told() {
         scope: ScopeKind::System,
         domain: None,
         project: None,
+        user: None,
+        usable: true,
         expires_at: None,
         revoked_at: None,
         last_used_at: None,
@@ -113,6 +115,9 @@ fn a_token_that_ends_soon_is_told() {
     assert_eq!(judge_token(&token, now()).level, Level::Ok);
     token.expires_at = Some("2026-03-02T10:00:00Z".into());
     assert_eq!(judge_token(&token, now()).level, Level::Warn);
+    token.user = Some(UserId::from_bytes([2; 16]));
+    assert_eq!(judge_token(&token, now()).level, Level::Ok, "a login");
+    token.user = None;
     token.expires_at = Some("2026-06-02T10:00:00Z".into());
     assert_eq!(judge_token(&token, now()).level, Level::Ok);
 }

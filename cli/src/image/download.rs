@@ -1,4 +1,4 @@
-//! `hearth image download`: the file as it was imported, checked, and resumed where it broke off.
+//! `hearth image download`: the file as it was imported or in another format, checked, and resumed where it broke off.
 //!
 //! **What.** Bytes go to `FILE.part` and are hashed on the way; after a broken connection, or in the next call, the rest
 //! is asked for with `Range`. The file gets its name when its SHA-256 is right.
@@ -11,10 +11,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use hearth_protocol::api::image::Image;
+use hearth_protocol::words::DiskFormat;
 use reqwest::{Response, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::variant;
 use crate::args::Session;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -31,15 +33,54 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes per read when a part file is hashed again.
 const READ_BYTES: usize = 1 << 20;
 
-/// Download the file as it was imported.
+/// What is downloaded.
+#[derive(Clone, Debug)]
+struct Wanted {
+    /// Path of the call.
+    path: Vec<String>,
+    /// Name of the image.
+    name: String,
+    sha256: String,
+    bytes: Option<u64>,
+}
+
+impl Wanted {
+    /// The file as it was imported.
+    fn original(image: &Image) -> Result<Self, Failure> {
+        let sha256 = image.checksums.sha256.clone().ok_or_else(|| {
+            Failure::new(Exit::Refused, format!("{} is {} and has no file yet", image.name, image.status))
+        })?;
+        let path = vec!["images".to_owned(), image.id.to_string(), "file".to_owned()];
+        Ok(Self { path, name: image.name.clone(), sha256, bytes: image.original_bytes })
+    }
+
+    /// The image in `format`; has it made and waits if need be.
+    async fn variant(session: &Session, image: &Image, format: DiskFormat) -> anyhow::Result<Self> {
+        let variant = variant::ready(session, image, format).await?;
+        let (id, word) = (image.id.to_string(), format.to_string());
+        let path = vec!["images".to_owned(), id, "variants".to_owned(), word, "file".to_owned()];
+        let sha256 = variant.sha256.context("the controller names no sha256 of the variant")?;
+        Ok(Self { path, name: image.name.clone(), sha256, bytes: variant.bytes })
+    }
+
+    fn path(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+}
+
+/// Download the file as it was imported, or in another format.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hearth image download noble
   hearth image download noble --file /srv/noble.qcow2     # resumes /srv/noble.qcow2.part
+  hearth image download noble --format vmdk               # has it made if need be, and waits
   hearth image download noble --file - | qemu-img info /dev/stdin")]
 pub(crate) struct Download {
     /// Name or id
     image: String,
+    /// raw, qcow2, vmdk, vhd or vhdx, made from the image (default: the file as it was imported)
+    #[arg(long)]
+    format: Option<DiskFormat>,
     /// Where to (default: the image's name and format in this folder); - for stdout
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -51,30 +92,34 @@ pub(crate) struct Download {
 impl Download {
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
         let image = names::image(&session.client, &self.image).await?;
-        let expected = image.checksums.sha256.clone().ok_or_else(|| {
-            Failure::new(Exit::Refused, format!("{} is {} and has no file yet", image.name, image.status))
-        })?;
-        let mut steps = Steps::new(Mode::of_stderr(session.quiet), &image.name);
-        if self.file.as_deref() == Some(Path::new("-")) {
-            to_stdout(&session.client, &image, &expected, &mut steps).await?;
-            return Ok(Exit::Ok);
-        }
-        let path = self.file.unwrap_or_else(|| default_path(&image));
-        if path.exists() && !self.overwrite {
+        // Before a variant is made for nothing.
+        let path =
+            self.file.clone().unwrap_or_else(|| default_path(&image.name, self.format.or(image.format)));
+        let to_stdout = path == Path::new("-");
+        if !to_stdout && path.exists() && !self.overwrite {
             return Err(Failure::new(Exit::Usage, format!("{} is there already", path.display()))
                 .hint("add --overwrite, or choose another --file")
                 .into());
         }
-        to_file(&session.client, &image, &expected, &path, &mut steps).await?;
-        steps.end(&format!("saved as {}, sha256 {expected}", path.display()));
+        let wanted = match self.format {
+            Some(format) => Wanted::variant(session, &image, format).await?,
+            None => Wanted::original(&image)?,
+        };
+        let mut steps = Steps::new(Mode::of_stderr(session.quiet), &image.name);
+        if to_stdout {
+            print(&session.client, &wanted, &mut steps).await?;
+            return Ok(Exit::Ok);
+        }
+        to_file(&session.client, &wanted, &path, &mut steps).await?;
+        steps.end(&format!("saved as {}, sha256 {}", path.display(), wanted.sha256));
         Ok(Exit::Ok)
     }
 }
 
-fn default_path(image: &Image) -> PathBuf {
-    let name: String = printable(&image.name).replace('/', "_");
+fn default_path(name: &str, format: Option<DiskFormat>) -> PathBuf {
+    let name: String = printable(name).replace('/', "_");
     let name = name.trim_start_matches('.');
-    let ending = image.format.map(|format| format!(".{format}")).unwrap_or_default();
+    let ending = format.map(|format| format!(".{format}")).unwrap_or_default();
     PathBuf::from(if name.ends_with(&ending) { name.to_owned() } else { format!("{name}{ending}") })
 }
 
@@ -83,27 +128,21 @@ fn wrong_hash(name: &str, got: &str, expected: &str) -> Failure {
         .hint("the partial file was removed; try again, and run `hearth doctor` if it happens twice")
 }
 
-async fn to_stdout(client: &Client, image: &Image, expected: &str, steps: &mut Steps) -> anyhow::Result<()> {
-    let answer = client.get_stream(&["images", &image.id.to_string(), "file"], 0, None).await?;
-    steps.bytes("downloading", 0, image.original_bytes);
+async fn print(client: &Client, wanted: &Wanted, steps: &mut Steps) -> anyhow::Result<()> {
+    let answer = client.get_stream(&wanted.path(), 0, None).await?;
+    steps.bytes("downloading", 0, wanted.bytes);
     let mut hash = Sha256::new();
     let mut stdout = tokio::io::stdout();
     copy(answer, &mut stdout, &mut hash, steps).await?;
     stdout.flush().await?;
     let got = hex(&hash.finalize());
-    if got != expected {
-        return Err(wrong_hash(&image.name, &got, expected).into());
+    if got != wanted.sha256 {
+        return Err(wrong_hash(&wanted.name, &got, &wanted.sha256).into());
     }
     Ok(())
 }
 
-async fn to_file(
-    client: &Client,
-    image: &Image,
-    expected: &str,
-    path: &Path,
-    steps: &mut Steps,
-) -> anyhow::Result<()> {
+async fn to_file(client: &Client, wanted: &Wanted, path: &Path, steps: &mut Steps) -> anyhow::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
@@ -114,7 +153,7 @@ async fn to_file(
     let mut done = hash_existing(&mut file, &mut hash).await?;
     let mut idle_tries = 0;
     let mut last_error = None;
-    while image.original_bytes.is_none_or(|total| done < total) {
+    while wanted.bytes.is_none_or(|total| done < total) {
         if idle_tries >= IDLE_TRIES_MAX {
             let error = last_error.unwrap_or_else(|| anyhow::anyhow!("the stream ended early"));
             return Err(
@@ -122,7 +161,7 @@ async fn to_file(
             );
         }
         let before = done;
-        match once(client, image, expected, &mut file, &mut hash, &mut done, steps).await {
+        match once(client, wanted, &mut file, &mut hash, &mut done, steps).await {
             Ok(Progress::Complete) => break,
             Ok(Progress::Broken) => {}
             Err(error) if is_final(&error) => return Err(error),
@@ -132,9 +171,9 @@ async fn to_file(
         tokio::time::sleep(RETRY_PAUSE).await;
     }
     let got = hex(&hash.finalize());
-    if got != expected {
+    if got != wanted.sha256 {
         tokio::fs::remove_file(&part).await.ok();
-        return Err(wrong_hash(&image.name, &got, expected).into());
+        return Err(wrong_hash(&wanted.name, &got, &wanted.sha256).into());
     }
     file.sync_all().await.with_context(|| format!("writing {}", part.display()))?;
     tokio::fs::rename(&part, path).await.with_context(|| format!("naming {}", path.display()))
@@ -150,16 +189,14 @@ enum Progress {
 /// One connection: asks for what is missing and appends it.
 async fn once(
     client: &Client,
-    image: &Image,
-    expected: &str,
+    wanted: &Wanted,
     file: &mut tokio::fs::File,
     hash: &mut Sha256,
     done: &mut u64,
     steps: &mut Steps,
 ) -> anyhow::Result<Progress> {
-    let etag = format!("\"{expected}\"");
-    let path = ["images", &image.id.to_string(), "file"];
-    let answer = client.get_stream(&path, *done, Some(&etag)).await?;
+    let etag = format!("\"{}\"", wanted.sha256);
+    let answer = client.get_stream(&wanted.path(), *done, Some(&etag)).await?;
     if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE
         || (*done > 0 && answer.status() == StatusCode::OK)
     {
@@ -174,7 +211,7 @@ async fn once(
     }
     let length =
         answer.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let total = image.original_bytes.or_else(|| length.map(|length| *done + length));
+    let total = wanted.bytes.or_else(|| length.map(|length| *done + length));
     steps.bytes("downloading", *done, total);
     let mut counted = Counted { file, done };
     let copied = copy(answer, &mut counted, hash, steps).await;

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use clap::Args;
 use futures::{Stream, StreamExt as _};
 use hearth_protocol::api::image::{Checksums, Image, ImageCreate};
-use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus};
+use hearth_protocol::id::ProjectId;
+use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, Virtualisation};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
+use super::attributes::Attributes;
 use super::facts;
 use crate::args::Session;
 use crate::client::Client;
@@ -34,6 +36,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(300);
   hearth image import noble.qcow2 --name noble
   hearth image import install.iso --kind iso --sha256 0f1e…
   hearth image import disk.vmdk --format vmdk --architecture x86_64 --os-type linux --property team=db
+  hearth image import noble.qcow2 --disk-size 40GiB --tag prod --tag db --disk-driver virtio
   zstdcat disk.raw.zst | hearth image import - --name disk --format raw --no-wait")]
 pub(crate) struct Import {
     /// The file; - for stdin
@@ -62,45 +65,29 @@ pub(crate) struct Import {
     /// Everybody may see it (system administrators)
     #[arg(long)]
     public: bool,
+    /// Project that owns it, by id (default: your own)
+    #[arg(long, value_name = "ID")]
+    project: Option<ProjectId>,
     /// Refuse deletion
     #[arg(long)]
     protected: bool,
-    /// x86_64 or aarch64
-    #[arg(long)]
-    architecture: Option<String>,
-    /// linux, windows or other
-    #[arg(long)]
-    os_type: Option<String>,
-    /// For example Debian
-    #[arg(long)]
-    distribution: Option<String>,
-    /// Version of the distribution
-    #[arg(long, value_name = "TEXT")]
-    os_version: Option<String>,
-    /// For people
-    #[arg(long)]
-    description: Option<String>,
-    /// Smallest disk of a machine made of it
+    /// What it was built to run on: kvm, vmware, hyperv, xen or other; cannot be changed later
+    #[arg(long, value_name = "WORD")]
+    virtualisation: Option<Virtualisation>,
+    /// Size that the disk gets, 20GB to 500GiB: a smaller one is grown to it, a larger one refused
     #[arg(long, value_name = "SIZE", value_parser = size::parse_bytes)]
-    min_disk: Option<u64>,
-    /// Smallest memory of a machine made of it
-    #[arg(long, value_name = "SIZE", value_parser = size::parse_bytes)]
-    min_memory: Option<u64>,
-    /// Free property; may be given again
-    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = parse_property)]
-    properties: Vec<(String, String)>,
+    disk_size: Option<u64>,
+    /// Tag; may be given again
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    #[command(flatten)]
+    attributes: Attributes,
     /// Wait until the image is active (this is the default)
     #[arg(long, overrides_with = "no_wait")]
     wait: bool,
     /// Return once the file is sent
     #[arg(long)]
     no_wait: bool,
-}
-
-fn parse_property(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    let (name, value) = pair.ok_or_else(|| format!("{text:?} is no property: write NAME=VALUE"))?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Import {
@@ -131,7 +118,7 @@ impl Import {
             format: self
                 .format
                 .or_else(|| format_of(&self.file).filter(|_| self.kind != Some(ImageKind::Disk))),
-            project: None,
+            project: self.project,
             public: self.public,
             expected: Checksums {
                 sha256: self.sha256.as_deref().map(lower_hex),
@@ -139,15 +126,23 @@ impl Import {
                 md5: self.md5.as_deref().map(lower_hex),
                 blake3: self.blake3.as_deref().map(lower_hex),
             },
-            architecture: self.architecture.clone(),
-            os_type: self.os_type.clone(),
-            distribution: self.distribution.clone(),
-            version: self.os_version.clone(),
-            description: self.description.clone(),
-            min_disk_bytes: self.min_disk,
-            min_memory_bytes: self.min_memory,
+            architecture: self.attributes.architecture,
+            os_type: self.attributes.os_type,
+            distribution: self.attributes.distribution.clone(),
+            version: self.attributes.os_version.clone(),
+            description: self.attributes.description.clone(),
+            min_disk_bytes: self.attributes.min_disk,
+            min_memory_bytes: self.attributes.min_memory,
+            virtualisation: self.virtualisation,
+            disk_bytes: self.disk_size,
+            disk_driver: self.attributes.disk_driver,
+            network_driver: self.attributes.network_driver,
+            os_language: self.attributes.os_language.clone(),
+            app_platform: self.attributes.app_platform.clone(),
+            password_enabled: self.attributes.password_enabled.unwrap_or(false),
+            tags: self.tags.iter().cloned().collect(),
             protected: self.protected,
-            properties: self.properties.iter().cloned().collect(),
+            properties: self.attributes.properties.iter().cloned().collect(),
         })
     }
 }
@@ -293,11 +288,5 @@ mod tests {
     fn an_iso_is_known_by_its_ending() {
         assert_eq!(format_of(Path::new("a/b.ISO")), Some(DiskFormat::Iso));
         assert_eq!(format_of(Path::new("a/iso.raw")), None);
-    }
-
-    #[test]
-    fn properties_are_pairs() {
-        assert_eq!(parse_property("a=b=c"), Ok(("a".into(), "b=c".into())));
-        assert!(parse_property("a").is_err() && parse_property("=b").is_err());
     }
 }

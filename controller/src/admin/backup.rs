@@ -1,7 +1,7 @@
 //! `hearth-controller backup DIR`: what cannot be made again, while the controller runs.
 //!
 //! **What.** A consistent copy of the database, the CA and the configuration; the contents and originals that this database
-//! refers to ([`super::holdings`]); and a manifest that says what belongs to it.
+//! refers to ([`super::holdings`]); and a manifest that says what belongs to it. Variants are left out ([`super::variants`]).
 //!
 //! **Why contents too, unless told otherwise.** Whoever restores wants images, not their names. On the file system of the
 //! state folder they are hard links: no room, no time.
@@ -229,6 +229,7 @@ fn report(manifest: &Manifest, held: &Held, to: &Path, out: &mut dyn Write) -> s
     } else {
         writeln!(out, "Contents and originals are NOT in it (--no-contents).")?;
     }
+    writeln!(out, "Variants are not in it: a controller that was restored makes them again.")?;
     for what in &manifest.missing {
         writeln!(out, "MISSING: {what}")?;
     }

@@ -1,8 +1,8 @@
 //! `hearth-controller fsck`: compares the database with the files, while the controller is stopped.
 //!
 //! **What.** Finds files that no record knows (leaks), records without their files, damaged contents and originals, and a
-//! broken operation chain. `--deep` hashes every byte; `--repair` removes leaks and makes damaged contents again from
-//! their originals.
+//! broken operation chain. `--deep` hashes every byte; `--repair` removes leaks, makes damaged contents again from
+//! their originals, and has lost variants made again.
 //!
 //! **Why it never deletes a record.** A missing file may come back with a mounted disk or a restored folder; a record that
 //! is gone does not.
@@ -22,9 +22,10 @@ use hearth_protocol::id::ImageId;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::content::{ContentError, ContentStore, Originals};
+use crate::content::{ContentError, ContentStore, Originals, VariantFile, Variants};
 use crate::db::images::Image;
 use crate::db::operations::Draft;
+use crate::db::variants::Variant;
 use crate::db::{Db, DbError};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
@@ -79,6 +80,12 @@ pub enum Problem {
     BadOriginal(ImageId),
     /// An original that no record knows.
     LeakedOriginal(ImageId),
+    /// A variant without its file.
+    NoVariant(Variant),
+    /// A variant with other bytes than were made.
+    BadVariant(Variant),
+    /// A file among the variants that no record knows.
+    LeakedVariant(VariantFile),
 }
 
 impl fmt::Display for Problem {
@@ -96,6 +103,19 @@ impl fmt::Display for Problem {
                 write!(f, "image {image}: its original has other bytes than were uploaded")
             }
             Self::LeakedOriginal(image) => write!(f, "original {image}: a file that no record knows"),
+            Self::NoVariant(row) => {
+                write!(
+                    f,
+                    "image {}: its {} variant has no file; the next start makes it again",
+                    row.image, row.format
+                )
+            }
+            Self::BadVariant(row) => {
+                write!(f, "image {}: its {} variant has other bytes than were made", row.image, row.format)
+            }
+            Self::LeakedVariant(file) => {
+                write!(f, "variant {} of image {}: a file that no record knows", file.format, file.image)
+            }
         }
     }
 }
@@ -117,8 +137,10 @@ pub async fn fsck(
     let converter =
         Converter { controller: executable, qemu_img: crate::serve::qemu_img(), mode: config.sandbox };
     let ingest = Arc::new(Ingest::new(&config.state_dir, converter, 2)?);
-    let problems = find(&db, &ingest.content, &ingest.originals, options.deep).await?;
-    let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, CancellationToken::new());
+    let mut problems = find(&db, &ingest.content, &ingest.originals, options.deep).await?;
+    problems.extend(super::variants::find(&db, &ingest.variants, options.deep).await?);
+    let closing = CancellationToken::new();
+    let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), config.keep_originals, Vec::new(), closing);
     let mut left = 0;
     for problem in &problems {
         let repaired = options.repair && repair(problem, &db, &ingest, &jobs).await?;
@@ -142,7 +164,14 @@ pub(super) async fn look(config: &Config, deep: bool) -> Result<Vec<Problem>, Fs
     let contents = Arc::new(ContentStore::new(&config.state_dir.join(super::holdings::CONTENT))?);
     let originals = Arc::new(Originals::new(&config.state_dir)?);
     let db = Db::open(&config.database_url).await?;
-    let problems = find(&db, &contents, &originals, deep).await;
+    let variants = Arc::new(Variants::beside(&config.state_dir)?);
+    let problems = match find(&db, &contents, &originals, deep).await {
+        Ok(mut problems) => super::variants::find(&db, &variants, deep).await.map(|more| {
+            problems.extend(more);
+            problems
+        }),
+        error => error,
+    };
     db.close().await;
     problems
 }
@@ -232,6 +261,13 @@ async fn repair(problem: &Problem, db: &Db, ingest: &Arc<Ingest>, jobs: &Jobs) -
         Problem::LeakedOriginal(image) => {
             ingest.originals.remove(*image)?;
             Ok(true)
+        }
+        Problem::LeakedVariant(file) => {
+            ingest.variants.remove(file)?;
+            Ok(true)
+        }
+        Problem::NoVariant(row) | Problem::BadVariant(row) => {
+            super::variants::make_again(db, &ingest.variants, row).await
         }
         Problem::BadContent(content, _) => {
             if jobs.remake_now(*content).await? {

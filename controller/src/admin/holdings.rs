@@ -17,7 +17,9 @@ use hearth_protocol::id::ImageId;
 use hearth_protocol::words::ImageStatus;
 
 use super::backup::{BackupError, Manifest};
-use crate::content::{CONTENT_FOLDER, Carried, Carrying, ContentError, ContentStore, Originals};
+use crate::content::{
+    CONTENT_FOLDER, Carried, Carrying, ContentError, ContentStore, Originals, VARIANTS_FOLDER,
+};
 use crate::db::Db;
 
 /// Folder of contents, in the state folder and in a backup alike.
@@ -57,8 +59,8 @@ async fn referred(db: &Db) -> Result<Referred, BackupError> {
     let contents = db.contents().await?.into_iter().map(|content| content.id).collect();
     let images = db.all_images().await?.into_iter();
     let originals = images.filter_map(|image| {
-        let compared = Some(image.checksums.blake3.unwrap_or_default());
-        let wanted = match image.status {
+        let compared = Some(image.checksums.blake3.clone().unwrap_or_default());
+        let wanted = match image.kept_as() {
             ImageStatus::Importing => Wanted { blake3: compared, is_promised: true },
             // Its import can be tried again.
             ImageStatus::Killed if image.original_bytes.is_some() => {
@@ -198,12 +200,12 @@ pub(super) fn must_be_there(manifest: &Manifest, from: &Path) -> Result<(), Back
     lost.map_or(Ok(()), |image| Err(damaged(format!("the original of image {image} is missing"))))
 }
 
-/// Says so if there are contents or originals in the state folder `state`.
+/// Says so if there are contents, originals or variants in the state folder `state`.
 ///
 /// # Errors
 /// [`BackupError::Occupied`].
 pub(super) fn must_be_free(state: &Path) -> Result<(), BackupError> {
-    let folders = [state.join(CONTENT), state.join(ORIGINALS)];
+    let folders = [state.join(CONTENT), state.join(ORIGINALS), state.join(VARIANTS_FOLDER)];
     let occupied = folders.into_iter().find(|folder| holds_files(folder));
     occupied.map_or(Ok(()), |path| Err(BackupError::Occupied { path }))
 }

@@ -79,9 +79,9 @@ async fn first_token(
     out: &mut (dyn Write + Send),
 ) -> Result<(), InitError> {
     db.default_tenants().await?;
-    match (db.tokens().await?.is_empty(), new_admin_token) {
-        (false, false) => return Err(InitError::Done),
-        (true, true) => return Err(InitError::NotDone),
+    match (db.has_tokens().await?, new_admin_token) {
+        (true, false) => return Err(InitError::Done),
+        (false, true) => return Err(InitError::NotDone),
         _ => {}
     }
     let (secret, hash) = new_secret();
@@ -91,6 +91,8 @@ async fn first_token(
         name: FIRST_TOKEN.to_owned(),
         role: Role::Admin,
         scope: Scope::System,
+        holder: None,
+        usable: true,
         expires_us: None,
         revoked_us: None,
         last_used_us: None,

@@ -4,4 +4,7 @@ pub mod backup;
 pub mod fsck;
 mod holdings;
 pub mod init;
+pub mod log_archive;
+pub mod log_file;
 pub mod restore;
+mod variants;

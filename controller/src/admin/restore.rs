@@ -15,8 +15,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::backup::{BackupError, CA_FILES, DATABASE, FORMAT, MANIFEST, Manifest, copy, failed, saved_file};
+use super::variants::requeue_missing;
 use super::{fsck, holdings};
 use crate::config::Config;
+use crate::content::Variants;
 use crate::db::Db;
 use crate::state::{StateFolder, ca_folder, refuse_foreign_root, sqlite_file, upgrade_folder};
 
@@ -74,12 +76,27 @@ pub async fn restore(
     }
     // The backup may be of an older program.
     Db::upgrade(&config.database_url, &upgrade_folder(&config.state_dir)).await?;
+    let again = make_variants_again(config).await.map_err(|error| BackupError::Check(Box::new(error)))?;
+    if again > 0 {
+        print(writeln!(
+            out,
+            "{again} variants are made again when the controller runs: no backup holds them"
+        ))?;
+    }
     let problems = fsck::look(config, true).await.map_err(|error| BackupError::Check(Box::new(error)))?;
     for problem in &problems {
         print(writeln!(out, "{problem}"))?;
     }
     print(writeln!(out, "every byte was read: {} problems. Next: hearth-controller serve.", problems.len()))?;
     Ok(problems.len())
+}
+
+/// Has the variants that the restored database names made again; returns how many.
+async fn make_variants_again(config: &Config) -> Result<u32, fsck::FsckError> {
+    let db = Db::open(&config.database_url).await?;
+    let again = requeue_missing(&db, &Variants::beside(&config.state_dir)?).await;
+    db.close().await;
+    again
 }
 
 /// Contents, database and CA, in this order. What stands in its place is added to `placed`, except contents.

@@ -1,21 +1,26 @@
 //! What every handler works with.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
+use super::limits::Limits;
 use crate::config::Config;
 use crate::db::Db;
 use crate::fleet::FleetHandle;
 use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
 use crate::jobs::Jobs;
+use crate::logic::guesses::Guesses;
+use crate::passwords::Passwords;
 
 /// Uploads at once: each holds a file, four threads and at most 8 MiB.
 pub const UPLOADS_MAX: usize = 16;
 /// Downloads at once: each holds a file and a buffer.
 pub const DOWNLOADS_MAX: usize = 64;
+/// Exports at once: each holds a page of rows, and an Excel file a thread and its rows on disk.
+pub const EXPORTS_MAX: usize = 4;
 /// Event streams at once: each holds a place in the change feed.
 pub const EVENT_STREAMS_MAX: usize = 64;
 
@@ -44,8 +49,16 @@ pub struct Inner {
     pub uploads: Arc<Semaphore>,
     /// Places for downloads.
     pub downloads: Arc<Semaphore>,
+    /// Places for exports.
+    pub exports: Arc<Semaphore>,
+    /// Who tried addresses of download links that do not exist.
+    pub guesses: Mutex<Guesses>,
     /// Places for event streams.
     pub event_streams: Arc<Semaphore>,
+    /// Hashes and compares passwords.
+    pub passwords: Passwords,
+    /// How often callers may ask.
+    pub limits: Limits,
     /// Ends streams that would keep the server from stopping.
     pub closing: tokio_util::sync::CancellationToken,
 }
@@ -85,6 +98,8 @@ impl App {
     pub fn new(parts: Parts) -> Self {
         let Parts { config, db, ingest, jobs, fleet, authority, figures, closing } = parts;
         Self(Arc::new(Inner {
+            limits: Limits::new(&config),
+            passwords: Passwords::default(),
             config,
             db,
             ingest,
@@ -95,6 +110,8 @@ impl App {
             closing,
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            guesses: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         }))
     }

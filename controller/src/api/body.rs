@@ -10,9 +10,11 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{Uri, header};
+use hearth_protocol::api::PAGE_ROWS_MAX;
 use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 
@@ -44,18 +46,26 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         if kind != "application/json" {
             return Err(Fault::media_type("the body must be JSON: send `Content-Type: application/json`"));
         }
-        let body = Limited::new(request.into_body(), JSON_BYTES_MAX).collect();
-        let read = tokio::time::timeout(BODY_TIME_MAX, body).await;
-        let read =
-            read.map_err(|_| Fault::too_slow(format!("the body took over {} s", BODY_TIME_MAX.as_secs())))?;
-        let bytes = read.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return Fault::too_large(format!("the body is larger than {JSON_BYTES_MAX} bytes"));
-            }
-            Fault::bad_request("the body ended early")
-        })?;
-        parse(&bytes.to_bytes()).map(Self)
+        parse(&whole(request.into_body()).await?).map(Self)
     }
+}
+
+/// All bytes of a small body.
+///
+/// # Errors
+/// 400 for one that ends early, 408, 413.
+pub async fn whole(body: Body) -> Result<Bytes, Fault> {
+    let body = Limited::new(body, JSON_BYTES_MAX).collect();
+    let read = tokio::time::timeout(BODY_TIME_MAX, body).await;
+    let read =
+        read.map_err(|_| Fault::too_slow(format!("the body took over {} s", BODY_TIME_MAX.as_secs())))?;
+    let bytes = read.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Fault::too_large(format!("the body is larger than {JSON_BYTES_MAX} bytes"));
+        }
+        Fault::bad_request("the body ended early")
+    })?;
+    Ok(bytes.to_bytes())
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
@@ -82,7 +92,7 @@ fn named(text: &str) -> Option<&str> {
     rest.split('`').next()
 }
 
-/// Query parameters of type `T`; unknown ones are refused by the type.
+/// Query parameters of type `T`; unknown ones are refused by the type. A parameter that is a list is given again.
 #[derive(Debug)]
 pub struct Query<T>(pub T);
 
@@ -90,20 +100,50 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
-        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri).map_err(|error| {
-            let text = error.body_text();
-            let text = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, text)| text).to_owned();
-            let fault = Fault::bad_request(format!("the query cannot be used: {text}"));
-            // serde_path_to_error prefixes the parameter: `limit: invalid digit …`.
-            match named(&text).or_else(|| text.split_once(": ").map(|(field, _)| field)) {
-                Some(field) if field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
-                    fault.field(field)
-                }
-                _ => fault,
-            }
-        })?;
-        Ok(Self(query.0))
+        parse_query(&parts.uri).map(Self)
     }
+}
+
+/// The query parameters of an address.
+///
+/// # Errors
+/// 400 with the name of the parameter.
+pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Fault> {
+    let text = uri.query().unwrap_or_default();
+    if !is_utf8(text) {
+        return Err(Fault::bad_request("the query is not UTF-8"));
+    }
+    // The same bound for every list, checked where every list comes by.
+    let limit = text.split('&').find_map(|pair| pair.strip_prefix("limit=")?.parse::<u64>().ok());
+    if limit.is_some_and(|limit| !(1..=u64::from(PAGE_ROWS_MAX)).contains(&limit)) {
+        return Err(Fault::invalid("limit", format!("a page has 1 to {PAGE_ROWS_MAX} rows")));
+    }
+    let query = serde_html_form::Deserializer::from_bytes(text.as_bytes());
+    let query = serde_path_to_error::deserialize(query).map_err(|error| {
+        let text = error.inner().to_string();
+        let fault = Fault::bad_request(format!("the query cannot be used: {text}"));
+        match (named(&text), error.path().to_string()) {
+            (Some(field), _) => fault.field(field),
+            (None, path) if path == "." || path == "?" => fault,
+            // The path of one value of a list ends with its number.
+            (None, path) => fault.field(path.split(['[', '.']).next().unwrap_or_default()),
+        }
+    })?;
+    Ok(query)
+}
+
+/// Whether a query is UTF-8 once its escapes are undone. What is not would become other characters silently.
+fn is_utf8(query: &str) -> bool {
+    let mut bytes = Vec::with_capacity(query.len());
+    let mut rest = query.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &tail[2..]).0,
+            None => (bytes.push(*first), rest = tail).0,
+        }
+    }
+    String::from_utf8(bytes).is_ok()
 }
 
 /// Parameters of the path. One that is no id names nothing: 404.
@@ -139,13 +179,19 @@ mod tests {
         check("", None);
         check("{", None);
         check("[]", None);
-        check("{}", Some("image"));
+        check("{}", Some("targets"));
         check(r#"{"image":"x"}"#, Some("image"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":true}},"nonsense":1}}"#), Some("nonsense"));
         check(&format!(r#"{{"image":"{image}","targets":{{"zone":"z1"}}}}"#), Some("targets.zone"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":"yes"}}}}"#), Some("targets.all"));
         check(&format!(r#"{{"image":"{image}","targets":{{"all":true}}}} {{}}"#), None);
         check("\u{0}\u{1}", None);
+    }
+
+    #[test]
+    fn a_query_of_other_bytes_than_text_is_seen() {
+        assert!(is_utf8("q=%E9%95%9C&x=100%&y=%zz&z=+"));
+        assert!(!is_utf8("q=%FF") && !is_utf8("q=%E9%95"));
     }
 
     #[test]

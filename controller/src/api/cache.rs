@@ -17,6 +17,7 @@ use super::app::App;
 use super::body::{Json, Path, Query};
 use super::caller::Caller;
 use super::fault::Fault;
+use super::host_image_cache::Wanted;
 use super::locations::targets;
 use super::when;
 use crate::clock;
@@ -171,7 +172,7 @@ pub fn percent(status: EntryStatus, done_bytes: u64, data_bytes: u64) -> u8 {
     u8::try_from(share.min(99)).unwrap_or(99)
 }
 
-/// Makes copies by hand; the answer says for each location whether that is possible.
+/// Makes copies by hand, of a host image copies of all its disks; the answer says for each location whether that is possible.
 #[utoipa::path(post, path = "/api/v1/cache", tag = "cache", request_body = CacheCreate,
     responses((status = 200, body = Vec<PerLocation>), (status = 409, body = ErrorBody)))]
 pub async fn create(
@@ -179,7 +180,7 @@ pub async fn create(
     caller: Caller,
     Json(create): Json<CacheCreate>,
 ) -> Result<axum::Json<Vec<PerLocation>>, Fault> {
-    let (image, content) = cacheable(&app, &caller, create.image).await?;
+    let wanted = Wanted::find(&app, &caller, create.image, create.host_image).await?;
     let hold = hold_of(&create.keep)?;
     let locations = targets(&app, &create.targets).await?;
     let mut results = Vec::with_capacity(locations.len());
@@ -187,8 +188,10 @@ pub async fn create(
     for location in &locations {
         let ok = location.state == LocationState::Active;
         if ok {
-            let intent = Intent::manual(image.id, content, location.id, hold);
-            intents.push(Intent { priority: create.priority.unwrap_or(Priority::Bulk), ..intent });
+            intents.extend(wanted.disks.iter().map(|(image, content)| {
+                let intent = Intent::manual(image.id, *content, location.id, hold);
+                Intent { priority: create.priority.unwrap_or(Priority::Bulk), ..intent }
+            }));
         }
         let message = if ok { "queued".to_owned() } else { format!("the location is {}", location.state) };
         results.push(PerLocation {
@@ -199,8 +202,10 @@ pub async fn create(
         });
     }
     if !intents.is_empty() {
-        let details = serde_json::json!({ "locations": intents.len(), "keep": create.keep });
-        let op = caller.draft().on("image", image.id, image.facts.name).with(details);
+        let n_locations = intents.len() / wanted.disks.len().max(1);
+        let details = serde_json::json!({ "locations": n_locations, "keep": create.keep });
+        let (kind, id, name) = wanted.target();
+        let op = caller.draft().on(kind, id, name).with(details);
         app.db.put_intents(&intents, &op).await?;
         app.fleet.wake();
     }

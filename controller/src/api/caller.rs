@@ -7,8 +7,9 @@
 //! bits, so neither a slow hash nor a limit on guesses is needed. No comparison touches a secret: the index of the
 //! database compares hashes, and how far two hashes agree says nothing about how far two secrets do.
 //!
-//! **Invariants.** No header but `Authorization` says who calls. A token that ended or was revoked is like one that
-//! never was.
+//! **Invariants.** No header but `Authorization` says who calls. A token that ended or was revoked, or whose user, grant,
+//! domain or project is gone or closed, is like one that never was. A token that asks too often is told so before
+//! anything is done for it.
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header;
@@ -67,6 +68,12 @@ impl Caller {
         }
     }
 
+    /// The same caller, who does something else than the route: one of several steps, or of a batch.
+    #[must_use]
+    pub fn doing(&self, action: Action) -> Self {
+        Self { action, ..self.clone() }
+    }
+
     /// Whether the caller sees where images are cached.
     #[must_use]
     pub fn sees_caches(&self) -> bool {
@@ -82,7 +89,8 @@ impl Caller {
     /// The begin of an operation row: who does what.
     #[must_use]
     pub fn draft(&self) -> Draft {
-        Draft::new(WhoKind::Token, self.token.name.clone(), self.action.as_str())
+        let kind = if self.token.holder.is_some() { WhoKind::User } else { WhoKind::Token };
+        Draft::new(kind, self.token.name.clone(), self.action.as_str())
     }
 }
 
@@ -116,16 +124,12 @@ async fn caller(app: &App, action: Action, given: Option<&header::HeaderValue>) 
     let hash = secret_hash(secret);
     let now_us = clock::unix_us();
     let token = app.db.token_by_secret_hash(&hash, now_us).await?.ok_or_else(Fault::unauthorized)?;
+    app.limits.token(token.id)?;
     // A look must not fail because its note could not be written.
     if let Err(error) = app.db.touch_token(&token, now_us).await {
         tracing::warn!(error = super::fault::chain(&error), "cannot note the use of a token");
     }
-    let scope = match token.scope {
-        DbScope::System => Scope::System,
-        DbScope::Domain(domain) => Scope::Domain(domain),
-        DbScope::Project(domain, project) => Scope::Project(domain, project),
-    };
-    let principal = Principal { role: token.role, scope };
+    let principal = Principal { role: token.role, scope: principal_scope(token.scope) };
     if !authz::may_ever(principal, action) {
         tracing::info!(who = token.name, action = action.as_str(), "refused");
         return Err(Fault::denied(action.as_str()));
@@ -140,6 +144,16 @@ fn bearer(value: &str) -> Option<&str> {
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     (scheme.eq_ignore_ascii_case("bearer") && secret.len() == SECRET_DIGITS && secret.bytes().all(hex))
         .then_some(secret)
+}
+
+/// A scope in the words of the rights table.
+#[must_use]
+pub const fn principal_scope(scope: DbScope) -> Scope {
+    match scope {
+        DbScope::System => Scope::System,
+        DbScope::Domain(domain) => Scope::Domain(domain),
+        DbScope::Project(domain, project) => Scope::Project(domain, project),
+    }
 }
 
 /// What the store keeps of a secret.

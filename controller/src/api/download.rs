@@ -1,4 +1,4 @@
-//! `GET /api/v1/images/{id}/file`: the original, byte for byte as it came in.
+//! `GET /api/v1/images/{id}/file`: the original, byte for byte as it came in; and [`serve_file`] for all files that go out.
 //!
 //! **What.** tower-http's `ServeFile` reads ranges; this module gives the answer an entity tag made from the sha256, so a
 //! broken download goes on (`If-Range`) and never mixes two files.
@@ -7,12 +7,15 @@
 //!
 //! **Invariants.** The whole file or the asked range, or an error: never other bytes.
 
+use std::path::PathBuf;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::id::ImageId;
+use hearth_protocol::words::{DiskFormat, ImageStatus, Role};
 use tower_http::services::ServeFile;
 
 use super::app::App;
@@ -20,10 +23,24 @@ use super::body::Path;
 use super::caller::Caller;
 use super::fault::Fault;
 use super::images::find;
+use crate::db::images::Image;
 use crate::db::operations::Draft;
 
 /// Begin of a file name in `Content-Disposition`, characters: browsers cut longer ones.
 const FILE_NAME_CHARS_MAX: usize = 120;
+
+/// Bytes that go out.
+#[derive(Clone, Debug)]
+pub struct FileToServe {
+    /// Where they lie.
+    pub path: PathBuf,
+    /// SHA-256 of all of them, lower-case hex: the entity tag.
+    pub sha256: String,
+    /// Name under which the receiver saves them; see [`name_with`].
+    pub name: String,
+    /// Row of the operation log: who takes them out. `None`: the caller notes it.
+    pub op: Option<Draft>,
+}
 
 /// The original's bytes; `Range`, `If-Range` and `If-None-Match` are understood.
 #[utoipa::path(get, path = "/api/v1/images/{id}/file", tag = "images", params(("id" = ImageId, Path)),
@@ -35,17 +52,37 @@ pub async fn download(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<ImageId>,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, Fault> {
     let image = find(&app, &caller, id).await?;
+    must_be_open(&caller, &image)?;
+    let op = caller.draft().on("image", id, image.facts.name.clone());
+    serve_file(&app, original_of(&app, &image, op)?, request).await
+}
+
+/// The original of an image as a file to serve; `op` says who takes it out.
+///
+/// # Errors
+/// 409 if it is not kept.
+pub fn original_of(app: &App, image: &Image, op: Draft) -> Result<FileToServe, Fault> {
     let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
     let Some(sha256) = sha256 else {
         let why = if image.content.is_some() { "its original was not kept" } else { "it has no bytes yet" };
         return Err(Fault::conflict(format!("image {} cannot be downloaded: {why}", image.facts.name)));
     };
+    let name = name_with(&image.facts.name, image.format);
+    Ok(FileToServe { path: app.ingest.originals.path(image.id), sha256, name, op: Some(op) })
+}
+
+/// Answers `request` with a file or a range of it. Whoever calls has asked for the rights.
+///
+/// # Errors
+/// 503 if too many downloads run; 416 for a range that is not there; 500 if the file is missing.
+pub async fn serve_file(app: &App, file: FileToServe, mut request: Request) -> Result<Response, Fault> {
     let place = app.downloads.clone().try_acquire_owned();
     let place =
         place.map_err(|_| Fault::unavailable("too many downloads run; try again when one has ended"))?;
+    let FileToServe { path, sha256, name, op } = file;
     let tag = format!("\"{sha256}\"");
     let headers = request.headers_mut();
     let has = |tags: &HeaderValue| {
@@ -61,21 +98,20 @@ pub async fn download(
     for name in [header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
         headers.remove(name);
     }
-    let continued = request.headers().contains_key(header::RANGE);
-    note(&app, &caller, id, &image.facts.name, continued).await;
-    let path = app.ingest.originals.path(id);
     let answer = ServeFile::new(&path).try_call(request).await.map_err(|error| Fault::internal(&error))?;
     if answer.status() == StatusCode::NOT_FOUND {
-        return Err(Fault::internal_text(format!("the original {} is missing: run fsck", path.display())));
+        return Err(Fault::internal_text(format!("the file {} is missing: run fsck", path.display())));
     }
     let mut answer = answer.map(|body| Body::new(HoldingPlace { body, _place: place })).into_response();
-    let name = file_name(&image.facts.name);
+    if let Some(op) = op.filter(|_| begins(&answer)) {
+        note(app, &op).await;
+    }
     let headers = answer.headers_mut();
     headers.remove(header::LAST_MODIFIED);
     for (key, value) in [
         (header::ETAG, tag),
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename*=UTF-8''{name}")),
+        (header::CONTENT_DISPOSITION, disposition(&name)),
         (header::HeaderName::from_static("x-checksum-sha256"), sha256),
     ] {
         headers.insert(key, HeaderValue::from_str(&value).map_err(|error| Fault::internal(&error))?);
@@ -83,21 +119,55 @@ pub async fn download(
     Ok(answer)
 }
 
-/// Who took image bytes out stands in the log; a continued download is one and the same.
-async fn note(app: &App, caller: &Caller, id: ImageId, name: &str, continued: bool) {
-    if continued {
-        return;
+/// Whether this answer sends the begin of the file: a download that is continued is one and the same.
+fn begins(answer: &Response) -> bool {
+    let from_0 = |range: &HeaderValue| range.as_bytes().starts_with(b"bytes 0-");
+    answer.status() == StatusCode::OK
+        || (answer.status() == StatusCode::PARTIAL_CONTENT
+            && answer.headers().get(header::CONTENT_RANGE).is_some_and(from_0))
+}
+
+/// What lies in the recycle bin is given to nobody, what is deactivated to administrators alone.
+pub(super) fn must_be_open(caller: &Caller, image: &Image) -> Result<(), Fault> {
+    let refused = |why: &str| Fault::conflict(format!("image {} {why}", image.facts.name));
+    match image.status {
+        ImageStatus::PendingDelete => {
+            Err(refused("is in the recycle bin").hint("restore it first: hearth image restore"))
+        }
+        ImageStatus::Deactivated if caller.principal.role != Role::Admin => {
+            Err(refused("is deactivated").hint("an administrator of its project can reactivate it"))
+        }
+        _ => Ok(()),
     }
-    let op: Draft = caller.draft().on("image", id, name);
-    if let Err(error) = app.db.record(&op).await {
+}
+
+/// Who took image bytes out stands in the log.
+async fn note(app: &App, op: &Draft) {
+    if let Err(error) = app.db.record(op).await {
         tracing::error!(error = super::fault::chain(&error), "cannot note a download");
     }
 }
 
-/// A name as RFC 5987 wants it.
-fn file_name(name: &str) -> String {
+/// The header that names the file: once in plain ASCII for simple programs, once as RFC 6266 wants it.
+fn disposition(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let ascii: String = name.chars().take(FILE_NAME_CHARS_MAX).map(plain).collect();
+    format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{}", encoded(name))
+}
+
+/// An image's name, cut to what browsers take, with the ending of its format.
+#[must_use]
+pub fn name_with(name: &str, format: Option<DiskFormat>) -> String {
+    let ending = format.map(|format| format!(".{format}")).unwrap_or_default();
+    let name = name.strip_suffix(&ending).unwrap_or(name);
+    name.chars().take(FILE_NAME_CHARS_MAX).chain(ending.chars()).collect()
+}
+
+/// A name as RFC 5987 wants it; it can stand in a path too.
+#[must_use]
+pub fn encoded(name: &str) -> String {
     let mut text = String::new();
-    for byte in name.chars().take(FILE_NAME_CHARS_MAX).collect::<String>().bytes() {
+    for byte in name.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => text.push(char::from(byte)),
             other => text.push_str(&format!("%{other:02X}")),
@@ -138,7 +208,32 @@ mod tests {
 
     #[test]
     fn a_name_cannot_leave_its_header() {
-        assert_eq!(file_name("a b\"\r\nX: 1"), "a%20b%22%0D%0AX%3A%201");
-        assert_eq!(file_name("系"), "%E7%B3%BB");
+        assert_eq!(encoded("a b\"\r\nX: 1"), "a%20b%22%0D%0AX%3A%201");
+        assert_eq!(encoded("系"), "%E7%B3%BB");
+        for name in [
+            "a\"; filename=b",
+            "<script>alert(1)</script>",
+            "x\r\nset-cookie: a=b",
+            "\u{0}\u{7f}\u{202e}",
+            "../../etc/passwd",
+            "系统",
+        ] {
+            let header = disposition(name);
+            let (ascii, rest) =
+                header.strip_prefix("attachment; filename=\"").unwrap().split_once('"').unwrap();
+            assert!(ascii.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{header}");
+            let utf8 = rest.strip_prefix("; filename*=UTF-8''").unwrap();
+            assert!(utf8.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.%".contains(&b)), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_name_ends_in_its_format_once_and_however_long_it_is() {
+        assert_eq!(name_with("noble", Some(DiskFormat::Vmdk)), "noble.vmdk");
+        assert_eq!(name_with("noble.vmdk", Some(DiskFormat::Vmdk)), "noble.vmdk");
+        assert_eq!(name_with("noble.qcow2", Some(DiskFormat::Vhd)), "noble.qcow2.vhd");
+        assert_eq!(name_with("noble", None), "noble");
+        let long = name_with(&"系".repeat(255), Some(DiskFormat::Raw));
+        assert!(long.ends_with(".raw") && long.chars().count() == FILE_NAME_CHARS_MAX + 4, "{long}");
     }
 }

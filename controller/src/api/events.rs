@@ -75,6 +75,7 @@ impl Feed {
 const fn event(change: Change) -> Option<Event> {
     match change {
         Change::Image(id) => Some(Event::Image { id }),
+        Change::HostImage(id) => Some(Event::HostImage { id }),
         Change::Location(id) => Some(Event::Location { id }),
         Change::Entries(location) => Some(Event::Entries { location }),
         Change::Prewarm(id) => Some(Event::Prewarm { id }),

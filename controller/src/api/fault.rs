@@ -10,9 +10,11 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use hearth_protocol::api::error::ErrorBody;
 
 use crate::db::DbError;
 use crate::logic::catalog::FieldError;
+use crate::passwords::PasswordError;
 
 /// Seconds after which a caller may try again when something is busy.
 const RETRY_AFTER_S: u32 = 2;
@@ -100,6 +102,30 @@ impl Fault {
         Self::new(StatusCode::CONFLICT, "in_use", message)
     }
 
+    /// 410: it was there and is not any more.
+    pub fn gone(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "gone", message)
+    }
+
+    /// 422: an idempotency key that was used for something else.
+    pub fn key_reused(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", message)
+    }
+
+    /// 428: a change that does not say on which revision it is based.
+    #[must_use]
+    pub fn revision_required() -> Self {
+        let message = "this change needs the header If-Match with the record's revision";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "revision_required", message)
+            .field("if-match")
+            .hint("read the record and send its `revision` (the header `etag`) back as If-Match")
+    }
+
+    /// 409: there would be more than is allowed.
+    pub fn quota(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "quota", message)
+    }
+
     /// 413: more bytes than allowed.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -108,6 +134,21 @@ impl Fault {
     /// 415: not the kind of body this call takes.
     pub fn media_type(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message)
+    }
+
+    /// 401: a login that is none. One text for every cause, so that nobody learns which names exist.
+    #[must_use]
+    pub fn login_failed() -> Self {
+        let message = "user, password or scope is wrong, or the user may not log in now";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+            .hint("the domain is `default` unless you name another; an administrator can set a new password")
+    }
+
+    /// 429: more often than allowed.
+    pub fn too_many(message: impl Into<String>, retry_after_ms: u64) -> Self {
+        let mut fault = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message);
+        fault.0.retry_after_s = Some(u32::try_from(retry_after_ms.div_ceil(1000)).unwrap_or(u32::MAX).max(1));
+        fault
     }
 
     /// 507: no room.
@@ -173,11 +214,31 @@ impl Fault {
         self
     }
 
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.0.retry_after_s = Some(seconds);
+        self
+    }
+
     /// Names the field.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
         self
+    }
+
+    /// The body that a caller gets.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> ErrorBody {
+        let Parts { code, message, hint, field, .. } = &*self.0;
+        ErrorBody {
+            code: (*code).to_owned(),
+            message: message.clone(),
+            hint: hint.clone(),
+            field: field.clone(),
+            request_id: request_id.to_owned(),
+        }
     }
 
     /// What it says.
@@ -214,6 +275,15 @@ impl From<FieldError> for Fault {
     }
 }
 
+impl From<PasswordError> for Fault {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => Self::unavailable(error.to_string()),
+            PasswordError::Hash(_) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<DbError> for Fault {
     fn from(error: DbError) -> Self {
         let text = error.to_string();
@@ -222,7 +292,10 @@ impl From<DbError> for Fault {
             DbError::Exists { .. } => {
                 Self::conflict(text).hint("take another name, or delete the other one first")
             }
+            DbError::Quota { cure, .. } => Self::quota(text).hint(cure),
             DbError::State { .. } => Self::conflict(text),
+            DbError::LastAdministrator => Self::conflict(text)
+                .hint("make another one first: hearth token create NAME --role admin --scope system"),
             DbError::Revision { .. } => Self::new(StatusCode::PRECONDITION_FAILED, "revision", text),
             DbError::Cursor => Self::invalid("cursor", text),
             DbError::Conflict { .. } => Self::unavailable(text),
@@ -257,6 +330,7 @@ mod tests {
             (DbError::Exists { what: "image", key: "x".into() }, 409, "conflict"),
             (DbError::Revision { what: "image", key: "x".into(), found: 2, expected: 1 }, 412, "revision"),
             (DbError::Cursor, 400, "invalid"),
+            (DbError::LastAdministrator, 409, "conflict"),
             (DbError::Conflict { attempts: 60 }, 503, "unavailable"),
         ] {
             let fault = Fault::from(error);

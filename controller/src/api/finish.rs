@@ -18,7 +18,6 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures::FutureExt as _;
-use hearth_protocol::api::error::ErrorBody;
 use tracing::Instrument as _;
 
 use super::fault::{Fault, Parts};
@@ -38,7 +37,9 @@ pub async fn finish(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(RequestId(id.clone()));
     let pattern = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str).to_owned();
     let (method, version) = (request.method().clone(), request.version());
-    let span = tracing::info_span!("request", id, %method, path = request.uri().path());
+    // The path of a download link holds its secret.
+    let path = if super::fetch::is_link(request.uri().path()) { &pattern } else { request.uri().path() };
+    let span = tracing::info_span!("request", id, %method, path);
     let begun = clock::monotonic();
     let (request, rest) = Rest::of(request);
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
@@ -84,12 +85,11 @@ fn written(response: Response, id: &str) -> Response {
         None => Fault::of_status(head.status),
     };
     drop(body);
-    let Parts { status, code, message, hint, field, retry_after_s, cause } = fault.parts().clone();
+    let Parts { status, code, retry_after_s, cause, .. } = fault.parts().clone();
     if let Some(cause) = cause {
         tracing::error!(cause, code, "call failed");
     }
-    let text = ErrorBody { code: code.to_owned(), message, hint, field, request_id: id.to_owned() };
-    let bytes = serde_json::to_vec(&text).expect("an error body is plain texts");
+    let bytes = serde_json::to_vec(&fault.body(id)).expect("an error body is plain texts");
     head.status = status;
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -15,7 +15,7 @@ pub async fn healthz() -> &'static str {
 
 /// The controller can do its work: the database answers.
 #[utoipa::path(get, path = "/readyz", tag = "system",
-    responses((status = 200, description = "It is ready"), (status = 503, description = "It is not")))]
+    responses((status = 200, description = "It is ready; 503 says that it is not")))]
 pub async fn readyz(State(app): State<App>) -> Result<&'static str, Fault> {
     if app.closing.is_cancelled() {
         return Err(Fault::unavailable("the controller is stopping"));

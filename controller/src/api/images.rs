@@ -1,17 +1,21 @@
-//! `/api/v1/images`: records of the catalog. [`super::upload`] and [`super::download`] move their bytes.
+//! `/api/v1/images`: records of the catalog: made, shown and found. [`super::image_list`] lists them,
+//! [`super::image_edits`] and [`super::image_ends`] change and end them, [`super::image_batch`] many at once;
+//! [`super::upload`] and [`super::download`] move their bytes.
 //!
 //! **Why images of others are not refused but not found.** A refusal would tell that the name or id exists.
 //! **Invariants.** Every handler finds an image through the caller's scope; none through its id alone.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use hearth_protocol::api::Page;
 use hearth_protocol::api::cache::CacheEntry;
 use hearth_protocol::api::error::ErrorBody;
-use hearth_protocol::api::image::{Image as ImageBody, ImageCreate};
+use hearth_protocol::api::image::{Image as ImageBody, ImageCreate, Scan};
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
-use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, PrewarmState, Visibility};
-use serde::Deserialize;
+use hearth_protocol::words::{
+    Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, NetworkDriver, ShareStatus, Visibility,
+};
 
 use super::app::App;
 use super::body::{Json, Path, Query};
@@ -20,60 +24,32 @@ use super::fault::Fault;
 use super::when;
 use crate::clock;
 use crate::db::cache_list::CacheFilter;
-use crate::db::grams::fold;
-use crate::db::images::{Image, ImageFacts, ImageFilter, NewImage};
-use crate::db::operations::Draft;
-use crate::db::prewarms::PrewarmFilter;
+use crate::db::images::{FixedFacts, Image, ImageFacts, NewImage};
+use crate::db::new_id;
 use crate::db::tokens::Scope;
-use crate::db::{PageRequest, new_id};
 use crate::logic::authz::{Action, Resource};
-use crate::logic::catalog::{check_create, check_search};
+use crate::logic::catalog::check_create;
+use crate::logic::deletion::destroyed_us;
+use crate::logic::distributions::check_listed;
 
 /// Glance's name for a file that is in no further container.
 const CONTAINER_BARE: &str = "bare";
 
-/// What to list.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ListQuery {
-    /// Exactly this name, without regard to case.
-    name: Option<String>,
-    /// Part of the name, without regard to case; at most 255 characters. `%` and `_` are plain characters.
-    q: Option<String>,
-    /// State.
-    status: Option<ImageStatus>,
-    /// Disk or ISO.
-    kind: Option<ImageKind>,
-    /// `next` of the page before.
-    cursor: Option<String>,
-    /// Rows of the page, 1 to 1,000; default 100.
-    limit: Option<u32>,
-}
-
-/// How to delete.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct DeleteQuery {
-    /// Cancel its prewarm jobs first.
-    #[serde(default)]
-    force: bool,
-}
-
 /// Makes a record; `PUT /images/{id}/file` sends its bytes.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", request_body = ImageCreate,
-    responses((status = 201, body = ImageBody), (status = 409, description = "The name is taken", body = ErrorBody)))]
+    responses((status = 201, body = ImageBody, headers(("etag", description = "Its revision"))), (status = 409, description = "The name is taken, or the project's quota is full", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(create): Json<ImageCreate>,
-) -> Result<(StatusCode, axum::Json<ImageBody>), Fault> {
+) -> Result<(StatusCode, Tagged), Fault> {
     check_create(&create)?;
+    let (distribution, version) = (create.distribution.as_deref(), create.version.as_deref());
+    must_be_listed(&app, create.architecture, distribution.unwrap_or_default(), version.unwrap_or_default())?;
     let (domain, project) = owner(&app, &caller, create.project).await?;
     caller.may(&Resource::Project { domain, project }, "project", project)?;
     if create.public {
-        caller.may_do(Action::ImagePublish, &Resource::Whole, "image", &create.name)?;
+        super::ownership::may_publish(&app, &caller, &Resource::Project { domain, project }, &create.name)?;
     }
     let declared_iso = create.format == Some(DiskFormat::Iso);
     let kind = create.kind.unwrap_or(if declared_iso { ImageKind::Iso } else { ImageKind::Disk });
@@ -86,33 +62,80 @@ pub async fn create(
         domain,
         project,
         expected: create.expected.clone(),
+        fixed: FixedFacts { virtualisation: create.virtualisation, disk_bytes: create.disk_bytes },
         facts: facts(create),
     };
     let details = serde_json::json!({ "kind": new.kind, "format": new.format, "project": project });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
     app.db.create_image(&new, &op).await?;
     let image = find(&app, &caller, id).await?;
-    Ok((StatusCode::CREATED, axum::Json(shown(&app, &caller, &image).await?)))
+    Ok((StatusCode::CREATED, tagged(&app, &caller, &image).await?))
+}
+
+/// Refuses a distribution that the table does not have, where the table is strict.
+///
+/// # Errors
+/// 400 with what the table has.
+pub fn must_be_listed(
+    app: &App,
+    architecture: Option<Architecture>,
+    distribution: &str,
+    version: &str,
+) -> Result<(), Fault> {
+    if !app.config.catalog.distributions_strict {
+        return Ok(());
+    }
+    let listed = check_listed(&app.config.catalog.distributions, architecture, distribution, version);
+    listed.map_err(|error| Fault::from(error).hint("hearth image distributions shows the table"))
+}
+
+/// A record with its revision as entity tag.
+#[derive(Debug)]
+pub struct Tagged(pub ImageBody);
+
+impl IntoResponse for Tagged {
+    fn into_response(self) -> Response {
+        let tag = format!("\"{}\"", self.0.revision);
+        ([(header::ETAG, tag)], axum::Json(self.0)).into_response()
+    }
+}
+
+/// As [`shown`], with the revision as entity tag.
+///
+/// # Errors
+/// As [`shown`].
+pub async fn tagged(app: &App, caller: &Caller, image: &Image) -> Result<Tagged, Fault> {
+    shown(app, caller, image).await.map(Tagged)
 }
 
 fn facts(create: ImageCreate) -> ImageFacts {
     ImageFacts {
         name: create.name,
         visibility: if create.public { Visibility::Public } else { Visibility::Private },
-        architecture: create.architecture.unwrap_or_default(),
-        os_type: create.os_type.unwrap_or_default(),
+        architecture: create.architecture,
+        os_type: create.os_type,
         distribution: create.distribution.unwrap_or_default(),
         version: create.version.unwrap_or_default(),
         description: create.description.unwrap_or_default(),
         min_disk_bytes: create.min_disk_bytes.unwrap_or(0),
         min_memory_bytes: create.min_memory_bytes.unwrap_or(0),
+        disk_driver: create.disk_driver.unwrap_or(DiskDriver::Auto),
+        network_driver: create.network_driver.unwrap_or(NetworkDriver::Auto),
+        os_language: create.os_language.unwrap_or_default(),
+        app_platform: create.app_platform.unwrap_or_default(),
+        password_enabled: create.password_enabled,
         protected: create.protected,
+        tags: create.tags,
         properties: create.properties,
     }
 }
 
 /// Where a new image goes: the named project, else the caller's, else the default one.
-async fn owner(app: &App, caller: &Caller, named: Option<ProjectId>) -> Result<(DomainId, ProjectId), Fault> {
+pub(super) async fn owner(
+    app: &App,
+    caller: &Caller,
+    named: Option<ProjectId>,
+) -> Result<(DomainId, ProjectId), Fault> {
     match (named, caller.scope()) {
         (Some(project), _) => {
             let found = app.db.project(project).await?;
@@ -126,114 +149,12 @@ async fn owner(app: &App, caller: &Caller, named: Option<ProjectId>) -> Result<(
     }
 }
 
-/// Images that the caller may see, newest first.
-#[utoipa::path(get, path = "/api/v1/images", tag = "images", params(ListQuery),
-    responses((status = 200, body = Page<ImageBody>)))]
-pub async fn list(
-    State(app): State<App>,
-    caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<Page<ImageBody>>, Fault> {
-    query.q.as_deref().map_or(Ok(()), |q| check_search("q", q))?;
-    let page = if let Some(name) = &query.name {
-        let keep = |image: &Image| {
-            query.status.is_none_or(|status| status == image.status)
-                && query.kind.is_none_or(|kind| kind == image.kind)
-                && query.q.as_ref().is_none_or(|q| fold(&image.facts.name).contains(&fold(q)))
-        };
-        let named = app.db.images_named(caller.scope(), name).await?;
-        Page { items: named.into_iter().filter(keep).collect(), next: None }
-    } else {
-        let filter = ImageFilter {
-            name_contains: query.q,
-            status: query.status,
-            kind: query.kind,
-            ..ImageFilter::default()
-        };
-        app.db
-            .images(caller.scope(), &filter, &PageRequest { limit: query.limit, cursor: query.cursor })
-            .await?
-    };
-    let items = bodies(&app, &caller, &page.items).await?;
-    Ok(axum::Json(Page { items, next: page.next }))
-}
-
 /// One image.
 #[utoipa::path(get, path = "/api/v1/images/{id}", tag = "images", params(("id" = ImageId, Path)),
-    responses((status = 200, body = ImageBody)))]
-pub async fn show(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<ImageId>,
-) -> Result<axum::Json<ImageBody>, Fault> {
-    let image = find(&app, &caller, id).await?;
-    shown(&app, &caller, &image).await.map(axum::Json)
-}
-
-/// Deletes an image: its record, its original, and its content unless another image has the same. Copies at locations
-/// stay as unheld cache.
-#[utoipa::path(delete, path = "/api/v1/images/{id}", tag = "images", params(("id" = ImageId, Path), DeleteQuery),
-    responses((status = 204, description = "Deleted"),
-        (status = 409, description = "Protected, leased or being prewarmed", body = ErrorBody),
-        (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
-pub async fn delete(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<ImageId>,
-    Query(query): Query<DeleteQuery>,
-    headers: axum::http::HeaderMap,
-) -> Result<StatusCode, Fault> {
-    let image = find(&app, &caller, id).await?;
-    let if_match = if_match(&headers)?;
-    if image.facts.protected {
-        return Err(Fault::conflict(format!("image {} is protected", image.facts.name)));
-    }
-    refuse_leased(&app, &caller, &image).await?;
-    if query.force {
-        cancel_prewarms(&app, &caller, id).await?;
-    }
-    let op = caller.draft().on("image", id, image.facts.name.clone());
-    let gone = app.db.delete_image(id, if_match, &op).await?;
-    app.jobs.clean_up(&gone).await;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// The revision of `If-Match`, as a bare number or in the quotes of an entity tag.
-fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, Fault> {
-    let Some(value) = headers.get(axum::http::header::IF_MATCH) else { return Ok(None) };
-    let number = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
-    number.map(Some).ok_or_else(|| Fault::invalid("if-match", "If-Match must be the record's `revision`"))
-}
-
-/// An image whose copy a machine uses is not deleted: the operator would lose sight of what the machine runs on.
-async fn refuse_leased(app: &App, caller: &Caller, image: &Image) -> Result<(), Fault> {
-    let Some(content) = image.content else { return Ok(()) };
-    let leases = app.db.leases_of(content).await?;
-    let others = app.db.images_of_contents(&[content]).await?;
-    if leases.is_empty() || others.iter().any(|other| other.id != image.id) {
-        return Ok(());
-    }
-    let shown = leases.iter().take(5).map(|(_, lease)| format!("{} {}", lease.kind, lease.consumer));
-    let mut users = shown.collect::<Vec<_>>().join(", ");
-    if leases.len() > 5 {
-        users.push_str(&format!(" and {} more", leases.len() - 5));
-    }
-    // Who uses copies is the operators' business; a tenant learns only that somebody does.
-    let message =
-        if caller.sees_caches() { format!("used by {users}") } else { "copies of it are in use".to_owned() };
-    Err(Fault::in_use(format!("image {}: {message}", image.facts.name)).hint("stop its users first"))
-}
-
-async fn cancel_prewarms(app: &App, caller: &Caller, image: ImageId) -> Result<(), Fault> {
-    for state in [PrewarmState::Scheduled, PrewarmState::Running, PrewarmState::Paused] {
-        let filter = PrewarmFilter { state: Some(state), image: Some(image) };
-        let page = app.db.prewarms(&filter, &PageRequest::first(hearth_protocol::api::PAGE_ROWS_MAX)).await?;
-        for job in page.items {
-            let op = Draft { action: "prewarm.cancel".to_owned(), ..caller.draft() };
-            app.db.cancel_prewarm(job.id, &op.on("prewarm", job.id, job.image_name)).await?;
-        }
-    }
-    Ok(())
+    responses((status = 200, body = ImageBody, headers(("etag", description = "Its revision")))))]
+pub async fn show(State(app): State<App>, caller: Caller, Path(id): Path<ImageId>) -> Result<Tagged, Fault> {
+    let (image, share_status) = found(&app, &caller, id).await?;
+    Ok(Tagged(ImageBody { share_status, ..shown(&app, &caller, &image).await? }))
 }
 
 /// Imports a killed image again from its kept original.
@@ -279,18 +200,26 @@ pub async fn cache(
 /// # Errors
 /// 404 if there is none or it may not be seen, 403.
 pub async fn find(app: &App, caller: &Caller, id: ImageId) -> Result<Image, Fault> {
-    let image =
-        app.db.image_seen_by(caller.scope(), id).await?.ok_or_else(|| Fault::not_found("image", id))?;
-    // The store shows a shared image only to those it is shared with.
+    found(app, caller, id).await.map(|(image, _)| image)
+}
+
+/// As [`find`], with the share through which somebody who does not own it knows it.
+///
+/// # Errors
+/// As [`find`].
+pub async fn found(app: &App, caller: &Caller, id: ImageId) -> Result<(Image, Option<ShareStatus>), Fault> {
+    let found = app.db.image_known_to(caller.scope(), id).await?;
+    let (image, share) = found.ok_or_else(|| Fault::not_found("image", id))?;
     let resource = Resource::Image {
         domain: image.domain,
         project: image.project,
         visibility: image.facts.visibility,
-        shared_with_caller: image.facts.visibility == Visibility::Shared,
+        share,
     };
     let action = if caller.action == Action::ImageCreate { Action::ImageShow } else { caller.action };
-    caller.may_do(action, &resource, "image", id)?;
-    Ok(image)
+    let may = caller.may_do(action, &resource, "image", id);
+    may.map_err(|fault| super::shares::not_accepted(fault, &image, share))?;
+    Ok((image, share))
 }
 
 /// The bodies of records, with the number of their copies for those who may know where copies are.
@@ -298,13 +227,14 @@ pub async fn find(app: &App, caller: &Caller, id: ImageId) -> Result<Image, Faul
 /// # Errors
 /// 500.
 pub async fn bodies(app: &App, caller: &Caller, images: &[Image]) -> Result<Vec<ImageBody>, Fault> {
+    let days = app.config.catalog.bin_days;
     if !caller.sees_caches() {
-        return Ok(images.iter().map(|image| body(image, None)).collect());
+        return Ok(images.iter().map(|image| body(image, None, days)).collect());
     }
     let ids: Vec<ImageId> = images.iter().map(|image| image.id).collect();
     let copies = app.db.active_copies(&ids, clock::steady_unix_us()).await?;
     let cached_at = |image: &Image| Some(copies.get(&image.id).copied().unwrap_or(0));
-    Ok(images.iter().map(|image| body(image, cached_at(image))).collect())
+    Ok(images.iter().map(|image| body(image, cached_at(image), days)).collect())
 }
 
 /// As [`bodies`], of one record.
@@ -316,8 +246,8 @@ pub async fn shown(app: &App, caller: &Caller, image: &Image) -> Result<ImageBod
     Ok(one.remove(0))
 }
 
-/// The body of a record.
-fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
+/// The body of a record; `bin_days` says when the recycle bin destroys it.
+fn body(image: &Image, cached_at: Option<u32>, bin_days: u32) -> ImageBody {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     let facts = &image.facts;
     ImageBody {
@@ -339,18 +269,35 @@ fn body(image: &Image, cached_at: Option<u32>) -> ImageBody {
         virtual_bytes: image.virtual_bytes,
         data_bytes: image.data_bytes,
         stored_bytes: image.stored_bytes,
-        architecture: text(&facts.architecture),
-        os_type: text(&facts.os_type),
+        disk_bytes: image.fixed.disk_bytes,
+        architecture: facts.architecture,
+        os_type: facts.os_type,
         distribution: text(&facts.distribution),
         version: text(&facts.version),
         description: text(&facts.description),
         min_disk_bytes: (facts.min_disk_bytes > 0).then_some(facts.min_disk_bytes),
         min_memory_bytes: (facts.min_memory_bytes > 0).then_some(facts.min_memory_bytes),
+        virtualisation: image.fixed.virtualisation,
+        disk_driver: facts.disk_driver,
+        network_driver: facts.network_driver,
+        os_language: text(&facts.os_language),
+        app_platform: text(&facts.app_platform),
+        password_enabled: facts.password_enabled,
         protected: facts.protected,
+        tags: facts.tags.clone(),
         properties: facts.properties.clone(),
         revision: image.revision,
         created_at: when::text(image.created_us),
         updated_at: when::text(image.updated_us),
+        binned_at: image.binned.map(|binned| when::text(binned.since_us)),
+        destroyed_at: image.binned.map(|binned| when::text(destroyed_us(binned.since_us, bin_days))),
+        scan: image
+            .scan
+            .as_ref()
+            .map(|(verdict, at_us)| Scan { verdict: verdict.clone(), scanned_at: when::text(*at_us) }),
         cached_at,
+        cached: None,
+        featured: image.featured,
+        share_status: None,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use hearth_protocol::api::error::ErrorBody;
+use hearth_protocol::words::{ImageSort, SortOrder};
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi as _};
@@ -16,10 +17,13 @@ static TEXT: OnceLock<String> = OnceLock::new();
 #[openapi(
     info(
         title = "Hearth controller",
-        description = "Images of virtual machines, and the caches that hold them.",
+        description = "Images of virtual machines, and the caches that hold them. Every refusal is an `ErrorBody`, and so is an \
+            answer with 500 (the controller failed; its log has the request id), 503 (not now; see the header \
+            `retry-after`), 504 (the call took too long) or 507 (no room), which no call promises.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    components(schemas(ErrorBody)),
+    // Words of query parameters stand in no body.
+    components(schemas(ErrorBody, ImageSort, SortOrder)),
     modifiers(&Bearer)
 )]
 struct Head;

@@ -3,29 +3,34 @@
 //! **What.** A job is made with its targets; the reconciler does the rest. A dry run answers from the same snapshot what
 //! the job would do.
 
+use std::collections::{HashMap, HashSet};
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::prewarm::{
-    DryRun, Prewarm as PrewarmBody, PrewarmCreate, PrewarmDetails, PrewarmTarget, Unfit,
+    DryRun, Prewarm as PrewarmBody, PrewarmCreate, PrewarmDetails, PrewarmMade, PrewarmTarget, Unfit,
 };
 use hearth_protocol::api::{PAGE_ROWS_MAX, Page};
-use hearth_protocol::id::{ImageId, PrewarmId};
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::{ImageId, LocationId, PrewarmGroupId, PrewarmId};
 use hearth_protocol::words::{EntryStatus, PrewarmState, Priority};
 use serde::Deserialize;
 
 use super::app::App;
 use super::body::{Json, Path, Query};
-use super::cache::{cacheable, hold_of, percent};
+use super::cache::{hold_of, percent};
 use super::caller::Caller;
 use super::fault::Fault;
+use super::host_image_cache::Wanted;
 use super::locations::targets;
-use super::when;
+use super::{prewarm_groups, when};
 use crate::clock;
+use crate::db::images::Image;
 use crate::db::locations::Location;
-use crate::db::prewarm_targets::{Progress, TargetRow, TargetState};
-use crate::db::prewarms::{Prewarm, PrewarmFilter};
+use crate::db::prewarm_targets::{Progress, Target, TargetRow, TargetState};
+use crate::db::prewarms::{GroupOf, Prewarm, PrewarmFilter};
 use crate::db::{PageRequest, new_id};
 use crate::logic::forecast::{self, Candidate, Forecast};
 
@@ -41,6 +46,8 @@ const SOURCE_MBPS: u32 = 10_000;
 pub struct ListQuery {
     /// Id of the image.
     image: Option<ImageId>,
+    /// Id of the group: the jobs of one host image.
+    group: Option<PrewarmGroupId>,
     /// State.
     state: Option<PrewarmState>,
     /// `next` of the page before.
@@ -49,16 +56,16 @@ pub struct ListQuery {
     limit: Option<u32>,
 }
 
-/// Makes a job, or says with `dry_run` what it would do.
+/// Makes a job, or for a host image one per disk, or says with `dry_run` what it would do.
 #[utoipa::path(post, path = "/api/v1/prewarms", tag = "prewarms", request_body = PrewarmCreate,
-    responses((status = 201, body = PrewarmBody), (status = 200, description = "A dry run", body = DryRun),
-        (status = 409, description = "The image is not active", body = ErrorBody)))]
+    responses((status = 201, body = PrewarmMade), (status = 200, description = "A dry run", body = DryRun),
+        (status = 409, description = "An image is not active", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(create): Json<PrewarmCreate>,
 ) -> Result<Response, Fault> {
-    let (image, content) = cacheable(&app, &caller, create.image).await?;
+    let wanted = Wanted::find(&app, &caller, create.image, create.host_image).await?;
     let deadline_us = create.deadline.as_deref().map(|text| when::parse("deadline", text)).transpose()?;
     let start_us = create.start.as_deref().map(|text| when::parse("start", text)).transpose()?;
     check(&create, start_us, deadline_us)?;
@@ -67,36 +74,63 @@ pub async fn create(
         return Err(Fault::invalid("targets", "there is no active location: enrol an agent first"));
     }
     if create.dry_run {
-        let forecast = foresee(&app, image.stored_bytes, content, &locations, &create).await?;
+        let forecast = foresee(&app, &wanted, &locations, create.rate_bytes_per_s).await?;
         return Ok(axum::Json(forecast).into_response());
     }
+    let jobs = jobs(&caller, &wanted, &create, start_us, deadline_us);
+    let (kind, id, name) = wanted.target();
+    let details = serde_json::json!({ kind: id, "locations": locations.len(), "targets": create.targets });
+    let ids: Vec<_> = locations.iter().map(|location| location.id).collect();
+    let made = match &jobs[0].group {
+        Some(group) => {
+            let op = caller.draft().on("prewarm_group", group.id, name).with(details);
+            app.db.create_prewarm_group(&jobs, &ids, &op).await?;
+            PrewarmMade::Group(Box::new(prewarm_groups::one(&app, group.id).await?.group))
+        }
+        None => {
+            let op = caller.draft().on("prewarm", jobs[0].id, name).with(details);
+            app.db.create_prewarm(&jobs[0], &ids, &op).await?;
+            PrewarmMade::Job(Box::new(one(&app, jobs[0].id).await?))
+        }
+    };
+    app.fleet.wake();
+    Ok((StatusCode::CREATED, axum::Json(made)).into_response())
+}
+
+/// One job per disk, with one group if they are the disks of a host image. Ids are made in the order of the disks.
+fn jobs(
+    caller: &Caller,
+    wanted: &Wanted,
+    create: &PrewarmCreate,
+    start_us: Option<i64>,
+    deadline_us: Option<i64>,
+) -> Vec<Prewarm> {
     let now_us = clock::unix_us();
     let later = start_us.is_some_and(|start_us| start_us > now_us);
     let default = if deadline_us.is_some() { Priority::Deadline } else { Priority::Bulk };
-    let job = Prewarm {
+    let group = wanted.host_image.as_ref().map(|found| GroupOf {
+        id: new_id(),
+        host_image: found.id,
+        host_image_name: found.facts.name.clone(),
+    });
+    let job = |(image, content): &(Image, ContentId)| Prewarm {
         id: new_id(),
         image: image.id,
-        content,
+        content: *content,
         image_name: image.facts.name.clone(),
+        group: group.clone(),
         state: if later { PrewarmState::Scheduled } else { PrewarmState::Running },
-        targets: create.targets,
+        targets: create.targets.clone(),
         priority: create.priority.unwrap_or(default),
         deadline_us,
         start_us: Some(start_us.unwrap_or(now_us)),
         rate_bytes_per_s: create.rate_bytes_per_s,
-        keep: create.keep,
+        keep: create.keep.clone(),
         created_by: caller.token.name.clone(),
         created_us: now_us,
         finished_us: None,
     };
-    let details =
-        serde_json::json!({ "image": image.id, "locations": locations.len(), "targets": job.targets });
-    let op = caller.draft().on("prewarm", job.id, image.facts.name).with(details);
-    let ids: Vec<_> = locations.iter().map(|location| location.id).collect();
-    app.db.create_prewarm(&job, &ids, &op).await?;
-    app.fleet.wake();
-    let made = one(&app, job.id).await?;
-    Ok((StatusCode::CREATED, axum::Json(made)).into_response())
+    wanted.disks.iter().map(job).collect()
 }
 
 fn check(create: &PrewarmCreate, start_us: Option<i64>, deadline_us: Option<i64>) -> Result<(), Fault> {
@@ -119,30 +153,35 @@ fn check(create: &PrewarmCreate, start_us: Option<i64>, deadline_us: Option<i64>
 
 async fn foresee(
     app: &App,
-    stored_bytes: Option<u64>,
-    content: hearth_protocol::digest::ContentId,
+    wanted: &Wanted,
     locations: &[Location],
-    create: &PrewarmCreate,
+    rate_bytes_per_s: Option<u64>,
 ) -> Result<DryRun, Fault> {
-    let found = app.db.content(content).await?.ok_or_else(|| Fault::not_found("content", content))?;
-    let entries = app.db.entries_of(content).await?;
-    let warm = |location: &Location| {
-        entries.iter().any(|entry| entry.location == location.id && entry.status == EntryStatus::Active)
+    let mut lacks: HashMap<LocationId, u64> = HashMap::new();
+    let mut data_bytes: u64 = 0;
+    for content in wanted.contents() {
+        let found = app.db.content(content).await?.ok_or_else(|| Fault::not_found("content", content))?;
+        data_bytes = data_bytes.saturating_add(found.data_bytes);
+        let entries = app.db.entries_of(content).await?;
+        let there = entries.iter().filter(|entry| entry.status == EntryStatus::Active);
+        let there: HashSet<LocationId> = there.map(|entry| entry.location).collect();
+        for location in locations.iter().filter(|location| !there.contains(&location.id)) {
+            let lacking = lacks.entry(location.id).or_default();
+            *lacking = lacking.saturating_add(found.stored_bytes);
+        }
+    }
+    let candidate = |location: &Location| Candidate {
+        state: location.state,
+        online: app.fleet.online(location.id),
+        warm: !lacks.contains_key(&location.id),
+        missing_bytes: lacks.get(&location.id).copied().unwrap_or(0),
+        nic_mbps: location.nic_mbps,
+        budget_bytes: location.figures.budget_bytes,
+        degraded: location.figures.degraded.clone(),
     };
-    let candidates: Vec<Candidate> = locations
-        .iter()
-        .map(|location| Candidate {
-            state: location.state,
-            online: app.fleet.online(location.id),
-            warm: warm(location),
-            nic_mbps: location.nic_mbps,
-            budget_bytes: location.figures.budget_bytes,
-            degraded: location.figures.degraded.clone(),
-        })
-        .collect();
-    let stored_bytes = stored_bytes.unwrap_or(found.stored_bytes);
+    let candidates: Vec<Candidate> = locations.iter().map(candidate).collect();
     let Forecast { warm, cold, move_bytes_max, time_bound_s, unfit } =
-        forecast::forecast(&candidates, stored_bytes, found.data_bytes, SOURCE_MBPS, create.rate_bytes_per_s);
+        forecast::forecast(&candidates, data_bytes, SOURCE_MBPS, rate_bytes_per_s);
     let unfit = unfit.into_iter().map(|(i, reason)| Unfit {
         location: locations[i].id,
         location_name: locations[i].name.clone(),
@@ -158,7 +197,7 @@ pub async fn list(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<PrewarmBody>>, Fault> {
-    let filter = PrewarmFilter { state: query.state, image: query.image };
+    let filter = PrewarmFilter { state: query.state, image: query.image, group: query.group };
     let page = app.db.prewarms(&filter, &PageRequest { limit: query.limit, cursor: query.cursor }).await?;
     let ids: Vec<PrewarmId> = page.items.iter().map(|job| job.id).collect();
     let progress = app.db.prewarm_progress(&ids).await?;
@@ -174,15 +213,24 @@ pub async fn show(
     Path(id): Path<PrewarmId>,
 ) -> Result<axum::Json<PrewarmDetails>, Fault> {
     let prewarm = one(&app, id).await?;
+    let locations = target_bodies(&app, id).await?.into_iter().map(|(_, body)| body).collect();
+    Ok(axum::Json(PrewarmDetails { prewarm, locations }))
+}
+
+/// All targets of a job: as they are stored, and as people see them.
+///
+/// # Errors
+/// 500.
+pub(super) async fn target_bodies(app: &App, id: PrewarmId) -> Result<Vec<(Target, PrewarmTarget)>, Fault> {
     let mut locations = Vec::new();
     let mut page = PageRequest::first(PAGE_ROWS_MAX);
     loop {
         let rows = app.db.target_rows(id, None, &page).await?;
-        locations.extend(rows.items.into_iter().map(|row| target(&app, row)));
+        locations.extend(rows.items.into_iter().map(|row| (row.target.clone(), target(app, row))));
         let Some(next) = rows.next else { break };
         page.cursor = Some(next);
     }
-    Ok(axum::Json(PrewarmDetails { prewarm, locations }))
+    Ok(locations)
 }
 
 /// Nothing new begins; what runs is finished.
@@ -260,12 +308,15 @@ async fn one(app: &App, id: PrewarmId) -> Result<PrewarmBody, Fault> {
     Ok(body(&job, progress.get(&id).copied().unwrap_or_default()))
 }
 
-fn body(job: &Prewarm, progress: Progress) -> PrewarmBody {
+/// The body of a job.
+pub(super) fn body(job: &Prewarm, progress: Progress) -> PrewarmBody {
     PrewarmBody {
         id: job.id,
         image: job.image,
         image_name: job.image_name.clone(),
         content: job.content,
+        group: job.group.as_ref().map(|group| group.id),
+        host_image_name: job.group.as_ref().map(|group| group.host_image_name.clone()),
         state: job.state,
         targets: job.targets.clone(),
         priority: job.priority,

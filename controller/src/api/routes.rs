@@ -15,13 +15,15 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use hearth_protocol::api::error::ErrorBody;
 use tower_http::timeout::TimeoutLayer;
 use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
+use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt as _};
 
 use super::app::App;
 use super::caller::authenticate;
 use super::finish::finish;
+use super::once::{self, Kept};
 use crate::logic::authz::Action;
 
 /// Begin of every path of the API.
@@ -71,8 +73,30 @@ impl Routes {
 
     /// Adds a handler that does `action`.
     #[must_use]
-    pub fn guarded(mut self, action: Action, pace: Pace, routes: UtoipaMethodRouter<App>) -> Self {
+    pub fn guarded(self, action: Action, pace: Pace, routes: UtoipaMethodRouter<App>) -> Self {
+        self.with_guard(action, pace, None, routes)
+    }
+
+    /// Adds a quick handler that makes something: it does so once for an idempotency key, see [`once`].
+    #[must_use]
+    pub fn creating(self, action: Action, kept: Kept, routes: UtoipaMethodRouter<App>) -> Self {
+        self.with_guard(action, Pace::Quick, Some(kept), routes)
+    }
+
+    fn with_guard(
+        mut self,
+        action: Action,
+        pace: Pace,
+        kept: Option<Kept>,
+        mut routes: UtoipaMethodRouter<App>,
+    ) -> Self {
         let guard = from_fn_with_state((self.app.clone(), action), authenticate);
+        if kept.is_some() {
+            for item in routes.1.paths.values_mut() {
+                operations(item).for_each(|(_, operation)| once::describe(operation));
+            }
+        }
+        let repeats = kept.map(|kept| from_fn_with_state((self.app.clone(), kept), once::once));
         let routes = self.noted(Some(action), routes).map(|router| {
             let router = match pace {
                 Pace::Quick => router.route_layer(TimeoutLayer::with_status_code(
@@ -80,6 +104,11 @@ impl Routes {
                     ANSWER_TIME_MAX,
                 )),
                 Pace::Stream => router,
+            };
+            // Outside the time limit: a call that ran out of time still used its key.
+            let router = match repeats {
+                Some(repeats) => router.route_layer(repeats),
+                None => router,
             };
             router.route_layer(guard)
         });
@@ -103,6 +132,7 @@ impl Routes {
     ) -> UtoipaMethodRouter<App> {
         for (path, item) in &mut routes.1.paths {
             for (method, operation) in operations(item) {
+                operation.operation_id = Some(operation_id(method, path));
                 describe(operation, action);
                 self.table.push(Row { method: method.to_owned(), path: path.clone(), action });
             }
@@ -150,17 +180,24 @@ const fn name(method: &HttpMethod) -> &'static str {
     }
 }
 
-/// Adds what all operations share: how they fail, and the token.
+/// A name that no other operation has: `get_images_id_file` for `GET /api/v1/images/{id}/file`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.strip_prefix(BASE).unwrap_or(path).split(|c: char| !c.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty());
+    words.fold(method.to_ascii_lowercase(), |id, word| format!("{id}_{word}"))
+}
+
+/// Adds what all operations share: how they refuse, and the token. Failures of the controller itself (5xx) are promised by
+/// no operation; the head of the text says what they look like.
 fn describe(operation: &mut Operation, action: Option<Action>) {
-    let mut failures = vec![("500", "The controller failed; its log has the request id")];
+    let mut refusals = Vec::new();
     if let Some(action) = action {
-        failures.extend([
+        refusals.extend([
             ("400", "The request cannot be used; `field` names what is wrong"),
             ("401", "No valid token"),
             ("403", "The token's role does not allow it"),
             ("404", "There is no such thing, or the caller may not see it"),
-            ("503", "Not now; see the header `retry-after`"),
-            ("504", "The call took too long"),
+            ("429", "The token asks too often; see the header `retry-after`"),
         ]);
         let schemes: [&str; 0] = [];
         operation.security = Some(vec![SecurityRequirement::new("bearer", schemes)]);
@@ -169,7 +206,19 @@ fn describe(operation: &mut Operation, action: Option<Action>) {
             operation.description.take().map_or_else(|| rights.clone(), |text| format!("{text}\n\n{rights}")),
         );
     }
-    for (status, text) in failures {
+    let takes_json = |body: &RefOr<RequestBody>| match body {
+        RefOr::T(body) => body.content.contains_key("application/json"),
+        RefOr::Ref(_) => false,
+    };
+    if operation.request_body.as_ref().is_some_and(takes_json) {
+        refusals.extend([
+            ("408", "The body came too slowly"),
+            ("413", "The body is too large"),
+            ("415", "The body is not JSON"),
+        ]);
+    }
+    operation.responses.responses.retain(|status, _| !status.starts_with('5'));
+    for (status, text) in refusals {
         let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
         let response = ResponseBuilder::new().description(text).content("application/json", body).build();
         operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());

@@ -25,10 +25,13 @@ use utoipa_axum::routes;
 
 use super::app::App;
 use super::linger::Linger;
+use super::once::Kept;
 use super::routes::{Pace, Routes, Row};
 use super::{
-    cache, download, events, health, images, join_tokens, locations, openapi, operations, prewarms, system,
-    tokens, upload,
+    cache, distributions, domains, download, events, fetch, grants, health, host_image_batch,
+    host_image_cache, host_images, image_batch, image_edits, image_ends, image_export, image_list, images,
+    join_tokens, launch, links, locations, login, openapi, operations, ownership, prewarm_groups, prewarms,
+    projects, quotas, shares, system, tokens, upload, usage, users, variants,
 };
 use crate::logic::authz::Action;
 use crate::task;
@@ -57,24 +60,31 @@ pub fn build(app: App) -> Routes {
     use Action as A;
     let quick = Pace::Quick;
     let public_metrics = app.config.metrics_public;
+    let publish = ownership::publishing(app.config.sharing.members_may_publish);
     let routes = Routes::new(app)
         .open(routes!(health::healthz))
         .open(routes!(health::readyz))
         .open(routes!(openapi::show))
+        .open(routes!(fetch::fetch))
         .guarded(A::WhoAmI, quick, routes!(tokens::whoami))
-        .guarded(A::TokenCreate, quick, routes!(tokens::create))
+        .creating(A::TokenCreate, Kept::Nothing, routes!(tokens::create))
         .guarded(A::TokenList, quick, routes!(tokens::list))
         .guarded(A::TokenRevoke, quick, routes!(tokens::revoke))
-        .guarded(A::ImageCreate, quick, routes!(images::create))
-        .guarded(A::ImageList, quick, routes!(images::list))
+        .creating(A::ImageCreate, Kept::Answer, routes!(images::create))
+        .guarded(A::ImageList, quick, routes!(image_list::list))
+        .guarded(A::ImageList, quick, routes!(distributions::list))
         .guarded(A::ImageShow, quick, routes!(images::show))
-        .guarded(A::ImageDelete, quick, routes!(images::delete))
+        .guarded(A::ImageLaunch, quick, routes!(launch::launch))
         .guarded(A::ImageRetry, quick, routes!(images::retry))
         .guarded(A::CacheList, quick, routes!(images::cache))
         .guarded(A::ImageUpload, Pace::Stream, routes!(upload::upload))
         .guarded(A::ImageDownload, Pace::Stream, routes!(download::download))
+        .guarded(A::ImageShow, quick, routes!(variants::list))
+        .guarded(A::VariantCreate, quick, routes!(variants::create))
+        .guarded(A::VariantDelete, quick, routes!(variants::delete))
+        .guarded(A::ImageDownload, Pace::Stream, routes!(variants::download))
         .guarded(A::CacheList, quick, routes!(cache::list))
-        .guarded(A::CacheCreate, quick, routes!(cache::create))
+        .creating(A::CacheCreate, Kept::Answer, routes!(cache::create))
         .guarded(A::CacheRemove, quick, routes!(cache::remove))
         .guarded(A::CachePin, quick, routes!(cache::pin))
         .guarded(A::CachePin, quick, routes!(cache::unpin))
@@ -85,28 +95,137 @@ pub fn build(app: App) -> Routes {
         .guarded(A::LocationUpdate, quick, routes!(locations::drain))
         .guarded(A::LocationUpdate, quick, routes!(locations::undrain))
         .guarded(A::LocationRemove, quick, routes!(locations::remove))
-        .guarded(A::JoinTokenCreate, quick, routes!(join_tokens::create))
+        .creating(A::JoinTokenCreate, Kept::Nothing, routes!(join_tokens::create))
         .guarded(A::JoinTokenList, quick, routes!(join_tokens::list))
         .guarded(A::JoinTokenRevoke, quick, routes!(join_tokens::revoke));
     let routes = routes
-        .guarded(A::PrewarmCreate, quick, routes!(prewarms::create))
+        .creating(A::PrewarmCreate, Kept::Answer, routes!(prewarms::create))
         .guarded(A::PrewarmList, quick, routes!(prewarms::list))
         .guarded(A::PrewarmList, quick, routes!(prewarms::show))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::pause))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::resume))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::cancel))
         .guarded(A::PrewarmSteer, quick, routes!(prewarms::retry))
-        .guarded(A::OperationList, quick, routes!(operations::list))
+        .guarded(A::OperationList, Pace::Stream, routes!(operations::list))
+        .guarded(A::OperationList, Pace::Stream, routes!(operations::of_location))
+        .guarded(A::OperationShow, quick, routes!(operations::show))
         .guarded(A::OperationVerify, Pace::Stream, routes!(operations::verify))
         .guarded(A::SystemShow, quick, routes!(system::show))
         .guarded(A::TransfersSteer, quick, routes!(system::stop))
         .guarded(A::TransfersSteer, quick, routes!(system::start))
         .guarded(A::EventRead, Pace::Stream, routes!(events::events));
+    let routes = image_changes(files_and_links(routes));
+    let routes = with_host_images(routes);
+    let routes = sharing(routes, publish);
+    let routes = people(routes);
     if public_metrics {
         routes.open(routes!(health::figures))
     } else {
         routes.guarded(A::MetricsRead, quick, routes!(health::figures))
     }
+}
+
+/// Files of lists, the log of an image, and links to its bytes.
+fn files_and_links(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::ImageList, Pace::Stream, routes!(image_export::export))
+        .guarded(A::ImageLog, Pace::Stream, routes!(operations::of_image))
+        .creating(A::ImageLink, Kept::Nothing, routes!(links::create))
+        .guarded(A::ImageLinkList, quick, routes!(links::list))
+        .guarded(A::ImageLinkRevoke, quick, routes!(links::revoke))
+}
+
+/// What people change in images, and how images end.
+fn image_changes(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::ImageUpdate, quick, routes!(image_edits::update))
+        .guarded(A::ImageProtect, quick, routes!(image_edits::protect))
+        .guarded(A::ImageUnprotect, quick, routes!(image_edits::unprotect))
+        .guarded(A::ImageDeactivate, quick, routes!(image_edits::deactivate))
+        .guarded(A::ImageReactivate, quick, routes!(image_edits::reactivate))
+        .guarded(A::ImageDelete, quick, routes!(image_ends::delete))
+        .guarded(A::ImageRestore, quick, routes!(image_ends::restore))
+        .guarded(A::ImageCancel, quick, routes!(image_ends::cancel))
+        // A hundred files may take a while to go; the number of images bounds it.
+        .guarded(A::ImageBatch, Pace::Stream, routes!(image_batch::batch))
+}
+
+/// Host images, and the prewarm jobs of all their disks.
+fn with_host_images(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(A::HostImageCreate, quick, routes!(host_images::create))
+        .guarded(A::HostImageList, quick, routes!(host_images::list))
+        .guarded(A::HostImageShow, quick, routes!(host_images::show))
+        .guarded(A::HostImageUpdate, quick, routes!(host_images::update))
+        .guarded(A::HostImageProtect, quick, routes!(host_images::protect))
+        .guarded(A::HostImageProtect, quick, routes!(host_images::unprotect))
+        .guarded(A::HostImageDelete, quick, routes!(host_images::delete))
+        .guarded(A::HostImageProtect, quick, routes!(host_image_batch::protect))
+        .guarded(A::HostImageProtect, quick, routes!(host_image_batch::unprotect))
+        .guarded(A::HostImageDelete, quick, routes!(host_image_batch::delete))
+        .guarded(A::CacheList, quick, routes!(host_image_cache::list))
+        .guarded(A::PrewarmList, quick, routes!(prewarm_groups::show))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::pause))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::resume))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::cancel))
+        .guarded(A::PrewarmSteer, quick, routes!(prewarm_groups::retry))
+}
+
+/// Who else uses an image, whose it is, and what projects may have.
+fn sharing(routes: Routes, publish: Action) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .guarded(publish, quick, routes!(ownership::publish))
+        .guarded(publish, quick, routes!(ownership::unpublish))
+        .guarded(A::ImageFeature, quick, routes!(ownership::feature))
+        .guarded(A::ImageFeature, quick, routes!(ownership::unfeature))
+        .guarded(A::ImageOwner, quick, routes!(ownership::owner))
+        .guarded(A::ShareList, quick, routes!(shares::list))
+        .guarded(A::ShareCreate, quick, routes!(shares::create))
+        .guarded(A::ShareRemove, quick, routes!(shares::remove))
+        .guarded(A::ShareRemove, quick, routes!(shares::remove_many))
+        .guarded(A::ShareAccept, quick, routes!(shares::accept))
+        .guarded(A::ShareReject, quick, routes!(shares::reject))
+        .guarded(A::QuotaShow, quick, routes!(quotas::show))
+        .guarded(A::QuotaUpdate, quick, routes!(quotas::update))
+        .guarded(A::UsageRead, quick, routes!(usage::report))
+}
+
+/// Tenants, users, what they may do, and how they come in.
+fn people(routes: Routes) -> Routes {
+    use Action as A;
+    let quick = Pace::Quick;
+    routes
+        .open(routes!(login::login))
+        .guarded(A::Logout, quick, routes!(login::logout))
+        .guarded(A::PasswordChange, quick, routes!(login::change_password))
+        .guarded(A::TokenRotate, quick, routes!(tokens::rotate))
+        .guarded(A::DomainList, quick, routes!(domains::list))
+        .guarded(A::DomainCreate, quick, routes!(domains::create))
+        .guarded(A::DomainShow, quick, routes!(domains::show))
+        .guarded(A::DomainUpdate, quick, routes!(domains::update))
+        .guarded(A::DomainDelete, quick, routes!(domains::delete))
+        .guarded(A::ProjectList, quick, routes!(projects::list))
+        .guarded(A::ProjectCreate, quick, routes!(projects::create))
+        .guarded(A::ProjectShow, quick, routes!(projects::show))
+        .guarded(A::ProjectUpdate, quick, routes!(projects::update))
+        .guarded(A::ProjectDelete, quick, routes!(projects::delete))
+        .guarded(A::UserList, quick, routes!(users::list))
+        .guarded(A::UserCreate, quick, routes!(users::create))
+        .guarded(A::UserShow, quick, routes!(users::show))
+        .guarded(A::UserUpdate, quick, routes!(users::update))
+        .guarded(A::UserDelete, quick, routes!(users::delete))
+        .guarded(A::UserPassword, quick, routes!(users::set_password))
+        .guarded(A::GrantList, quick, routes!(grants::list))
+        .guarded(A::GrantCreate, quick, routes!(grants::create))
+        .guarded(A::GrantRevoke, quick, routes!(grants::revoke))
 }
 
 /// The listener that runs.
@@ -189,7 +308,7 @@ async fn serve(
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("16 KiB fit"))
         .keep_alive_interval(HEAD_TIME_MAX)
         .keep_alive_timeout(HEAD_TIME_MAX);
-    server.serve(router.into_make_service()).await
+    server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 /// Gives each connection a place, or closes it at once when all are taken.

@@ -28,7 +28,9 @@ use futures::StreamExt as _;
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Checksums, Image as ImageBody};
 use hearth_protocol::id::ImageId;
+use hearth_protocol::words::Visibility;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::app::App;
 use super::body::Path;
@@ -42,6 +44,7 @@ use crate::db::operations::Draft;
 use crate::db::{DbError, new_id};
 use crate::ingest::space::{Reservation, SpaceError};
 use crate::logic::catalog::first_mismatch;
+use crate::logic::quota::Figures;
 use crate::{clock, metrics, task};
 
 /// Time over which the rate of a sender is looked at.
@@ -64,9 +67,9 @@ const ROOM_STEP_BYTES: u64 = 64 << 20;
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 202, description = "All bytes are on disk; the import runs", body = ImageBody),
         (status = 408, description = "The sender stalled", body = ErrorBody),
-        (status = 409, description = "The image has bytes already, or the checksum is wrong", body = ErrorBody),
-        (status = 413, description = "Larger than allowed", body = ErrorBody),
-        (status = 507, description = "No room", body = ErrorBody)))]
+        (status = 409, description = "The image has bytes already, the checksum is wrong, or the quota is full",
+            body = ErrorBody),
+        (status = 413, description = "Larger than allowed", body = ErrorBody)))]
 pub async fn upload(
     State(app): State<App>,
     caller: Caller,
@@ -78,6 +81,10 @@ pub async fn upload(
     let announced = announced_bytes(&headers)?;
     if let Some(bytes) = announced.filter(|bytes| *bytes > app.config.image_bytes_max) {
         return Err(too_large(bytes, app.config.image_bytes_max));
+    }
+    if image.facts.visibility != Visibility::Public {
+        let more = Figures::bytes(announced.unwrap_or(1).saturating_sub(image.original_bytes.unwrap_or(0)));
+        app.db.refuse_over_quota(image.project, more).await?;
     }
     if announced == Some(0) {
         return Err(Fault::invalid("content-length", "the file is empty"));
@@ -134,15 +141,23 @@ async fn receive(
 ) -> Result<Image, Fault> {
     let id = image.id;
     app.db.start_upload(id).await?;
-    let ended = match write_all(app, id, announced, room, stream).await {
+    let stop = app.jobs.upload_begins(id);
+    let ended = match write_all(app, id, announced, room, stream, &stop).await {
         Ok(sums) => take_over(app, caller, image, sums).await,
         Err(fault) => Err(fault),
     };
+    app.jobs.upload_ended(id);
     match ended {
         Ok(Taken::Over) => app.db.image(id).await?.ok_or_else(|| Fault::not_found("image", id)),
         Ok(Taken::Refused(fault)) => Err(fault),
         Err(fault) => {
-            put_back(app, id, format!("the upload failed: {}", fault.parts().message)).await?;
+            let ended = put_back(app, id, format!("the upload failed: {}", fault.parts().message)).await;
+            if matches!(ended, Err(DbError::NotFound { .. })) {
+                // Cancelled or deleted meanwhile: the file that came to be after that goes too.
+                let originals = Arc::clone(&app.ingest.originals);
+                blocking(move || originals.remove(id)).await?;
+            }
+            ended?;
             Err(fault)
         }
     }
@@ -170,8 +185,14 @@ async fn take_over(app: &App, caller: &Caller, image: &Image, sums: Sums) -> Res
     }
     let original = Original { bytes: size_bytes, checksums };
     let details = serde_json::json!({ "bytes": size_bytes, "sha256": original.checksums.sha256 });
-    app.db.accept_upload(id, &original, (new_id(), "{}"), &op.with(details)).await?;
-    Ok(Taken::Over)
+    match app.db.accept_upload(id, &original, (new_id(), "{}"), &op.clone().with(details)).await {
+        // Kept, it would fill the disk at nobody's charge.
+        Err(error @ DbError::Quota { .. }) => {
+            reject(app, image, &error.to_string(), op).await?;
+            Ok(Taken::Refused(error.into()))
+        }
+        ended => Ok(ended.map(|()| Taken::Over)?),
+    }
 }
 
 /// Lets the image be sent again. What cannot be written now, as on a full disk, is written as soon as it can.
@@ -208,6 +229,7 @@ async fn write_all(
     announced: Option<u64>,
     room: Reservation,
     stream: Body,
+    stop: &CancellationToken,
 ) -> Result<Sums, Fault> {
     let originals = Arc::clone(&app.ingest.originals);
     let (feed, pieces) = mpsc::channel(PIECES_WAITING_MAX);
@@ -217,7 +239,10 @@ async fn write_all(
         let done = originals.create(id).and_then(|writer| write_pieces(writer, pieces, &mut taken_bytes));
         (taken_bytes, done)
     });
-    let received = take(app, announced, room, stream, feed).await;
+    let received = tokio::select! {
+        received = take(app, announced, room, stream, feed) => received,
+        () = stop.cancelled() => Err(Fault::conflict("the image was cancelled while its file came")),
+    };
     // Waited for on every path: what is dropped removes its file, and only then may the next upload begin.
     let (taken_bytes, done) = writing.await.map_err(|error| Fault::internal(&error))?;
     let left = announced.map_or(PIECE_BYTES as u64, |all| all.saturating_sub(taken_bytes));

@@ -1,6 +1,7 @@
-//! What the controller keeps on disk: content objects and originals.
+//! What the controller keeps on disk: content objects, originals and variants.
 //!
-//! **What.** [`ContentStore`] holds the packed chunks that agents fetch, [`Originals`] the files that were uploaded.
+//! **What.** [`ContentStore`] holds the packed chunks that agents fetch, [`Originals`] the files that were uploaded,
+//! [`Variants`] what was made of contents for downloads.
 //!
 //! **Why packed once.** Serving a piece is one `pread` without any compression; a thousand hosts that fetch the same
 //! image cost the controller reads from the page cache.
@@ -13,6 +14,7 @@ mod error;
 mod heal;
 pub mod index;
 mod manifest_file;
+mod materialise;
 mod object;
 mod originals;
 mod pack;
@@ -20,6 +22,7 @@ mod store;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod variants;
 mod write;
 
 pub use carry::{Carried, Carrying};
@@ -32,6 +35,7 @@ pub use originals::{Original, OriginalWriter, Originals};
 pub use pack::{Packer, Unpacker};
 pub use store::{ContentStore, Published};
 pub use sums::Sums;
+pub use variants::{VARIANTS_FOLDER, VariantFile, Variants};
 pub use write::{ObjectWriter, PackedChunk, Staged};
 
 /// The store's folder, in the state folder and in a backup alike.

@@ -9,19 +9,17 @@
 //! removed at the next start. It reads as the bytes that came, holes or not.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use hearth_protocol::id::ImageId;
 
 use super::error::{ContentError, make_folder, on, sync_folder};
-use super::sums::{Summing, Sums};
+use super::sums::{Summing, Sums, sum_file};
 
-/// One read while an existing file is summed again.
-const READ_BYTES: usize = 1 << 20;
 /// Holes are made of whole blocks of this size, the smallest that file systems leave out.
 const HOLE_BLOCK: usize = 4096;
 /// Uploads that this process began: tells their files apart. What an earlier process left is overwritten.
@@ -243,18 +241,6 @@ impl Original {
     /// # Errors
     /// [`ContentError::File`].
     pub fn sums(&self) -> Result<Sums, ContentError> {
-        let mut file = File::open(&self.path).map_err(on("open", &self.path))?;
-        let mut summing = Summing::new();
-        loop {
-            let mut buf = Vec::with_capacity(READ_BYTES);
-            let n = io::Read::by_ref(&mut file)
-                .take(READ_BYTES as u64)
-                .read_to_end(&mut buf)
-                .map_err(on("read", &self.path))?;
-            if n == 0 {
-                return Ok(summing.finish());
-            }
-            summing.update(&buf.into());
-        }
+        sum_file(&self.path, &AtomicBool::new(false))
     }
 }

@@ -7,6 +7,10 @@
 //!
 //! **Invariants.** Memory is bounded by [`LAG_BUFFERS`] buffers.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -15,6 +19,10 @@ use hearth_protocol::api::image::Checksums;
 use md5::Md5;
 use sha2::{Digest as _, Sha256, Sha512};
 
+use super::error::{ContentError, on};
+
+/// One read while an existing file is summed.
+const READ_BYTES: u64 = 1 << 20;
 /// Buffers a slow checksum may lag behind.
 pub(super) const LAG_BUFFERS: usize = 2;
 
@@ -100,6 +108,24 @@ impl Summing {
             sums.collect::<Vec<_>>().try_into().expect("three workers give four checksums");
         Sums { size_bytes: self.size_bytes, sha256, sha512, md5, blake3 }
     }
+}
+
+/// Reads a whole file and counts its checksums.
+///
+/// # Errors
+/// [`ContentError::File`], [`ContentError::Cancelled`].
+pub(super) fn sum_file(path: &Path, cancel: &AtomicBool) -> Result<Sums, ContentError> {
+    let mut file = File::open(path).map_err(on("open", path))?;
+    let mut summing = Summing::new();
+    while !cancel.load(Ordering::Relaxed) {
+        let mut bytes = Vec::with_capacity(usize::try_from(READ_BYTES).unwrap_or(0));
+        let n = file.by_ref().take(READ_BYTES).read_to_end(&mut bytes).map_err(on("read", path))?;
+        if n == 0 {
+            return Ok(summing.finish());
+        }
+        summing.update(&bytes.into());
+    }
+    Err(ContentError::Cancelled)
 }
 
 fn hex(bytes: &[u8]) -> String {

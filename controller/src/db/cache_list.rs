@@ -9,7 +9,7 @@
 //! agent says so); a silent location makes its rows `stale`, with the last known state beside it. A copy that nobody wants
 //! any more is shown as long as it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{ImageId, LocationId};
@@ -254,6 +254,22 @@ impl Db {
             }
         }
         Ok(copies)
+    }
+
+    /// Which of these images (at most a page of them) are `active` as shown at a location.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn active_at(
+        &self,
+        location: LocationId,
+        images: &[ImageId],
+        now_us: i64,
+    ) -> Result<HashSet<ImageId>, DbError> {
+        let status = Some(EntryStatus::Active);
+        let active = CacheFilter { location: Some(location), status, ..CacheFilter::default() };
+        let rows = self.rows(shown(&active, Some(images), now_us)).await?;
+        rows.iter().map(|row| row.parse("image_id")).collect()
     }
 
     /// Contents at a location that no image has any more: the rest of what its disk holds.

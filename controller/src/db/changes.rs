@@ -6,7 +6,7 @@
 //! **Invariants.** A change is sent only after its transaction committed, so a reader that wakes finds it. A reader that
 //! is more than [`BEHIND_MAX`] changes behind is told so (`Lagged`) and reads everything again.
 
-use hearth_protocol::id::{ImageId, LocationId, PrewarmId};
+use hearth_protocol::id::{HostImageId, ImageId, LocationId, PrewarmId};
 
 /// Changes a slow reader may be behind before it loses some: bounds the memory of the queue.
 pub const BEHIND_MAX: usize = 4096;
@@ -16,6 +16,8 @@ pub const BEHIND_MAX: usize = 4096;
 pub enum Change {
     /// An image's record.
     Image(ImageId),
+    /// A host image's record.
+    HostImage(HostImageId),
     /// A location's record.
     Location(LocationId),
     /// What is wanted somewhere.

@@ -85,6 +85,25 @@ pub enum DbError {
         /// What would allow it, or what to do.
         allowed: &'static str,
     },
+    /// There would be more than is allowed.
+    #[error("{of}: {used} {what} of at most {limit} are there, {wanted} more would be too many")]
+    Quota {
+        /// Of what, in the plural.
+        what: &'static str,
+        /// Whose.
+        of: String,
+        /// What there is.
+        used: u64,
+        /// What was wanted beside it.
+        wanted: u64,
+        /// What is allowed.
+        limit: u64,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// The change would lock everybody out.
+    #[error("this would take the last system administrator away: nobody could make another")]
+    LastAdministrator,
     /// The page mark was not made by this list.
     #[error("the cursor is not one that this list gave: ask for the first page without one")]
     Cursor,

@@ -1,16 +1,20 @@
-//! Search for a part of a name, by pieces of one and two characters.
+//! Search for a part of a name or description, by pieces of one and two characters.
 //!
-//! **What.** [`fold`] is the form in which names are compared; [`grams_of`] are the rows a name has in `image_gram`;
-//! [`where_name_holds`] is the condition of a search.
+//! **What.** [`fold`] is the form in which texts are compared; [`grams_of`] are the rows a text has in `image_gram`;
+//! [`where_name_holds`] and [`where_searched`] are the conditions of a search.
 //! **Why two characters.** `LIKE '%…%'` reads every name. The full-text indexes of the two engines differ, split at blanks
 //! (Chinese has none) and leave out short words. A row per two neighbouring characters is plain SQL, and two Chinese
 //! characters are found by one look-up. Single characters have rows too, so that they are found the same way.
-//! **Invariants**, tested on both engines: a search finds exactly the names that hold the text, whatever the case; `%` and `_`
+//! **Why one table for both texts.** A search asks both, and what only one of them holds is compared with the folded text that
+//! stands in the image's row.
+//!
+//! **Invariants**, tested on both engines: a search finds exactly the texts that hold it, whatever the case; `%` and `_`
 //! are plain characters; a search of any length costs at most [`GRAMS_MAX`] look-ups.
 
 use std::collections::BTreeSet;
 
 use hearth_protocol::id::ImageId;
+use hearth_protocol::words::ImageStatus;
 
 use super::error::DbError;
 use super::sql::{Stmt, contains, sql};
@@ -18,6 +22,12 @@ use super::store::Tx;
 
 /// Most look-ups of one search; the text itself is compared for what they leave. Bounds a statement.
 const GRAMS_MAX: usize = 8;
+
+/// Rows of one INSERT: a description of 4,096 different characters has 8,191.
+const ROWS_PER_INSERT: usize = 4000;
+
+/// Fewest characters of a search that a status word may begin with: fewer are a part of many names.
+const STATUS_CHARS_MIN: usize = 3;
 
 /// The form in which names are searched and compared without case. Each character is folded by itself: what is a part of a
 /// name is then a part of the folded name too (`str::to_lowercase` makes the last sigma of a word another letter).
@@ -33,20 +43,44 @@ pub(super) fn grams_of(folded: &str) -> BTreeSet<String> {
 }
 
 impl Tx<'_> {
-    /// Makes the search find an image by this name and by no other.
+    /// Makes the search find an image by this name and description and by nothing else.
     ///
     /// # Errors
     /// A failed statement.
-    pub(super) async fn put_grams(&mut self, id: ImageId, name: &str) -> Result<(), DbError> {
+    pub(super) async fn put_grams(
+        &mut self,
+        id: ImageId,
+        name: &str,
+        description: &str,
+    ) -> Result<(), DbError> {
         self.delete_grams(id).await?;
-        // A name has at most 255 characters, so that this is one statement of about a thousand values at most.
-        let insert = "INSERT INTO image_gram (gram, image_id) VALUES ";
-        let mut stmt = sql("image_gram", insert);
-        for (n, gram) in grams_of(&fold(name)).into_iter().enumerate() {
-            stmt = stmt.text(if n == 0 { "(" } else { ", (" }).arg(gram).text(", ").arg(id).text(")");
+        let mut grams = grams_of(&fold(name));
+        grams.extend(grams_of(&fold(description)));
+        let grams: Vec<String> = grams.into_iter().collect();
+        for rows in grams.chunks(ROWS_PER_INSERT) {
+            let mut stmt = sql("image_gram", "INSERT INTO image_gram (gram, image_id) VALUES ");
+            for (n, gram) in rows.iter().enumerate() {
+                stmt = stmt.text(if n == 0 { "(" } else { ", (" }).arg(gram).text(", ").arg(id).text(")");
+            }
+            self.run(stmt).await?;
         }
-        // An empty name has nothing to search for.
-        if stmt.as_str() == insert { Ok(()) } else { self.run(stmt).await.map(|_| ()) }
+        Ok(())
+    }
+
+    /// Folds the texts of every image anew: once, when the database comes from a version that searched names alone.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub(super) async fn fold_all(&mut self) -> Result<(), DbError> {
+        let all = "SELECT id, name, description FROM image WHERE deleted_us IS NULL";
+        let update = "UPDATE image SET description_folded = $1 WHERE id = $2";
+        for row in self.rows(sql("image", all)).await? {
+            let id: ImageId = row.parse("id")?;
+            let (name, description) = (row.text("name")?, row.text("description")?);
+            self.run(sql("image", update).bind(fold(&description)).bind(id)).await?;
+            self.put_grams(id, &name, &description).await?;
+        }
+        Ok(())
     }
 
     /// Makes the search forget an image.
@@ -59,30 +93,61 @@ impl Tx<'_> {
 }
 
 /// Appends the condition that an image's name holds `text`. An empty text is in every name.
-pub(super) fn where_name_holds(mut stmt: Stmt, text: &str) -> Stmt {
-    let n_chars = fold(text).chars().count();
-    for gram in look_ups(text) {
+pub(super) fn where_name_holds(stmt: Stmt, text: &str) -> Stmt {
+    if text.is_empty() {
+        return stmt;
+    }
+    let stmt = where_grams(stmt, &fold(text));
+    // The pieces may be of the description.
+    stmt.text(" AND image.name_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\'")
+}
+
+/// Appends the condition that an image's name or description holds `text`, or that its status begins with it.
+pub(super) fn where_searched(stmt: Stmt, text: &str) -> Stmt {
+    let folded = fold(text);
+    let n_chars = folded.chars().count();
+    let mut stmt = where_grams(stmt.text(" AND ((1 = 1"), &folded);
+    // One or two characters are a gram of the one or the other: nothing is left to compare.
+    if n_chars > 2 {
+        stmt = stmt.text(" AND (image.name_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\'");
+        stmt = stmt.text(" OR image.description_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\')");
+    }
+    stmt = stmt.text(")");
+    let meant = meant_statuses(&folded);
+    if !meant.is_empty() {
+        stmt = stmt.text(" OR image.status IN ").list(meant);
+    }
+    stmt.text(")")
+}
+
+/// The states whose word begins with a folded text.
+pub(super) fn meant_statuses(folded: &str) -> Vec<ImageStatus> {
+    let is_long = folded.chars().count() >= STATUS_CHARS_MIN;
+    let begins = |status: &&ImageStatus| is_long && status.as_str().starts_with(folded);
+    ImageStatus::ALL.iter().filter(begins).copied().collect()
+}
+
+/// Appends the condition that name and description together have the pieces of a folded text.
+fn where_grams(mut stmt: Stmt, folded: &str) -> Stmt {
+    let n_chars = folded.chars().count();
+    let wanted = grams_of(folded).into_iter().filter(|gram| n_chars < 2 || gram.chars().count() == 2);
+    for gram in spread(wanted.collect()) {
         stmt = stmt
             .text(" AND EXISTS (SELECT image_gram.gram FROM image_gram WHERE image_gram.image_id = image.id");
         stmt = stmt.text(" AND image_gram.gram = ").arg(gram).text(")");
     }
-    // One or two characters are a gram: nothing is left to compare.
-    if n_chars <= 2 {
-        return stmt;
-    }
-    stmt.text(" AND image.name_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\'")
+    stmt
 }
 
-/// The grams that a search for `text` looks up.
-pub(super) fn look_ups(text: &str) -> Vec<String> {
-    let folded = fold(text);
+/// The grams that a search for a folded text looks up.
+pub(super) fn look_ups(folded: &str) -> Vec<String> {
     let n_chars = folded.chars().count();
-    let wanted = grams_of(&folded).into_iter().filter(|gram| n_chars < 2 || gram.chars().count() == 2);
+    let wanted = grams_of(folded).into_iter().filter(|gram| n_chars < 2 || gram.chars().count() == 2);
     spread(wanted.collect())
 }
 
 /// At most [`GRAMS_MAX`] of them, from all over the list.
-fn spread(grams: Vec<String>) -> Vec<String> {
+pub(super) fn spread(grams: Vec<String>) -> Vec<String> {
     let step = grams.len().div_ceil(GRAMS_MAX).max(1);
     grams.into_iter().step_by(step).collect()
 }
@@ -119,10 +184,18 @@ mod tests {
 
     #[test]
     fn two_characters_are_not_compared_once_more() {
-        let text = |text| {
-            where_name_holds(sql("image", "SELECT id FROM image WHERE 1 = 1"), text).as_str().to_owned()
-        };
+        let text =
+            |text| where_searched(sql("image", "SELECT id FROM image WHERE 1 = 1"), text).as_str().to_owned();
         assert!(!text("系统").contains("LIKE") && text("系统镜").contains("LIKE"));
+    }
+
+    #[test]
+    fn a_status_word_is_found_by_its_begin() {
+        let asks_status = |text| {
+            where_searched(sql("image", "SELECT id FROM image WHERE 1 = 1"), text).as_str().contains("status")
+        };
+        assert!(asks_status("act") && asks_status("PENDING"));
+        assert!(!asks_status("ac") && !asks_status("tive"), "a part of many names");
     }
 
     proptest::proptest! {

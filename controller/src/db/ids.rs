@@ -7,7 +7,8 @@
 //! the uuid crate). The clock is read inside that crate; a clock that jumps back delays the order, not the uniqueness.
 
 use hearth_protocol::id::{
-    DomainId, ImageId, IntentId, JobId, JoinTokenId, LocationId, OperationId, PrewarmId, ProjectId, TokenId,
+    DomainId, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LinkId, LocationId, OperationId,
+    PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
 };
 
 /// An id that the controller makes.
@@ -26,7 +27,10 @@ macro_rules! made_here {
     )*};
 }
 
-made_here! { DomainId ImageId IntentId JobId JoinTokenId LocationId OperationId PrewarmId ProjectId TokenId }
+made_here! {
+    DomainId HostImageId ImageId IntentId JobId JoinTokenId LinkId LocationId OperationId PrewarmGroupId PrewarmId ProjectId
+    TokenId GrantId UserId
+}
 
 /// A fresh id, larger than every id this process made before.
 #[must_use]

@@ -1,23 +1,24 @@
-//! The catalog: image records as they are read. [`super::image_changes`] changes them.
+//! The catalog: image records as they are read. [`super::image_list`] lists them, [`super::image_edits`],
+//! [`super::image_bin`] and [`super::image_changes`] change them.
 //!
 //! **What.** The row of an image, and look-ups that show only what a scope may see.
 //! **Why visibility is part of the query.** Filtered afterwards, pages would have holes and counts would betray what
 //! somebody may not see.
-//! **Invariants.** A deleted image is never found by name or in a list. What a scope may not see looks like what does not
-//! exist.
+//! **Invariants.** A deleted image is never found by name or in a list, one in the recycle bin by its owner alone. What a
+//! scope may not see looks like what does not exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_protocol::api::Page;
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{DomainId, ImageId, ProjectId};
-use hearth_protocol::words::{DiskFormat, ImageKind, ImageStatus, ImportStage, Visibility};
+use hearth_protocol::words::{
+    Architecture, DiskDriver, DiskFormat, ImageKind, ImageStatus, ImportStage, NetworkDriver, OsType,
+    ShareStatus, Virtualisation, Visibility,
+};
 
 use super::error::DbError;
-use super::grams::{fold, where_name_holds};
-use super::narrow::{Set, within};
-use super::page::PageRequest;
+use super::shares::{View, owned_by, shared_with};
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 use super::tokens::Scope;
@@ -29,10 +30,10 @@ pub struct ImageFacts {
     pub name: String,
     /// Who may see it.
     pub visibility: Visibility,
-    /// CPU architecture; empty if unknown.
-    pub architecture: String,
-    /// OS type; empty if unknown.
-    pub os_type: String,
+    /// CPU architecture.
+    pub architecture: Option<Architecture>,
+    /// Operating system.
+    pub os_type: Option<OsType>,
     /// Distribution; empty if unknown.
     pub distribution: String,
     /// Version of the distribution; empty if unknown.
@@ -43,8 +44,20 @@ pub struct ImageFacts {
     pub min_disk_bytes: u64,
     /// Smallest memory; 0 if unknown.
     pub min_memory_bytes: u64,
+    /// How a machine of it sees its disks.
+    pub disk_driver: DiskDriver,
+    /// How a machine of it sees its network.
+    pub network_driver: NetworkDriver,
+    /// Language of the operating system; empty if unknown.
+    pub os_language: String,
+    /// Application platform; empty if unknown.
+    pub app_platform: String,
+    /// A password can be set for machines of it.
+    pub password_enabled: bool,
     /// Refuses deletion.
     pub protected: bool,
+    /// Tags as they were written; no two differ in case alone.
+    pub tags: BTreeSet<String>,
     /// Free properties.
     pub properties: BTreeMap<String, String>,
 }
@@ -56,17 +69,41 @@ impl ImageFacts {
         Self {
             name: name.into(),
             visibility: Visibility::Private,
-            architecture: String::new(),
-            os_type: String::new(),
+            architecture: None,
+            os_type: None,
             distribution: String::new(),
             version: String::new(),
             description: String::new(),
             min_disk_bytes: 0,
             min_memory_bytes: 0,
+            disk_driver: DiskDriver::Auto,
+            network_driver: NetworkDriver::Auto,
+            os_language: String::new(),
+            app_platform: String::new(),
+            password_enabled: false,
             protected: false,
+            tags: BTreeSet::new(),
             properties: BTreeMap::new(),
         }
     }
+}
+
+/// What is said when an image is made and never changes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FixedFacts {
+    /// What it was built to run on.
+    pub virtualisation: Option<Virtualisation>,
+    /// Size that its disk is grown to.
+    pub disk_bytes: Option<u64>,
+}
+
+/// Where an image in the recycle bin came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Binned {
+    /// The state that it had, and that comes back.
+    pub from: ImageStatus,
+    /// Since when, microseconds since the epoch.
+    pub since_us: i64,
 }
 
 /// An image that does not exist yet.
@@ -86,6 +123,8 @@ pub struct NewImage {
     pub project: ProjectId,
     /// Checksums that the file must have.
     pub expected: Checksums,
+    /// What never changes.
+    pub fixed: FixedFacts,
     /// What the operator says.
     pub facts: ImageFacts,
 }
@@ -103,6 +142,8 @@ pub struct Image {
     pub project: ProjectId,
     /// Checksums that the file must have, as its uploader said.
     pub expected: Checksums,
+    /// What never changes.
+    pub fixed: FixedFacts,
     /// What the operator says.
     pub facts: ImageFacts,
     /// State.
@@ -131,47 +172,65 @@ pub struct Image {
     pub stored_bytes: Option<u64>,
     /// Identity of the bytes.
     pub content: Option<ContentId>,
+    /// What the scanner said, and when, microseconds since the epoch; absent without a scanner.
+    pub scan: Option<(String, i64)>,
     /// Counts edits; from 1.
     pub revision: u64,
+    /// In the recycle bin: from where and since when.
+    pub binned: Option<Binned>,
     /// When it was deleted, microseconds since the epoch.
     pub deleted_us: Option<i64>,
     /// When it was made.
     pub created_us: i64,
     /// When it last changed.
     pub updated_us: i64,
+    /// Recommended by an administrator.
+    pub featured: bool,
 }
 
-/// Which images to list. The default lists all that the scope sees.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ImageFilter {
-    /// Part of the name, without regard to case.
-    pub name_contains: Option<String>,
-    /// State.
-    pub status: Option<ImageStatus>,
-    /// Kind.
-    pub kind: Option<ImageKind>,
-    /// Visibility.
-    pub visibility: Option<Visibility>,
-    /// Owning project.
-    pub project: Option<ProjectId>,
+impl Image {
+    /// The state it has, or had before it came into the recycle bin: what its files are like.
+    #[must_use]
+    pub fn kept_as(&self) -> ImageStatus {
+        self.binned.map_or(self.status, |binned| binned.from)
+    }
 }
 
-const COLUMNS: &str = "SELECT image.*, content.stored_bytes FROM image \
+pub(super) const COLUMNS: &str = "SELECT image.*, content.stored_bytes FROM image \
      LEFT JOIN content ON content.content_id = image.content_id";
 
-fn image(row: &Row) -> Result<Image, DbError> {
-    let facts = ImageFacts {
+/// What an operator said, from a row.
+fn facts(row: &Row) -> Result<ImageFacts, DbError> {
+    Ok(ImageFacts {
         name: row.text("name")?,
         visibility: row.parse("visibility")?,
-        architecture: row.text("architecture")?,
-        os_type: row.text("os_type")?,
+        architecture: row.parse_or_empty("architecture")?,
+        os_type: row.parse_or_empty("os_type")?,
         distribution: row.text("distribution")?,
         version: row.text("version")?,
         description: row.text("description")?,
         min_disk_bytes: row.size("min_disk_bytes")?,
         min_memory_bytes: row.size("min_memory_bytes")?,
+        disk_driver: row.parse("disk_driver")?,
+        network_driver: row.parse("network_driver")?,
+        os_language: row.text("os_language")?,
+        app_platform: row.text("app_platform")?,
+        password_enabled: row.flag("password_enabled")?,
         protected: row.flag("protected")?,
+        tags: row.json("tags")?,
         properties: row.json("properties")?,
+    })
+}
+
+/// An image, from a row of [`COLUMNS`].
+pub(super) fn image(row: &Row) -> Result<Image, DbError> {
+    let binned = match (row.opt_parse("binned_from")?, row.opt_int("binned_us")?) {
+        (Some(from), Some(since_us)) => Some(Binned { from, since_us }),
+        _ => None,
+    };
+    let fixed = FixedFacts {
+        virtualisation: row.parse_or_empty("virtualisation")?,
+        disk_bytes: row.opt_size("disk_bytes")?,
     };
     let checksums = Checksums {
         sha256: row.opt_text("sha256")?,
@@ -185,7 +244,8 @@ fn image(row: &Row) -> Result<Image, DbError> {
         domain: row.parse("domain_id")?,
         project: row.parse("project_id")?,
         expected: row.json("expected")?,
-        facts,
+        fixed,
+        facts: facts(row)?,
         status: row.parse("status")?,
         stage: row.opt_parse("stage")?,
         percent: row.size("percent")?,
@@ -199,27 +259,26 @@ fn image(row: &Row) -> Result<Image, DbError> {
         data_bytes: row.opt_size("data_bytes")?,
         stored_bytes: row.opt_size("stored_bytes")?,
         content: row.opt_parse("content_id")?,
+        scan: row.opt_text("scan_verdict")?.zip(row.opt_int("scanned_us")?),
         revision: row.size("revision")?,
+        binned,
         deleted_us: row.opt_int("deleted_us")?,
         created_us: row.int("created_us")?,
         updated_us: row.int("updated_us")?,
+        featured: row.flag("featured")?,
     })
 }
 
-/// Images that `scope` may see: its own, public ones, and those whose share it accepted.
-fn seen_by(scope: Scope) -> Stmt {
+/// Images that `scope` may use: its own, public ones, and those of which a share that reaches it is accepted. What is only
+/// offered is not among them. What lies in a recycle bin is its owner's alone.
+pub(super) fn seen_by(scope: Scope) -> Stmt {
     let stmt = sql("image", COLUMNS);
-    let (stmt, kind, target) = match scope {
-        Scope::System => return stmt.text(" WHERE 1 = 1"),
-        Scope::Domain(id) => (stmt.text(" WHERE (image.domain_id = ").arg(id), "domain", id.to_string()),
-        Scope::Project(_, id) => {
-            (stmt.text(" WHERE (image.project_id = ").arg(id), "project", id.to_string())
-        }
-    };
-    let stmt = stmt.text(" OR image.visibility = 'public' OR (image.visibility = 'shared' AND EXISTS (");
-    let stmt =
-        stmt.text("SELECT image_id FROM share WHERE share.image_id = image.id AND share.status = 'accepted'");
-    stmt.text(" AND share.kind = ").arg(kind).text(" AND share.target = ").arg(target).text(")))")
+    if scope == Scope::System {
+        return stmt.text(" WHERE 1 = 1");
+    }
+    let stmt = owned_by(stmt.text(" WHERE ("), scope);
+    let stmt = stmt.text(" OR (image.visibility = 'public' AND image.status <> 'pending_delete') OR ");
+    shared_with(stmt, scope, ShareStatus::Accepted).text(")")
 }
 
 impl Tx<'_> {
@@ -255,35 +314,13 @@ impl Db {
         self.row(stmt).await?.as_ref().map(image).transpose()
     }
 
-    /// Images with exactly this name that `scope` may see, oldest first, at most 10: more than one means that the caller
-    /// must say which.
+    /// Images with exactly this name that `scope` may see and that are in no recycle bin, oldest first, at most 10: more than
+    /// one means that the caller must say which.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn images_named(&self, scope: Scope, name: &str) -> Result<Vec<Image>, DbError> {
-        let stmt =
-            seen_by(scope).text(" AND image.deleted_us IS NULL AND image.name_folded = ").arg(fold(name));
-        self.rows(stmt.text(" ORDER BY image.id LIMIT 10")).await?.iter().map(image).collect()
-    }
-
-    /// Images that `scope` may see, newest first.
-    ///
-    /// # Errors
-    /// [`DbError::Cursor`] or a failed statement.
-    pub async fn images(
-        &self,
-        scope: Scope,
-        filter: &ImageFilter,
-        page: &PageRequest,
-    ) -> Result<Page<Image>, DbError> {
-        let narrow = self.narrowest(Set::of(scope, filter)).await?;
-        let mut stmt = within(filtered(seen_by(scope), filter), narrow.as_ref());
-        if let Some([id]) = page.key()? {
-            stmt = stmt.text(" AND image.id < ").arg(id);
-        }
-        let rows = self.rows(stmt.text(" ORDER BY image.id DESC LIMIT ").arg(page.fetch())).await?;
-        let images = rows.iter().map(image).collect::<Result<Vec<_>, _>>()?;
-        Ok(page.page(images, |image| [image.id.to_string()]))
+        self.images_named_in(scope, View::All, name).await
     }
 
     /// Images of these contents that are not deleted: whose names a plan shows beside a content.
@@ -305,12 +342,12 @@ impl Db {
         self.each(stmt, image).await
     }
 
-    /// The name of every image that is not deleted; for the plans of the fleet.
+    /// The name of every active image; for the plans of the fleet.
     ///
     /// # Errors
     /// A failed statement.
-    pub async fn image_names(&self) -> Result<Vec<(ImageId, String)>, DbError> {
-        let names = "SELECT id, name FROM image WHERE deleted_us IS NULL";
+    pub async fn active_image_names(&self) -> Result<Vec<(ImageId, String)>, DbError> {
+        let names = "SELECT id, name FROM image WHERE deleted_us IS NULL AND status = 'active'";
         self.each(sql("image", names), |row| Ok((row.parse("id")?, row.text("name")?))).await
     }
 
@@ -325,14 +362,4 @@ impl Db {
         let row = self.row(sql("image", totals)).await?;
         row.map_or(Ok((0, 0)), |row| Ok((row.size("active")?, row.size("kept_bytes")?)))
     }
-}
-
-fn filtered(stmt: Stmt, filter: &ImageFilter) -> Stmt {
-    let mut stmt = stmt.text(" AND image.deleted_us IS NULL");
-    if let Some(part) = &filter.name_contains {
-        stmt = where_name_holds(stmt, part);
-    }
-    stmt = stmt.when(filter.status, " AND image.status = ").when(filter.kind, " AND image.kind = ");
-    stmt = stmt.when(filter.visibility, " AND image.visibility = ");
-    stmt.when(filter.project, " AND image.project_id = ")
 }

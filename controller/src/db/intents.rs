@@ -106,6 +106,19 @@ impl Intent {
     }
 }
 
+/// Time for which what a launch brought is kept, microseconds (a day): machines are often made again.
+const LAUNCH_HOLD_US: i64 = 24 * 3600 * 1_000_000;
+
+impl Intent {
+    /// A wish for a machine that is being created now: first in the queue, held for a day.
+    #[must_use]
+    pub fn launch(image: ImageId, content: ContentId, location: LocationId, now_us: i64) -> Self {
+        let hold = IntentHold::Until(now_us.saturating_add(LAUNCH_HOLD_US));
+        let priority = Priority::Demand;
+        Self { origin: Origin::Launch, priority, ..Self::manual(image, content, location, hold) }
+    }
+}
+
 const COLUMNS: &str = "SELECT id, image_id, content_id, location_id, origin, prewarm_id, priority, deadline_us, hold, \
      hold_until_us, rate_bytes_per_s, wish, force, created_us FROM intent";
 

@@ -14,6 +14,8 @@
 //! 3. What an operator did and the operation row that says so are one transaction.
 //! 4. SQL never looks into JSON and never makes an id.
 
+pub mod administrators;
+pub mod archive;
 pub mod backup;
 pub mod cache_list;
 mod cache_pages;
@@ -23,25 +25,45 @@ pub mod enrolment;
 pub mod entries;
 mod error;
 pub(crate) mod grams;
+pub mod grants;
+pub mod host_image_cache;
+pub mod host_image_changes;
+mod host_image_grams;
+pub mod host_images;
 mod ids;
+pub mod image_bin;
 pub mod image_changes;
+pub mod image_edits;
+pub mod image_list;
 pub mod images;
 pub mod intents;
 pub mod jobs;
 pub mod join_tokens;
+pub mod kept_answers;
 pub mod leases;
+pub mod links;
 pub mod locations;
 mod narrow;
 pub mod operations;
+pub mod ownership;
 mod page;
+pub mod prewarm_groups;
 pub mod prewarm_targets;
 pub mod prewarms;
+pub mod quotas;
 mod schema;
 pub mod sealer;
+pub mod shares;
 mod sql;
 mod store;
+pub mod tenant_changes;
 pub mod tenants;
 pub mod tokens;
+pub mod usage;
+pub mod user_changes;
+pub mod users;
+pub mod variants;
+pub mod verify;
 
 pub use changes::Change;
 pub use error::DbError;

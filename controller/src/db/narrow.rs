@@ -7,12 +7,13 @@
 //! nothing of how often a word occurs, PostgreSQL nothing of what several conditions leave together.
 //! **Invariants.** A set only repeats what the statement asks for anyway: it changes how long an answer takes, never the answer.
 
-use hearth_protocol::id::ProjectId;
-use hearth_protocol::words::{ImageKind, ImageStatus};
+use hearth_protocol::id::{DomainId, ProjectId};
+use hearth_protocol::words::{ImageKind, ImageStatus, ShareStatus};
 
 use super::error::DbError;
-use super::grams::look_ups;
-use super::images::ImageFilter;
+use super::grams::{fold, look_ups, meant_statuses};
+use super::image_list::ImageFilter;
+use super::shares::{View, reaches};
 use super::sql::{Stmt, sql};
 use super::store::Db;
 use super::tokens::Scope;
@@ -22,45 +23,79 @@ const FEW: i64 = 10_000;
 /// A set that is so small need not be beaten.
 const TINY: i64 = 200;
 
+const PUBLIC: &str = "SELECT public.id FROM image public WHERE public.visibility = 'public'";
+
 /// Images that have one thing in common.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Set {
-    /// What a scope may see.
+    /// What a scope may see; at least that.
     Seen(Scope),
+    /// What lies inside a domain.
+    Domain(DomainId),
     /// Of a project.
     Project(ProjectId),
+    /// What everybody has.
+    Public,
+    /// What is featured.
+    Featured,
+    /// What a share with this status brings into a scope.
+    Shared(Scope, ShareStatus),
     /// In a state that few are in.
     Rare(ImageStatus),
     /// ISO images.
     Iso,
-    /// With one or two neighbouring characters in their names.
+    /// With one or two neighbouring characters in name or description.
     Gram(String),
+    /// With a tag.
+    Tag(String),
 }
 
 impl Set {
     /// The sets that all images of a list are in.
     pub(super) fn of(scope: Scope, filter: &ImageFilter) -> Vec<Self> {
         let mut sets = Vec::new();
+        // A whole name is in each project once.
+        if filter.name.is_some() {
+            return sets;
+        }
+        sets.extend(Self::of_view(scope, filter.view));
         sets.extend(filter.project.map(Self::Project));
+        sets.extend(filter.domain.map(Self::Domain));
+        sets.extend(filter.tags.iter().map(|tag| Self::Tag(fold(tag))));
         sets.extend(filter.status.filter(|status| *status != ImageStatus::Active).map(Self::Rare));
-        sets.extend((scope != Scope::System).then_some(Self::Seen(scope)));
-        sets.extend(filter.name_contains.iter().flat_map(|text| look_ups(text)).map(Self::Gram));
+        sets.extend(filter.name_contains.iter().flat_map(|text| look_ups(&fold(text))).map(Self::Gram));
+        // What may be meant as a status is also found where the text is not.
+        let search = filter.search.as_deref().map(fold).filter(|text| meant_statuses(text).is_empty());
+        sets.extend(search.iter().flat_map(|text| look_ups(text)).map(Self::Gram));
         sets.extend((filter.kind == Some(ImageKind::Iso)).then_some(Self::Iso));
         sets
+    }
+
+    fn of_view(scope: Scope, view: View) -> Option<Self> {
+        let inside = match scope {
+            Scope::System => None,
+            Scope::Domain(id) => Some(Self::Domain(id)),
+            Scope::Project(_, id) => Some(Self::Project(id)),
+        };
+        match view {
+            View::All => inside.map(|_| Self::Seen(scope)),
+            View::Featured => Some(Self::Featured),
+            View::Public => Some(Self::Public),
+            View::Private => inside,
+            View::Shared(status) => Some(Self::Shared(scope, status)),
+        }
     }
 
     /// Appends the ids.
     fn ids(&self, stmt: Stmt) -> Stmt {
         match self {
             Self::Seen(Scope::System) => stmt.text("SELECT image.id FROM image"),
-            Self::Seen(Scope::Domain(id)) => {
-                let stmt = stmt.text("SELECT own.id FROM image own WHERE own.domain_id = ").arg(*id);
-                others(stmt, "domain", id.to_string())
-            }
-            Self::Seen(Scope::Project(_, id)) => {
-                let stmt = stmt.text("SELECT own.id FROM image own WHERE own.project_id = ").arg(*id);
-                others(stmt, "project", id.to_string())
-            }
+            Self::Seen(scope @ Scope::Domain(id)) => others(Self::Domain(*id).ids(stmt), *scope),
+            Self::Seen(scope @ Scope::Project(_, id)) => others(Self::Project(*id).ids(stmt), *scope),
+            Self::Domain(id) => stmt.text("SELECT own.id FROM image own WHERE own.domain_id = ").arg(*id),
+            Self::Public => stmt.text(PUBLIC),
+            Self::Featured => stmt.text("SELECT featured.id FROM image featured WHERE featured.featured = 1"),
+            Self::Shared(scope, status) => shared(stmt, *scope, *status),
             Self::Project(id) => stmt.text("SELECT own.id FROM image own WHERE own.project_id = ").arg(*id),
             // The word stands twice: only so the engines know that the index of the rare states has it.
             Self::Rare(status) => stmt
@@ -70,15 +105,22 @@ impl Set {
             Self::Gram(gram) => {
                 stmt.text("SELECT image_gram.image_id FROM image_gram WHERE image_gram.gram = ").arg(gram)
             }
+            Self::Tag(tag) => {
+                stmt.text("SELECT image_tag.image_id FROM image_tag WHERE image_tag.tag_folded = ").arg(tag)
+            }
         }
     }
 }
 
 /// Appends what belongs to others and may be seen.
-fn others(stmt: Stmt, kind: &'static str, target: String) -> Stmt {
-    let stmt = stmt.text(" UNION ALL SELECT public.id FROM image public WHERE public.visibility = 'public'");
-    let stmt = stmt.text(" UNION ALL SELECT share.image_id FROM share WHERE share.kind = ").arg(kind);
-    stmt.text(" AND share.target = ").arg(target).text(" AND share.status = 'accepted'")
+fn others(stmt: Stmt, scope: Scope) -> Stmt {
+    let stmt = stmt.text(" UNION ALL ").text(PUBLIC).text(" UNION ALL ");
+    shared(stmt, scope, ShareStatus::Accepted)
+}
+
+fn shared(stmt: Stmt, scope: Scope, status: ShareStatus) -> Stmt {
+    let stmt = stmt.text("SELECT share.image_id FROM share WHERE share.status = ").arg(status);
+    reaches(stmt.text(" AND "), scope)
 }
 
 /// Adds that an image is in the set, if there is one.

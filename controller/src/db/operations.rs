@@ -13,18 +13,22 @@ use super::changes::Change;
 use super::error::DbError;
 use super::ids::new_id;
 use super::page::PageRequest;
-use super::sql::{Row, db_words, sql};
+use super::sql::{Row, Stmt, db_words, sql};
 use super::store::{Db, Tx};
 
 db_words! {
     /// What kind of party acted.
     WhoKind, "kind of actor" {
-        /// A person or script with a bearer token.
+        /// A script with a bearer token.
         Token = "token",
+        /// A person who logged in, or a token that belongs to one.
+        User = "user",
         /// An agent.
         Agent = "agent",
         /// The controller itself.
         System = "system",
+        /// Whoever had a download link.
+        Link = "link",
     }
     /// How it ended.
     Outcome, "result" {
@@ -40,7 +44,7 @@ db_words! {
 pub struct Draft {
     /// Id of the row.
     pub id: OperationId,
-    /// Name of the token, id of the agent, or `system`.
+    /// Name of the user or token, id of the agent, or `system`.
     pub who: String,
     /// Kind of actor.
     pub who_kind: WhoKind,
@@ -132,6 +136,10 @@ pub struct OperationFilter {
     pub who: Option<String>,
     /// Action.
     pub action: Option<String>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Only what a tenant may know of its image: nothing about where copies are.
+    pub for_tenants: bool,
     /// Not older than this, microseconds since the epoch.
     pub from_us: Option<i64>,
     /// Older than this, microseconds since the epoch.
@@ -188,6 +196,25 @@ impl Db {
         self.write_tx(move |tx| Box::pin(tx.record(op))).await
     }
 
+    /// The row with this id.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn operation(&self, id: OperationId) -> Result<Option<Operation>, DbError> {
+        let row = self.row(sql("operation", COLUMNS).text(" WHERE id = ").arg(id)).await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    /// Whether more than `n` rows match.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn has_more_operations_than(&self, n: u32, filter: &OperationFilter) -> Result<bool, DbError> {
+        let stmt = matching(sql("operation", "SELECT id FROM operation"), filter);
+        let stmt = stmt.text(" ORDER BY time_us DESC, id DESC LIMIT 1 OFFSET ").arg(n);
+        Ok(self.row(stmt).await?.is_some())
+    }
+
     /// Rows that match, newest first.
     ///
     /// # Errors
@@ -197,12 +224,7 @@ impl Db {
         filter: &OperationFilter,
         page: &PageRequest,
     ) -> Result<Page<Operation>, DbError> {
-        let mut stmt = sql("operation", COLUMNS).text(" WHERE 1 = 1");
-        stmt = stmt.when(filter.target_kind.as_ref(), " AND target_kind = ");
-        stmt = stmt.when(filter.target_id.as_ref(), " AND target_id = ");
-        stmt = stmt.when(filter.who.as_ref(), " AND who = ");
-        stmt = stmt.when(filter.action.as_ref(), " AND action = ");
-        stmt = stmt.when(filter.from_us, " AND time_us >= ").when(filter.to_us, " AND time_us < ");
+        let mut stmt = matching(sql("operation", COLUMNS), filter);
         if let Some([time_us, id]) = page.key()? {
             let time_us: i64 = time_us.parse().map_err(|_| DbError::Cursor)?;
             stmt = stmt.text(" AND (time_us, id) < (").arg(time_us).text(", ").arg(id).text(")");
@@ -212,4 +234,15 @@ impl Db {
         let rows = rows.iter().map(from_row).collect::<Result<Vec<_>, _>>()?;
         Ok(page.page(rows, |row| [row.time_us.to_string(), row.draft.id.to_string()]))
     }
+}
+
+/// Adds the conditions of `filter`.
+fn matching(stmt: Stmt, filter: &OperationFilter) -> Stmt {
+    let stmt = stmt.text(" WHERE 1 = 1");
+    let stmt = stmt.when(filter.target_kind.as_ref(), " AND target_kind = ");
+    let stmt = stmt.when(filter.target_id.as_ref(), " AND target_id = ");
+    let stmt = stmt.when(filter.who.as_ref(), " AND who = ").when(filter.action.as_ref(), " AND action = ");
+    let stmt = stmt.when(filter.outcome, " AND result = ");
+    let stmt = stmt.when(filter.from_us, " AND time_us >= ").when(filter.to_us, " AND time_us < ");
+    if filter.for_tenants { stmt.text(" AND action NOT LIKE 'cache.%'") } else { stmt }
 }

@@ -17,7 +17,7 @@
 use hearth_protocol::api::Page;
 use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::digest::ContentId;
-use hearth_protocol::id::{ImageId, LocationId, PrewarmId};
+use hearth_protocol::id::{HostImageId, ImageId, LocationId, PrewarmGroupId, PrewarmId};
 use hearth_protocol::words::{Origin, PrewarmState, Priority};
 
 use super::changes::Change;
@@ -30,6 +30,17 @@ use super::prewarm_targets::{insert_targets, targets_in};
 use super::sql::{Row, sql, to_json};
 use super::store::{Db, Tx};
 
+/// The host image of which a job prewarms one disk, and the jobs that were made with it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupOf {
+    /// What the jobs of all its disks have in common.
+    pub id: PrewarmGroupId,
+    /// The host image.
+    pub host_image: HostImageId,
+    /// Its name when the jobs were made.
+    pub host_image_name: String,
+}
+
 /// A job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prewarm {
@@ -41,6 +52,8 @@ pub struct Prewarm {
     pub content: ContentId,
     /// Its name when the job was made.
     pub image_name: String,
+    /// Set if it is a disk of a host image that is prewarmed as a whole.
+    pub group: Option<GroupOf>,
     /// State.
     pub state: PrewarmState,
     /// Where, as it was asked for.
@@ -70,17 +83,26 @@ pub struct PrewarmFilter {
     pub state: Option<PrewarmState>,
     /// Image.
     pub image: Option<ImageId>,
+    /// Group.
+    pub group: Option<PrewarmGroupId>,
 }
 
-const COLUMNS: &str = "SELECT id, image_id, content_id, name, state, targets, priority, deadline_us, start_us, \
+pub(super) const COLUMNS: &str = "SELECT id, image_id, content_id, name, group_id, host_image_id, host_image_name, state, targets, priority, deadline_us, start_us, \
      rate_bytes_per_s, keep_s, created_by, created_us, finished_us FROM prewarm";
 
-fn prewarm(row: &Row) -> Result<Prewarm, DbError> {
+fn group(row: &Row) -> Result<Option<GroupOf>, DbError> {
+    let Some(id) = row.opt_parse("group_id")? else { return Ok(None) };
+    let (host_image, host_image_name) = (row.parse("host_image_id")?, row.text("host_image_name")?);
+    Ok(Some(GroupOf { id, host_image, host_image_name }))
+}
+
+pub(super) fn prewarm(row: &Row) -> Result<Prewarm, DbError> {
     Ok(Prewarm {
         id: row.parse("id")?,
         image: row.parse("image_id")?,
         content: row.parse("content_id")?,
         image_name: row.text("name")?,
+        group: group(row)?,
         state: row.parse("state")?,
         targets: row.json("targets")?,
         priority: row.parse("priority")?,
@@ -158,6 +180,72 @@ async fn want(tx: &mut Tx<'_>, job: &Prewarm, locations: &[LocationId]) -> Resul
     put(tx, &intents).await
 }
 
+/// Makes a job with its targets, and if it runs at once its intents.
+pub(super) async fn insert(tx: &mut Tx<'_>, job: &Prewarm, locations: &[LocationId]) -> Result<(), DbError> {
+    let insert = "INSERT INTO prewarm (id, image_id, content_id, name, state, targets, priority, deadline_us, \
+         start_us, rate_bytes_per_s, keep, keep_s, created_by, created_us, updated_us, group_id, host_image_id, \
+         host_image_name) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16, $17)";
+    let (keep, keep_s) = match job.keep {
+        Keep::Seconds(seconds) => ("seconds", Some(seconds)),
+        Keep::Pinned => ("pinned", None),
+    };
+    let group = job.group.as_ref();
+    let stmt = sql("prewarm", insert).bind(job.id).bind(job.image).bind(job.content);
+    let stmt = stmt.bind(&job.image_name).bind(job.state).bind(to_json(&job.targets)).bind(job.priority);
+    let stmt = stmt.bind(job.deadline_us).bind(job.start_us).bind(job.rate_bytes_per_s);
+    let stmt = stmt.bind(keep).bind(keep_s).bind(&job.created_by).bind(tx.now_us());
+    let stmt = stmt.bind(group.map(|group| group.id)).bind(group.map(|group| group.host_image));
+    tx.run(stmt.bind(group.map(|group| &group.host_image_name))).await?;
+    insert_targets(tx, job.id, locations).await?;
+    if job.state == PrewarmState::Running {
+        want(tx, job, locations).await?;
+    }
+    tx.changed(Change::Prewarm(job.id));
+    Ok(())
+}
+
+/// See [`Db::pause_prewarm`].
+pub(super) async fn pause(tx: &mut Tx<'_>, id: PrewarmId) -> Result<(), DbError> {
+    tx.prewarm_in(id, &[PrewarmState::Running], "only a running job can be paused").await?;
+    tx.set_prewarm(id, PrewarmState::Paused, None).await
+}
+
+/// See [`Db::resume_prewarm`].
+pub(super) async fn resume(tx: &mut Tx<'_>, id: PrewarmId) -> Result<(), DbError> {
+    tx.prewarm_in(id, &[PrewarmState::Paused], "only a paused job can be resumed").await?;
+    tx.set_prewarm(id, PrewarmState::Running, None).await
+}
+
+/// See [`Db::cancel_prewarm`].
+pub(super) async fn cancel(tx: &mut Tx<'_>, id: PrewarmId) -> Result<(), DbError> {
+    let targets = "UPDATE prewarm_target SET state = 'cancelled', updated_us = $1 \
+         WHERE prewarm_id = $2 AND state = 'waiting'";
+    let from = [PrewarmState::Scheduled, PrewarmState::Running, PrewarmState::Paused];
+    tx.prewarm_in(id, &from, "the job is over; its copies can be removed with `cache rm --force`").await?;
+    tx.run(sql("intent", "DELETE FROM intent WHERE prewarm_id = $1").bind(id)).await?;
+    tx.run(sql("prewarm_target", targets).bind(tx.now_us()).bind(id)).await?;
+    tx.set_prewarm(id, PrewarmState::Cancelled, Some(tx.now_us())).await
+}
+
+/// See [`Db::retry_prewarm`].
+pub(super) async fn retry(tx: &mut Tx<'_>, id: PrewarmId) -> Result<usize, DbError> {
+    let again = "UPDATE prewarm_target SET state = 'waiting', reason = '', attempts = 0, updated_us = $1 \
+         WHERE prewarm_id = $2 AND state = 'failed'";
+    let from = [PrewarmState::Running, PrewarmState::Failed];
+    let job = tx.prewarm_in(id, &from, "only failed targets can be tried again").await?;
+    let locations = targets_in(tx, id, "failed").await?;
+    want(tx, &job, &locations).await?;
+    tx.run(sql("prewarm_target", again).bind(tx.now_us()).bind(id)).await?;
+    if job.state == PrewarmState::Failed && !locations.is_empty() {
+        // What the first run put there is held until the end again.
+        let pin = "UPDATE intent SET hold = 'pinned', hold_until_us = NULL WHERE prewarm_id = $1";
+        tx.run(sql("intent", pin).bind(id)).await?;
+        tx.set_prewarm(id, PrewarmState::Running, None).await?;
+    }
+    tx.changed(Change::Prewarm(id));
+    Ok(locations.len())
+}
+
 impl Db {
     /// Makes a job with its targets; with state `running` also its intents, at once.
     ///
@@ -169,26 +257,9 @@ impl Db {
         locations: &[LocationId],
         op: &Draft,
     ) -> Result<(), DbError> {
-        let insert = "INSERT INTO prewarm (id, image_id, content_id, name, state, targets, priority, deadline_us, \
-             start_us, rate_bytes_per_s, keep, keep_s, created_by, created_us, updated_us) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)";
-        let (keep, keep_s) = match job.keep {
-            Keep::Seconds(seconds) => ("seconds", Some(seconds)),
-            Keep::Pinned => ("pinned", None),
-        };
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let stmt = sql("prewarm", insert).bind(job.id).bind(job.image).bind(job.content);
-                let stmt =
-                    stmt.bind(&job.image_name).bind(job.state).bind(to_json(&job.targets)).bind(job.priority);
-                let stmt = stmt.bind(job.deadline_us).bind(job.start_us).bind(job.rate_bytes_per_s);
-                let stmt = stmt.bind(keep).bind(keep_s).bind(&job.created_by).bind(tx.now_us());
-                tx.run(stmt).await?;
-                insert_targets(tx, job.id, locations).await?;
-                if job.state == PrewarmState::Running {
-                    want(tx, job, locations).await?;
-                }
-                tx.changed(Change::Prewarm(job.id));
+                insert(tx, job, locations).await?;
                 tx.record(op).await
             })
         })
@@ -221,8 +292,7 @@ impl Db {
     pub async fn pause_prewarm(&self, id: PrewarmId, op: &Draft) -> Result<(), DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.prewarm_in(id, &[PrewarmState::Running], "only a running job can be paused").await?;
-                tx.set_prewarm(id, PrewarmState::Paused, None).await?;
+                pause(tx, id).await?;
                 tx.record(op).await
             })
         })
@@ -236,8 +306,7 @@ impl Db {
     pub async fn resume_prewarm(&self, id: PrewarmId, op: &Draft) -> Result<(), DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.prewarm_in(id, &[PrewarmState::Paused], "only a paused job can be resumed").await?;
-                tx.set_prewarm(id, PrewarmState::Running, None).await?;
+                resume(tx, id).await?;
                 tx.record(op).await
             })
         })
@@ -250,20 +319,9 @@ impl Db {
     /// # Errors
     /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
     pub async fn cancel_prewarm(&self, id: PrewarmId, op: &Draft) -> Result<(), DbError> {
-        let targets = "UPDATE prewarm_target SET state = 'cancelled', updated_us = $1 \
-             WHERE prewarm_id = $2 AND state = 'waiting'";
-        let from = [PrewarmState::Scheduled, PrewarmState::Running, PrewarmState::Paused];
         self.write_tx(move |tx| {
             Box::pin(async move {
-                tx.prewarm_in(
-                    id,
-                    &from,
-                    "the job is over; its copies can be removed with `cache rm --force`",
-                )
-                .await?;
-                tx.run(sql("intent", "DELETE FROM intent WHERE prewarm_id = $1").bind(id)).await?;
-                tx.run(sql("prewarm_target", targets).bind(tx.now_us()).bind(id)).await?;
-                tx.set_prewarm(id, PrewarmState::Cancelled, Some(tx.now_us())).await?;
+                cancel(tx, id).await?;
                 tx.record(op).await
             })
         })
@@ -276,24 +334,11 @@ impl Db {
     /// # Errors
     /// [`DbError::NotFound`], [`DbError::State`] or a failed statement.
     pub async fn retry_prewarm(&self, id: PrewarmId, op: &Draft) -> Result<usize, DbError> {
-        let again = "UPDATE prewarm_target SET state = 'waiting', reason = '', attempts = 0, updated_us = $1 \
-             WHERE prewarm_id = $2 AND state = 'failed'";
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let from = [PrewarmState::Running, PrewarmState::Failed];
-                let job = tx.prewarm_in(id, &from, "only failed targets can be tried again").await?;
-                let locations = targets_in(tx, id, "failed").await?;
-                want(tx, &job, &locations).await?;
-                tx.run(sql("prewarm_target", again).bind(tx.now_us()).bind(id)).await?;
-                if job.state == PrewarmState::Failed && !locations.is_empty() {
-                    // What the first run put there is held until the end again.
-                    let pin = "UPDATE intent SET hold = 'pinned', hold_until_us = NULL WHERE prewarm_id = $1";
-                    tx.run(sql("intent", pin).bind(id)).await?;
-                    tx.set_prewarm(id, PrewarmState::Running, None).await?;
-                }
-                tx.changed(Change::Prewarm(id));
+                let again = retry(tx, id).await?;
                 tx.record(op).await?;
-                Ok(locations.len())
+                Ok(again)
             })
         })
         .await
@@ -349,7 +394,7 @@ impl Db {
         page: &PageRequest,
     ) -> Result<Page<Prewarm>, DbError> {
         let stmt = sql("prewarm", COLUMNS).text(" WHERE 1 = 1").when(filter.state, " AND state = ");
-        let stmt = stmt.when(filter.image, " AND image_id = ");
+        let stmt = stmt.when(filter.image, " AND image_id = ").when(filter.group, " AND group_id = ");
         let stmt = stmt.when(page.key()?.map(|[id]| id), " AND id < ");
         let rows = self.rows(stmt.text(" ORDER BY id DESC LIMIT ").arg(page.fetch())).await?;
         let jobs = rows.iter().map(prewarm).collect::<Result<Vec<_>, _>>()?;

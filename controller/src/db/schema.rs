@@ -19,8 +19,19 @@ use crate::clock;
 use hearth_protocol::id::DomainId;
 
 /// Every version, oldest first.
-const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("migrations/0001_spine.sql")), (9, include_str!("migrations/0009_indexes.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("migrations/0001_spine.sql")),
+    (2, include_str!("migrations/0002_people.sql")),
+    (ATTRIBUTES, include_str!("migrations/0003_attributes.sql")),
+    (5, include_str!("migrations/0005_variants.sql")),
+    (6, include_str!("migrations/0006_host_images.sql")),
+    (7, include_str!("migrations/0007_links.sql")),
+    (8, include_str!("migrations/0008_sharing.sql")),
+    (9, include_str!("migrations/0009_indexes.sql")),
+];
+
+/// The version that searches descriptions too: images of an older one are folded anew.
+const ATTRIBUTES: i64 = 3;
 
 /// Format of the folder beside the database (content objects, originals); a newer program may raise it.
 const DATA_VERSION: &str = "1";
@@ -79,6 +90,9 @@ async fn bring_further(tx: &mut Tx<'_>, found: i64) -> Result<(), DbError> {
     for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
         for statement in statements(text) {
             tx.run(statement).await?;
+        }
+        if *version == ATTRIBUTES {
+            tx.fold_all().await?;
         }
         let insert =
             sql("schema_version", "INSERT INTO schema_version (version, applied_us) VALUES ($1, $2)");

@@ -14,12 +14,13 @@ use std::str::FromStr;
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{
-    BootId, DomainId, Generation, ImageId, IntentId, JobId, JoinTokenId, LeaseId, LocationId, OperationId,
-    PrewarmId, ProjectId, TokenId,
+    BootId, DomainId, Generation, GrantId, HostImageId, ImageId, IntentId, JobId, JoinTokenId, LeaseId,
+    LinkId, LocationId, OperationId, PrewarmGroupId, PrewarmId, ProjectId, TokenId, UserId,
 };
 use hearth_protocol::words::{
-    ConsumerKind, ContentKind, DiskFormat, EntryStatus, ImageKind, ImageStatus, ImportStage, LocationKind,
-    LocationState, Origin, PrewarmState, Priority, Role, ScopeKind, Visibility,
+    Architecture, ConsumerKind, ContentKind, DiskDriver, DiskFormat, EntryStatus, ImageKind, ImageStatus,
+    ImportStage, LocationKind, LocationState, NetworkDriver, Origin, OsType, PrewarmState, Priority, Role,
+    ScopeKind, ShareKind, ShareStatus, VariantStatus, Virtualisation, Visibility,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,9 +65,10 @@ macro_rules! int_args {
 }
 
 text_args! {
-    &str &String AgentId ContentId BootId DomainId ImageId IntentId JobId JoinTokenId LeaseId LocationId OperationId
+    &str &String AgentId ContentId BootId DomainId HostImageId PrewarmGroupId ImageId IntentId JobId JoinTokenId LeaseId LinkId LocationId OperationId
     PrewarmId ProjectId TokenId ConsumerKind ContentKind DiskFormat EntryStatus ImageKind ImageStatus ImportStage
-    LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility
+    LocationKind LocationState Origin PrewarmState Priority Role ScopeKind Visibility Architecture OsType Virtualisation
+    DiskDriver NetworkDriver ShareKind ShareStatus VariantStatus GrantId UserId
 }
 int_args! {
     i64, n => n;
@@ -305,6 +307,14 @@ impl Row {
     /// TEXT in the spelling of `T`.
     pub(super) fn parse<T: FromStr<Err: Display>>(&self, column: &'static str) -> Result<T, DbError> {
         self.opt_parse(column)?.ok_or_else(|| self.bad(column, "NULL", "a text"))
+    }
+
+    /// TEXT in the spelling of `T`, or empty for none.
+    pub(super) fn parse_or_empty<T: FromStr<Err: Display>>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, DbError> {
+        if self.text(column)?.is_empty() { Ok(None) } else { self.parse(column).map(Some) }
     }
 
     /// TEXT that holds JSON.

@@ -16,11 +16,12 @@
 use std::marker::PhantomData;
 use std::path::Path;
 use std::str::FromStr as _;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
+use hearth_protocol::id::ImageId;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyPool, Executor as _, Transaction};
 use tokio::sync::broadcast;
@@ -30,6 +31,7 @@ use super::error::{DbError, is_conflict};
 use super::schema;
 use super::sql::{Row, Stmt};
 use crate::clock;
+use crate::logic::quota::Figures;
 
 /// Readers at the same time. On SQLite each has a page cache of 2 MB; on PostgreSQL each is a server process.
 const READERS_MAX: u32 = 8;
@@ -69,6 +71,7 @@ struct Inner {
     writer: AnyPool,
     reader: AnyPool,
     changes: broadcast::Sender<Change>,
+    limits: OnceLock<Figures>,
 }
 
 impl Db {
@@ -95,7 +98,18 @@ impl Db {
         let (changes, _) = broadcast::channel(BEHIND_MAX);
         let writers = if engine == Engine::Sqlite { 1 } else { PG_WRITERS_MAX };
         let writer = connect(engine, &url, writers, false).await?;
-        Ok(Self { inner: Arc::new(Inner { engine, reader: writer.clone(), url, writer, changes }) })
+        let (reader, limits) = (writer.clone(), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { engine, reader, url, writer, changes, limits }) })
+    }
+
+    /// Sets the limits of projects that have none of their own; the first call holds. Without it there are none: tools that
+    /// work beside the controller are not refused.
+    pub fn set_default_limits(&self, limits: Figures) {
+        self.inner.limits.get_or_init(|| limits);
+    }
+
+    fn default_limits(&self) -> Figures {
+        self.inner.limits.get().copied().unwrap_or_default()
     }
 
     /// The engine that holds the data.
@@ -137,7 +151,11 @@ impl Db {
     {
         for attempt in 0..WRITE_ATTEMPTS_MAX {
             let mut tx = self.begin_write().await?;
-            match body(&mut tx).await {
+            let done = match body(&mut tx).await {
+                Ok(value) => tx.settle_tenures().await.map(|()| value).map_err(E::from),
+                Err(error) => Err(error),
+            };
+            match done {
                 Ok(value) => match tx.commit(&self.inner.changes).await {
                     Ok(()) => return Ok(value),
                     Err(error) if is_conflict(&error) => {}
@@ -162,7 +180,7 @@ impl Db {
             Engine::Postgres => "BEGIN ISOLATION LEVEL SERIALIZABLE",
         };
         let tx = self.inner.writer.begin_with(begin).await.map_err(|error| DbError::sql(begin, error))?;
-        Ok(Tx { tx, now_us: clock::unix_us(), changes: Vec::new(), conflict: false, scope: PhantomData })
+        Ok(Tx::new(tx, clock::unix_us(), self.default_limits()))
     }
 
     /// A transaction that reads one snapshot, for calls that need several statements.
@@ -172,7 +190,7 @@ impl Db {
             Engine::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
         let tx = self.inner.reader.begin_with(begin).await.map_err(|error| DbError::sql(begin, error))?;
-        Ok(Tx { tx, now_us: clock::unix_us(), changes: Vec::new(), conflict: false, scope: PhantomData })
+        Ok(Tx::new(tx, clock::unix_us(), self.default_limits()))
     }
 
     /// All rows of a reading statement.
@@ -214,10 +232,29 @@ pub struct Tx<'a> {
     now_us: i64,
     changes: Vec<Change>,
     conflict: bool,
+    limits: Figures,
     scope: PhantomData<&'a ()>,
 }
 
 impl Tx<'_> {
+    const fn new(tx: Transaction<'static, Any>, now_us: i64, limits: Figures) -> Self {
+        Self { tx, now_us, changes: Vec::new(), conflict: false, limits, scope: PhantomData }
+    }
+
+    /// Limits of projects that have none of their own.
+    pub(super) const fn default_limits(&self) -> Figures {
+        self.limits
+    }
+
+    /// Images that changed so far.
+    pub(super) fn changed_images(&self) -> Vec<ImageId> {
+        let image = |change: &Change| match change {
+            Change::Image(id) => Some(*id),
+            _ => None,
+        };
+        self.changes.iter().filter_map(image).collect()
+    }
+
     /// When the transaction began, microseconds since the epoch: one time for all its rows.
     #[must_use]
     pub const fn now_us(&self) -> i64 {

@@ -1,16 +1,20 @@
 //! Domains and projects: the two tenant levels below the system.
 //!
 //! **Invariants.** Names are unique without regard to case: domains in the system, projects in their domain. A fresh
-//! database gets a domain and a project named `default`, so that one operator need not learn about tenants.
+//! database gets a domain and a project named `default`, so that one operator need not learn about tenants. What is
+//! deleted is never found. [`super::tenant_changes`] changes them.
 
+use hearth_protocol::api::Page;
 use hearth_protocol::id::{DomainId, ProjectId};
 
 use super::error::DbError;
 use super::grams::fold;
 use super::ids::new_id;
 use super::operations::Draft;
-use super::sql::{Row, sql};
+use super::page::PageRequest;
+use super::sql::{Row, Stmt, contains, sql};
 use super::store::{Db, Tx};
+use super::tokens::Scope;
 
 /// Name of the first domain and its first project.
 pub const DEFAULT_NAME: &str = "default";
@@ -43,10 +47,14 @@ pub struct Project {
     pub created_us: i64,
 }
 
-const DOMAINS: &str = "SELECT id, name, disabled, created_us FROM domain";
-const PROJECTS: &str = "SELECT id, domain_id, name, disabled, created_us FROM project";
+/// Domains that are not deleted.
+pub(super) const DOMAINS: &str =
+    "SELECT id, name, disabled, created_us, name_folded FROM domain WHERE deleted_us IS NULL";
+/// Projects that are not deleted.
+pub(super) const PROJECTS: &str =
+    "SELECT id, domain_id, name, disabled, created_us, name_folded FROM project WHERE deleted_us IS NULL";
 
-fn domain(row: &Row) -> Result<Domain, DbError> {
+pub(super) fn domain(row: &Row) -> Result<Domain, DbError> {
     Ok(Domain {
         id: row.parse("id")?,
         name: row.text("name")?,
@@ -55,7 +63,7 @@ fn domain(row: &Row) -> Result<Domain, DbError> {
     })
 }
 
-fn project(row: &Row) -> Result<Project, DbError> {
+pub(super) fn project(row: &Row) -> Result<Project, DbError> {
     Ok(Project {
         id: row.parse("id")?,
         domain: row.parse("domain_id")?,
@@ -78,8 +86,48 @@ async fn insert_project(tx: &mut Tx<'_>, id: ProjectId, domain: DomainId, name: 
     tx.run(stmt).await.map_err(|error| error.or_exists("project", name)).map(|_| ())
 }
 
+impl Tx<'_> {
+    /// The domain with this id, unless it is deleted.
+    pub(super) async fn live_domain(&mut self, id: DomainId) -> Result<Domain, DbError> {
+        let row = self.row(sql("domain", DOMAINS).text(" AND id = ").arg(id)).await?;
+        let found = row.as_ref().map(domain).transpose()?;
+        found.ok_or_else(|| DbError::NotFound { what: "domain", key: id.to_string() })
+    }
+
+    /// The project with this id, unless it is deleted.
+    pub(super) async fn live_project(&mut self, id: ProjectId) -> Result<Project, DbError> {
+        let row = self.row(sql("project", PROJECTS).text(" AND id = ").arg(id)).await?;
+        let found = row.as_ref().map(project).transpose()?;
+        found.ok_or_else(|| DbError::NotFound { what: "project", key: id.to_string() })
+    }
+}
+
+/// What a list of domains, projects or users is cut to. The default lists all.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TenantFilter {
+    /// Exactly this name, without regard to case.
+    pub name: Option<String>,
+    /// Part of the name, without regard to case.
+    pub part: Option<String>,
+    /// Inside this domain.
+    pub domain: Option<DomainId>,
+}
+
+/// Adds name, page mark, order and limit to a list whose rows have `name_folded` and `id`.
+pub(super) fn paged(stmt: Stmt, filter: &TenantFilter, page: &PageRequest) -> Result<Stmt, DbError> {
+    let mut stmt = stmt.when(filter.name.as_deref().map(fold), " AND name_folded = ");
+    if let Some(part) = &filter.part {
+        stmt = stmt.text(" AND name_folded LIKE ").arg(contains(part)).text(" ESCAPE '\\'");
+    }
+    if let Some([name, id]) = page.key()? {
+        stmt = stmt.text(" AND (name_folded, id) > (").arg(name).text(", ").arg(id).text(")");
+    }
+    Ok(stmt.text(" ORDER BY name_folded, id LIMIT ").arg(page.fetch()))
+}
+
 impl Db {
-    /// The domain and project named `default`; made on the first call.
+    /// The domain and project named `default`; made on the first call. That project has no limits until somebody sets some:
+    /// one operator alone should not meet any.
     ///
     /// # Errors
     /// A failed statement.
@@ -87,18 +135,22 @@ impl Db {
         let (new_domain, new_project) = (new_id(), new_id());
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let found = sql("domain", DOMAINS).text(" WHERE name_folded = ").arg(DEFAULT_NAME);
+                let found = sql("domain", DOMAINS).text(" AND name_folded = ").arg(DEFAULT_NAME);
                 let found = tx.row(found).await?.map(|row| row.parse("id")).transpose()?;
                 let domain = match found {
                     Some(id) => id,
                     None => insert_domain(tx, new_domain, DEFAULT_NAME).await.map(|()| new_domain)?,
                 };
-                let found = sql("project", PROJECTS).text(" WHERE domain_id = ").arg(domain);
+                let found = sql("project", PROJECTS).text(" AND domain_id = ").arg(domain);
                 let found = tx.row(found.text(" AND name_folded = ").arg(DEFAULT_NAME)).await?;
                 let project = match found.map(|row| row.parse("id")).transpose()? {
                     Some(id) => id,
                     None => {
-                        insert_project(tx, new_project, domain, DEFAULT_NAME).await.map(|()| new_project)?
+                        insert_project(tx, new_project, domain, DEFAULT_NAME).await?;
+                        let endless = "INSERT INTO quota (project_id, images, bytes, imports, updated_us) \
+                             VALUES ($1, 0, 0, 0, $2)";
+                        tx.run(sql("quota", endless).bind(new_project).bind(tx.now_us())).await?;
+                        new_project
                     }
                 };
                 Ok((domain, project))
@@ -134,8 +186,7 @@ impl Db {
     ) -> Result<(), DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let found = tx.row(sql("domain", "SELECT id FROM domain WHERE id = $1").bind(domain)).await?;
-                found.ok_or_else(|| DbError::NotFound { what: "domain", key: domain.to_string() })?;
+                tx.live_domain(domain).await?;
                 insert_project(tx, id, domain, name).await?;
                 tx.record(op).await
             })
@@ -143,21 +194,37 @@ impl Db {
         .await
     }
 
-    /// All domains by name. An operator makes dozens, not thousands: no pages.
+    /// Domains that `seen` covers or lies in, by name.
     ///
     /// # Errors
-    /// A failed statement.
-    pub async fn domains(&self) -> Result<Vec<Domain>, DbError> {
-        self.rows(sql("domain", DOMAINS).text(" ORDER BY name_folded")).await?.iter().map(domain).collect()
+    /// [`DbError::Cursor`] or a failed statement.
+    pub async fn domains(
+        &self,
+        seen: Scope,
+        filter: &TenantFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Domain>, DbError> {
+        let stmt = sql("domain", DOMAINS).when(seen.domain(), " AND id = ");
+        let rows = self.rows(paged(stmt, filter, page)?).await?;
+        let rows = rows.iter().map(domain).collect::<Result<Vec<_>, _>>()?;
+        Ok(page.page(rows, |row| [fold(&row.name), row.id.to_string()]))
     }
 
-    /// The projects of a domain by name.
+    /// Projects that `seen` covers, by name.
     ///
     /// # Errors
-    /// A failed statement.
-    pub async fn projects(&self, of: DomainId) -> Result<Vec<Project>, DbError> {
-        let stmt = sql("project", PROJECTS).text(" WHERE domain_id = ").arg(of).text(" ORDER BY name_folded");
-        self.rows(stmt).await?.iter().map(project).collect()
+    /// [`DbError::Cursor`] or a failed statement.
+    pub async fn projects(
+        &self,
+        seen: Scope,
+        filter: &TenantFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Project>, DbError> {
+        let stmt = sql("project", PROJECTS).when(seen.domain(), " AND domain_id = ");
+        let stmt = stmt.when(seen.project(), " AND id = ").when(filter.domain, " AND domain_id = ");
+        let rows = self.rows(paged(stmt, filter, page)?).await?;
+        let rows = rows.iter().map(project).collect::<Result<Vec<_>, _>>()?;
+        Ok(page.page(rows, |row| [fold(&row.name), row.id.to_string()]))
     }
 
     /// One domain.
@@ -165,7 +232,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn domain(&self, id: DomainId) -> Result<Option<Domain>, DbError> {
-        let row = self.row(sql("domain", DOMAINS).text(" WHERE id = ").arg(id)).await?;
+        let row = self.row(sql("domain", DOMAINS).text(" AND id = ").arg(id)).await?;
         row.as_ref().map(domain).transpose()
     }
 
@@ -174,7 +241,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>, DbError> {
-        let row = self.row(sql("project", PROJECTS).text(" WHERE id = ").arg(id)).await?;
+        let row = self.row(sql("project", PROJECTS).text(" AND id = ").arg(id)).await?;
         row.as_ref().map(project).transpose()
     }
 }

@@ -28,6 +28,7 @@ pub(super) struct Model {
     pub(super) locations: HashMap<LocationId, Location>,
     pub(super) intents: HashMap<LocationId, Vec<Intent>>,
     pub(super) contents: HashMap<ContentId, Content>,
+    /// Images that are `active`: of others nothing is begun, and no plan names them.
     pub(super) names: HashMap<ImageId, String>,
     pub(super) paused: HashSet<PrewarmId>,
     pub(super) stopped: bool,
@@ -63,7 +64,8 @@ impl Model {
                 StoredHold::Pinned => IntentHold::Open,
             },
             rate_bytes_per_s: intent.rate_bytes_per_s,
-            paused: intent.prewarm.is_some_and(|job| self.paused.contains(&job)),
+            paused: intent.prewarm.is_some_and(|job| self.paused.contains(&job))
+                || !self.names.contains_key(&intent.image),
             created_us: intent.created_us,
         }
     }

@@ -10,21 +10,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_protocol::digest::ContentId;
+use hearth_protocol::fault::FaultCode;
 use hearth_protocol::message::control::{
     BadChunkV1, Lease, LeasesV1, ObservedEntry, ObservedState, ObservedV1, PART_ENTRIES_MAX, PlanAckV1,
-    RenewedV1, TEXT_BYTES_MAX, ToAgent, ToController,
+    RenewedV1, TEXT_BYTES_MAX, ToAgent, ToController, WantResult, WantV1, WantedV1,
 };
 
 use super::Shared;
 use super::heal::{self, HealWish};
 use super::registry::Session;
 use super::reports::Report;
+use super::want;
 use crate::clock;
+use crate::logic::rate::RateLimit;
 
 /// Most entries of one inventory: protects the controller's memory (about 200 B each).
 pub(super) const INVENTORY_ENTRIES_MAX: usize = 100_000;
 /// Shortest time between two renewals of one session: each costs a signature and a transaction.
 const RENEW_MS_MIN: u64 = 30_000;
+/// Wishes of one session at once: a host that starts a hundred machines asks for a few images.
+const WANTS_BURST: u32 = 64;
+/// Wishes of one session per second after that: each costs a transaction.
+const WANTS_PER_S: u32 = 5;
 
 /// A message that breaks the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -61,11 +68,13 @@ pub(super) struct Inbox {
     /// The inventory that is coming in.
     inventory: Option<BTreeMap<ContentId, ObservedEntry>>,
     renewed_ms: Option<u64>,
+    wants: RateLimit<()>,
 }
 
 impl Inbox {
-    pub(super) const fn new(shared: Arc<Shared>, session: Arc<Session>) -> Self {
-        Self { shared, session, inventory: None, renewed_ms: None }
+    pub(super) fn new(shared: Arc<Shared>, session: Arc<Session>) -> Self {
+        let wants = RateLimit::new(WANTS_BURST, WANTS_PER_S);
+        Self { shared, session, inventory: None, renewed_ms: None, wants }
     }
 
     /// Takes one message. Waits while the queue of reports is full: a flood slows its sender down, nobody else.
@@ -90,13 +99,17 @@ impl Inbox {
                     tracing::warn!(reporter = %self.session.location, %source, content = %bad.content, chunk = bad.chunk, "an agent served a bad chunk");
                 }
             },
+            ToController::Want(want) if want.location == self.session.location => {
+                return Ok(Next::Answer(ToAgent::Wanted(self.want(&want).await)));
+            }
             ToController::Renew(renew) => return Ok(self.renew(&renew.csr_der).await),
             ToController::Goodbye(goodbye) => return Ok(Next::Goodbye { reason: clean(&goodbye.reason) }),
             ToController::Hello(_) | ToController::HelloAck(_) => return Err(InboxError::OutOfTurn),
             ToController::Pulse(_)
             | ToController::Observed(_)
             | ToController::Leases(_)
-            | ToController::PlanAck(_) => {
+            | ToController::PlanAck(_)
+            | ToController::Want(_) => {
                 tracing::debug!(location = %self.session.location, "a message about somebody else's location was ignored");
             }
         }
@@ -165,6 +178,16 @@ impl Inbox {
                 self.shared.wake();
             }
         }
+    }
+
+    async fn want(&mut self, want: &WantV1) -> WantedV1 {
+        let result = if self.wants.take((), self.shared.now_ms()) {
+            want::place(&self.shared, &self.session, &clean(&want.image)).await
+        } else {
+            let text = "this host asks too often; try again in a moment".to_owned();
+            WantResult::Refused { fault: FaultCode::Busy, text }
+        };
+        WantedV1 { number: want.number, result }
     }
 
     async fn renew(&mut self, csr_der: &[u8]) -> Next {

@@ -23,6 +23,7 @@ use hearth_protocol::id::LocationId;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::config::HostsMayAsk;
 use crate::content::ContentStore;
 use crate::db::{Change, Db};
 use crate::logic::admission::Caps;
@@ -53,6 +54,7 @@ mod session;
 mod socket;
 pub mod tls;
 mod upkeep;
+mod want;
 
 pub use reconcile::STOPPED_SETTING;
 pub use registry::{Duplicate, Figures, SessionView};
@@ -68,6 +70,8 @@ pub struct FleetConfig {
     pub agent_life: Duration,
     /// Time between two pulses of an agent.
     pub heartbeat: Duration,
+    /// Which images agents may ask for.
+    pub hosts_may_ask: HostsMayAsk,
     /// A receiver that takes nothing for this long is cut off.
     pub stall: Duration,
 }
@@ -81,6 +85,7 @@ impl FleetConfig {
             caps: Caps::default(),
             agent_life: ca::AGENT_LIFE_DEFAULT,
             heartbeat: Duration::from_secs(crate::config::HEARTBEAT_SECONDS_DEFAULT.into()),
+            hosts_may_ask: HostsMayAsk::default(),
             stall: data::STALL_MAX,
         }
     }

@@ -64,7 +64,7 @@ impl Dirty {
             Change::Intents => self.intents = true,
             Change::Prewarm(_) => self.jobs = true,
             Change::Settings => self.settings = true,
-            Change::Entries(_) | Change::Jobs | Change::Operations => {}
+            Change::Entries(_) | Change::HostImage(_) | Change::Jobs | Change::Operations => {}
         }
     }
 }
@@ -159,7 +159,7 @@ impl Reconciler {
         if std::mem::take(&mut self.dirty.images) {
             self.model.contents =
                 db.contents().await?.into_iter().map(|content| (content.id, content)).collect();
-            self.model.names = db.image_names().await?.into_iter().collect();
+            self.model.names = db.active_image_names().await?.into_iter().collect();
         }
         if std::mem::take(&mut self.dirty.locations) {
             let locations = db.locations(false).await?;

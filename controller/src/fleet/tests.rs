@@ -158,6 +158,7 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         domain,
         project,
         expected: Default::default(),
+        fixed: Default::default(),
         facts,
     };
     db.create_image(&new, &op).await.unwrap();
@@ -174,7 +175,13 @@ async fn imported(db: &Db, store: &ContentStore, content: ContentId) -> ImageId 
         n_chunks: object.root().n_chunks().into(),
         damaged: false,
     };
-    let imported = Imported { content: record, format: DiskFormat::Raw, original_kept: false };
+    let imported = Imported {
+        content: record,
+        format: DiskFormat::Raw,
+        original_kept: false,
+        variants: Vec::new(),
+        scan: None,
+    };
     db.finish_import(id, job, &imported, &Draft::system("image.active")).await.unwrap();
     id
 }

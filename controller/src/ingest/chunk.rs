@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use hearth_protocol::digest::ChunkDigest;
-use hearth_protocol::manifest::RAW_BYTES_MAX;
+use hearth_protocol::manifest::{ManifestError, RAW_BYTES_MAX};
 use hearth_protocol::words::ContentKind;
 use nix::unistd::{Whence, lseek};
 
@@ -67,6 +67,8 @@ pub struct Chunking<'a> {
     pub staging: &'a Path,
     /// Threads that hash and pack; 1 or more.
     pub threads: usize,
+    /// Size of the content, at least the source's; what is behind the source's end is zeros. `None`: the source's.
+    pub grown_bytes: Option<u64>,
 }
 
 /// Cuts and packs the whole source and blocks until all of it is staged and synced. `progress` gets the raw bytes passed
@@ -81,6 +83,10 @@ pub fn stage(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Staged, ContentError> {
     let metadata = chunking.source.metadata().map_err(on("read", chunking.path))?;
+    let raw_bytes = chunking.grown_bytes.unwrap_or(0).max(metadata.len());
+    if raw_bytes > RAW_BYTES_MAX {
+        return Err(ManifestError::TooLarge { raw_bytes, data_bytes: 0 }.into());
+    }
     let writer = ObjectWriter::create(chunking.staging, chunking.kind)?;
     let (jobs, queue) = sync_channel::<(Batch, SyncSender<Answer>)>(BATCHES_MAX);
     let (order, results) = sync_channel::<Receiver<Answer>>(BATCHES_MAX);
@@ -101,7 +107,7 @@ pub fn stage(
         working.into_iter().for_each(|worker| worker.join().expect("packing does not panic"));
         let written = writing.join().expect("writing does not panic");
         if read? {
-            return written?.finish(metadata.len());
+            return written?.finish(raw_bytes);
         }
         Err(written.expect_err("the queues close early only when the writer has failed"))
     })
@@ -174,10 +180,6 @@ impl Reader<'_> {
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<bool, ContentError> {
-        if len > RAW_BYTES_MAX {
-            let error = hearth_protocol::manifest::ManifestError::TooLarge { raw_bytes: len, data_bytes: 0 };
-            return Err(error.into());
-        }
         let mut buf = vec![0; READ_BYTES];
         let mut at = 0;
         while let Some((start, end)) = self.data_after(at, len)? {

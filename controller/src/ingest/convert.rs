@@ -1,10 +1,12 @@
-//! Makes a raw file of an accepted image, with the real `qemu-img` in the sandbox.
+//! Makes a raw file of an accepted image, and other formats of a raw file, with the real `qemu-img` in the sandbox.
 //!
-//! **What.** [`Converter::to_raw`] starts the child, watches what it allocates and how long it takes, and reports its
-//! progress. It blocks; call it from a thread of its own.
+//! **What.** [`Converter::to_raw`] and [`Converter::to_variant`] start the child, watch what it allocates and how long it takes,
+//! and report its progress. They block; call them from a thread of their own.
 //!
 //! **Why a watcher.** The file size limit bounds the length of a sparse file and not what is allocated of it, and no
 //! limit of the kernel counts wall time.
+//!
+//! **Why one file for both ways.** They share the child, its watcher and its errors, and differ in a handful of arguments.
 //!
 //! **Invariants**, tested in `controller/tests/sandbox.rs`: the child is dead when the function returns; a child that
 //! allocates more than its reservation or takes too long is killed; the format is always named, never probed.
@@ -35,6 +37,10 @@ const DISK_FULL: &str = "No space left on device";
 const TIME_MIN: Duration = Duration::from_secs(120);
 /// Slowest honest conversion, in bytes per second: a third of a slow hard disk. Sets the time limit.
 const SLOWEST_BYTES_PER_S: u64 = 16 << 20;
+
+/// Puts a program behind all others that want the processor and the disk; both programs become the next one, so that the child
+/// keeps its process. What a system lacks is left out.
+const LOW_PRIORITY: [&[&str]; 2] = [&["/usr/bin/nice", "-n", "19"], &["/usr/bin/ionice", "-c", "3", "-t"]];
 
 /// Where the programs are and how strict the sandbox is.
 #[derive(Clone, Debug)]
@@ -163,9 +169,45 @@ impl Converter {
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u8),
     ) -> Result<(), ConvertError> {
+        let formats = ["-f", driver(conversion.format), "-O", "raw", "-S", "4k"];
+        let output = self.run(conversion, &[], &formats, cancel, progress)?;
+        let got_bytes = allocated(&output, conversion)?.1;
+        if got_bytes != conversion.virtual_size_bytes {
+            let expected_bytes = conversion.virtual_size_bytes;
+            return Err(ConvertError::Length { got_bytes, expected_bytes });
+        }
+        Ok(())
+    }
+
+    /// Makes the file `conversion.output` in format `to` of the raw file `conversion.input`, at low priority. Here
+    /// `virtual_size_bytes` is the length that the output may reach.
+    ///
+    /// # Errors
+    /// As [`Self::to_raw`].
+    pub fn to_variant(
+        &self,
+        conversion: &Conversion<'_>,
+        to: DiskFormat,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(u8),
+    ) -> Result<(), ConvertError> {
+        let mut formats = vec!["-f", driver(conversion.format), "-O", driver(to), "-S", "4k"];
+        formats.extend_from_slice(variant_options(to));
+        self.run(conversion, &LOW_PRIORITY, &formats, cancel, progress).map(drop)
+    }
+
+    /// Runs `qemu-img convert` with `formats` and blocks until it ended well; returns the output.
+    fn run(
+        &self,
+        conversion: &Conversion<'_>,
+        before: &[&[&str]],
+        formats: &[&str],
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(u8),
+    ) -> Result<File, ConvertError> {
         let output = OpenOptions::new().write(true).create_new(true).open(conversion.output);
         let output = output.map_err(|source| file_error("create", conversion.output, source))?;
-        let mut child = Running(self.start(conversion)?);
+        let mut child = Running(self.start(conversion, before, formats)?);
         let percent = AtomicU8::new(0);
         let stdout = child.0.stdout.take();
         let stderr = child.0.stderr.take();
@@ -193,37 +235,32 @@ impl Converter {
             }
             _ => return Err(ConvertError::Failed { status, message }),
         }
-        let got_bytes = allocated(&output, conversion)?.1;
-        if got_bytes != conversion.virtual_size_bytes {
-            let expected_bytes = conversion.virtual_size_bytes;
-            return Err(ConvertError::Length { got_bytes, expected_bytes });
-        }
-        Ok(())
+        Ok(output)
     }
 
-    fn start(&self, conversion: &Conversion<'_>) -> Result<Child, ConvertError> {
+    fn start(
+        &self,
+        conversion: &Conversion<'_>,
+        before: &[&[&str]],
+        formats: &[&str],
+    ) -> Result<Child, ConvertError> {
         let confinement = Confinement {
             mode: self.mode,
             read: conversion.input.to_owned(),
             write: conversion.output.to_owned(),
             file_bytes: conversion.virtual_size_bytes,
             cpu_s: conversion.time.as_secs().saturating_mul(4).max(1),
+            also_read: Vec::new(),
         };
-        let program: Vec<OsString> = vec![
-            self.qemu_img.clone().into(),
-            "convert".into(),
-            "-p".into(),
-            "-f".into(),
-            driver(conversion.format).into(),
-            "-O".into(),
-            "raw".into(),
-            "-S".into(),
-            "4k".into(),
-            conversion.input.into(),
-            conversion.output.into(),
-        ];
-        Command::new(&self.controller)
-            .args(confinement.arguments(&program))
+        let mut program: Vec<OsString> = vec![self.qemu_img.clone().into(), "convert".into(), "-p".into()];
+        program.extend(formats.iter().map(OsString::from));
+        program.extend([conversion.input.into(), conversion.output.into()]);
+        let before = before.iter().filter(|words| Path::new(words[0]).exists());
+        let mut words: Vec<OsString> = before.flat_map(|words| words.iter().map(OsString::from)).collect();
+        words.push(self.controller.clone().into());
+        words.extend(confinement.arguments(&program));
+        Command::new(&words[0])
+            .args(&words[1..])
             .env_clear()
             .env("LC_ALL", "C")
             .env("MALLOC_ARENA_MAX", "2") // each arena takes 128 MiB of the address space limit
@@ -247,11 +284,23 @@ fn driver(format: DiskFormat) -> &'static str {
     }
 }
 
+/// How a variant is written. All are read by other clouds: qcow2 packed with zlib, which every QEMU knows; VMDK as one packed file,
+/// as VMware imports it; VHD that grows, with the exact size of the disk instead of one rounded to old geometries.
+fn variant_options(to: DiskFormat) -> &'static [&'static str] {
+    match to {
+        DiskFormat::Raw | DiskFormat::Iso => &[],
+        DiskFormat::Qcow2 => &["-c", "-o", "compat=1.1,compression_type=zlib"],
+        DiskFormat::Vmdk => &["-o", "subformat=streamOptimized,adapter_type=lsilogic"],
+        DiskFormat::Vhd => &["-o", "subformat=dynamic,force_size=on"],
+        DiskFormat::Vhdx => &["-o", "subformat=dynamic"],
+    }
+}
+
 /// The child; killed and reaped when dropped.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Running {
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         if !matches!(self.0.try_wait(), Ok(Some(_))) {
             let killed = self.0.kill().and_then(|()| self.0.wait());
             if let Err(error) = killed {
@@ -339,7 +388,7 @@ fn follow(mut stdout: impl io::Read, percent: &AtomicU8) {
 }
 
 /// The first [`MESSAGE_BYTES`] of what the child says; the rest is read and forgotten, so that it never blocks.
-fn head(mut stderr: impl io::Read) -> String {
+pub(super) fn head(mut stderr: impl io::Read) -> String {
     let mut kept = Vec::new();
     let mut message = stderr.by_ref().take(MESSAGE_BYTES as u64);
     let read = message.read_to_end(&mut kept).and_then(|_| io::copy(&mut stderr, &mut io::sink()));
@@ -347,7 +396,7 @@ fn head(mut stderr: impl io::Read) -> String {
         tracing::debug!(%error, "the converter's messages broke off");
     }
     let text = String::from_utf8_lossy(&kept);
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.trim().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

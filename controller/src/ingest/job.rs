@@ -28,8 +28,11 @@ use super::chunk::{self, Chunking};
 use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
+use super::scan::{ScanError, Scanner};
 use super::space::{Space, SpaceError};
-use crate::content::{CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums};
+use crate::content::{
+    CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums, Variants,
+};
 use crate::logic::catalog::first_mismatch;
 
 /// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
@@ -45,8 +48,11 @@ pub struct Ingest {
     pub originals: Arc<Originals>,
     /// Space promised to uploads and imports.
     pub space: Space,
-    converter: Converter,
-    staging: PathBuf,
+    /// What was made of contents for downloads.
+    pub variants: Arc<Variants>,
+    pub(super) converter: Converter,
+    pub(super) staging: PathBuf,
+    scanner: Option<Scanner>,
     threads: usize,
 }
 
@@ -59,6 +65,8 @@ pub struct ImportSpec {
     pub declared: Option<DiskFormat>,
     /// What the uploader said the checksums are.
     pub expected: Checksums,
+    /// Size that the disk is grown to; a larger one is refused.
+    pub disk_bytes: Option<u64>,
     /// Checksums counted during the upload; `None` after a restart: they are counted again.
     pub sums: Option<Sums>,
 }
@@ -86,6 +94,8 @@ pub struct Imported {
     pub partition_table: PartitionTable,
     /// Oddities for people.
     pub warnings: Vec<InspectWarning>,
+    /// What the scanner said, where one is configured.
+    pub scan: Option<String>,
     /// Whether the content was there before.
     pub published: Published,
 }
@@ -112,12 +122,29 @@ pub enum ImportError {
         /// What was counted.
         got: String,
     },
+    /// The disk does not fit into the size that was asked for.
+    #[error(
+        "the disk has {virtual_bytes} bytes, more than the {disk_bytes} it was to be grown to: a disk is never shrunk; \
+         import it with a larger size or without one"
+    )]
+    LargerThanAsked {
+        /// What it has.
+        virtual_bytes: u64,
+        /// What was asked for.
+        disk_bytes: u64,
+    },
+    /// An ISO was to be grown.
+    #[error("the file is an iso, which is no disk and keeps its size: import it without a disk size")]
+    NoDisk,
     /// The file is no image we take.
     #[error(transparent)]
     Inspect(#[from] InspectError),
     /// qemu-img or its sandbox failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// The scanner refused the image or did not work.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
     /// Reading or writing the store failed.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -170,6 +197,7 @@ impl ImportError {
     #[must_use]
     pub const fn is_final(&self) -> bool {
         match self {
+            Self::LargerThanAsked { .. } | Self::NoDisk => true,
             Self::NoOriginal { .. } | Self::Checksum { .. } | Self::Inspect(_) => {
                 !matches!(self, Self::Inspect(InspectError::Read { .. }))
             }
@@ -178,6 +206,7 @@ impl ImportError {
                 ConvertError::Failed { .. } | ConvertError::TooLarge { .. } | ConvertError::Length { .. }
             ),
             Self::Content(error) => matches!(error, ContentError::Manifest(_)),
+            Self::Scan(error) => matches!(error, ScanError::Refused { .. }),
             Self::Space(_)
             | Self::Full { .. }
             | Self::ReadBack { .. }
@@ -204,11 +233,19 @@ impl Ingest {
         Ok(Self {
             content,
             originals,
+            variants: Arc::new(Variants::beside(state)?),
             space: Space::new(state),
             converter,
             staging: create(staging)?,
+            scanner: None,
             threads,
         })
+    }
+
+    /// Lets `scanner`, if there is one, look at each import.
+    #[must_use]
+    pub fn with_scanner(self, scanner: Option<Scanner>) -> Self {
+        Self { scanner, ..self }
     }
 
     /// Imports the uploaded file of an image; blocks until done.
@@ -239,7 +276,8 @@ impl Ingest {
         let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
         let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
         compare(&spec.expected, &sums)?;
-        let made = self.make(spec.image, spec.declared, cancel, progress)?;
+        let source = Source { image: spec.image, declared: spec.declared, disk_bytes: spec.disk_bytes };
+        let made = self.make(source, self.scanner.as_ref(), cancel, progress)?;
         let root = made.staged.root().clone();
         let stored_bytes = made.staged.stored_bytes();
         let published = self.content.publish(made.staged, cancel)?;
@@ -255,11 +293,12 @@ impl Ingest {
             sums,
             partition_table: made.inspection.partition_table,
             warnings: made.inspection.warnings,
+            scan: made.scan,
             published,
         })
     }
 
-    /// Makes a damaged content again from its original and puts it in its place.
+    /// Makes a damaged content again from its original and puts it in its place. `disk_bytes`: what its disk was grown to.
     ///
     /// # Errors
     /// [`ImportError`]; [`ImportError::OtherContent`] if the original is damaged too: ask an agent for the chunks.
@@ -267,10 +306,13 @@ impl Ingest {
         &self,
         image: ImageId,
         format: DiskFormat,
+        disk_bytes: Option<u64>,
         expected: ContentId,
         cancel: &AtomicBool,
     ) -> Result<Published, ImportError> {
-        let made = self.make(image, Some(format), cancel, &mut |_, _| ())?;
+        // The same bytes were looked at when they came in.
+        let source = Source { image, declared: Some(format), disk_bytes };
+        let made = self.make(source, None, cancel, &mut |_, _| ())?;
         let got = made.staged.root().content_id();
         if got != expected {
             return Err(ImportError::OtherContent { got, expected });
@@ -281,8 +323,8 @@ impl Ingest {
     /// Inspects, converts, cuts and reads back. The staging folder is gone again except for the staged content.
     fn make(
         &self,
-        image: ImageId,
-        declared: Option<DiskFormat>,
+        Source { image, declared, disk_bytes }: Source,
+        scanner: Option<&Scanner>,
         cancel: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<Made, ImportError> {
@@ -290,6 +332,7 @@ impl Ingest {
         let open = |path: &Path| File::open(path).map_err(on("open", path));
         let reader = ImageFile::new(open(&path)?).map_err(on("open", &path))?;
         let inspection = inspect(&reader, declared)?;
+        must_fit(&inspection, disk_bytes)?;
         let folder = self.staging.join(image.to_string());
         remove(&folder)?;
         let staging = Folder(create(folder)?);
@@ -299,6 +342,11 @@ impl Ingest {
             self.convert(&path, &raw_path, &inspection, cancel, progress)?;
         }
         let source_path = if converted { &raw_path } else { &path };
+        let scan = scanner.map(|scanner| {
+            progress(ImportStage::Inspecting, 50);
+            scanner.scan(&self.converter, source_path, cancel)
+        });
+        let scan = scan.transpose()?;
         let source = open(source_path)?;
         progress(ImportStage::Chunking, 0);
         let kind = match inspection.format {
@@ -310,8 +358,14 @@ impl Ingest {
         // The staged object outlives this function, so it lies beside the folder of this image.
         let object = self.staging.join(format!("{image}.object"));
         remove(&object)?;
-        let chunking =
-            Chunking { source: &source, path: source_path, kind, staging: &object, threads: self.threads };
+        let chunking = Chunking {
+            source: &source,
+            path: source_path,
+            kind,
+            staging: &object,
+            threads: self.threads,
+            grown_bytes: disk_bytes,
+        };
         let total = inspection.virtual_size_bytes;
         let mut shown = Shown { progress, stage: ImportStage::Chunking, percent: 0 };
         let staged = chunk::stage(&chunking, cancel, &mut |at| shown.at(at, total));
@@ -319,7 +373,7 @@ impl Ingest {
         drop(source);
         drop(staging); // the raw file is no longer needed
         self.read_back(&staged, cancel, progress)?;
-        Ok(Made { inspection, staged })
+        Ok(Made { inspection, staged, scan })
     }
 
     /// Says of a full disk what is needed and what is there.
@@ -387,10 +441,32 @@ fn warn_of_missing_sandbox(mode: SandboxMode) {
     }
 }
 
+/// Refuses what cannot get the size that was asked for, before anything is written.
+fn must_fit(inspection: &Inspection, disk_bytes: Option<u64>) -> Result<(), ImportError> {
+    let virtual_bytes = inspection.virtual_size_bytes;
+    match disk_bytes {
+        Some(_) if inspection.format == DiskFormat::Iso => Err(ImportError::NoDisk),
+        Some(disk_bytes) if virtual_bytes > disk_bytes => {
+            Err(ImportError::LargerThanAsked { virtual_bytes, disk_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a content is made of.
+#[derive(Clone, Copy)]
+struct Source {
+    image: ImageId,
+    declared: Option<DiskFormat>,
+    /// Size that the disk is grown to.
+    disk_bytes: Option<u64>,
+}
+
 /// A staged content and what it was made of.
 struct Made {
     inspection: Inspection,
     staged: Staged,
+    scan: Option<String>,
 }
 
 /// Passes on whole percentages only, below 100: the end of a stage is the next stage.

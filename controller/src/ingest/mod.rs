@@ -15,4 +15,6 @@ pub mod convert;
 pub mod inspect;
 pub mod job;
 pub mod sandbox;
+pub mod scan;
 pub mod space;
+pub mod variant;

@@ -7,7 +7,8 @@
 //! itself before `exec` works in every unit file and in a test. A container would need rights the daemon must not have.
 //!
 //! **Invariants**, tested against the real programs in `controller/tests/sandbox.rs`:
-//! 1. The child reads the input, the system's libraries and nothing else; it writes the one output file.
+//! 1. The child reads the input, what was named besides, the system's libraries and nothing else; it writes the one output
+//!    file.
 //! 2. It cannot make a socket, start a process, trace or signal another one.
 //! 3. With `required` it does not start where the kernel cannot enforce 1.
 
@@ -137,6 +138,8 @@ pub struct Confinement {
     pub file_bytes: u64,
     /// Processor time of all threads, in seconds.
     pub cpu_s: u64,
+    /// Files and folders to read beside the one file.
+    pub also_read: Vec<PathBuf>,
 }
 
 impl Confinement {
@@ -151,7 +154,9 @@ impl Confinement {
             self.file_bytes.to_string().into(),
             self.cpu_s.to_string().into(),
             std::process::id().to_string().into(),
+            self.also_read.len().to_string().into(),
         ];
+        arguments.extend(self.also_read.iter().map(OsString::from));
         arguments.extend_from_slice(program);
         arguments
     }
@@ -160,20 +165,25 @@ impl Confinement {
     /// it and the program.
     fn parse(arguments: &[OsString]) -> Result<(Self, u32, &[OsString]), SandboxError> {
         let wrong = |argument| SandboxError::Arguments { argument };
-        let [mode, read, write, file_bytes, cpu_s, parent, program @ ..] = arguments else {
+        let [mode, read, write, file_bytes, cpu_s, parent, n_also, rest @ ..] = arguments else {
             return Err(wrong("the list"));
         };
+        let mode = mode.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| wrong("the mode"))?;
+        let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
+        let n_also = number(n_also).and_then(|n| usize::try_from(n).ok());
+        let parts =
+            n_also.and_then(|n| rest.split_at_checked(n)).ok_or_else(|| wrong("the paths to read"))?;
+        let (also_read, program) = parts;
         if program.is_empty() {
             return Err(wrong("the program"));
         }
-        let mode = mode.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| wrong("the mode"))?;
-        let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
         let confinement = Self {
             mode,
             read: read.into(),
             write: write.into(),
             file_bytes: number(file_bytes).ok_or_else(|| wrong("the file size"))?,
             cpu_s: number(cpu_s).ok_or_else(|| wrong("the processor time"))?,
+            also_read: also_read.iter().map(PathBuf::from).collect(),
         };
         let parent = parent.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| wrong("the parent"))?;
         Ok((confinement, parent, program))
@@ -242,6 +252,7 @@ mod tests {
             write: "/out".into(),
             file_bytes: 7,
             cpu_s: 9,
+            also_read: vec!["/signatures".into(), "/a b".into()],
         };
         let arguments = written.arguments(&["/usr/bin/qemu-img".into(), "convert".into()]);
         assert_eq!(arguments[0], SUBCOMMAND);
@@ -249,7 +260,7 @@ mod tests {
         assert_eq!(parent, std::process::id());
         assert_eq!(format!("{read:?}"), format!("{written:?}"));
         assert_eq!(program, ["/usr/bin/qemu-img", "convert"]);
-        for cut in 1..8 {
+        for cut in 1..11 {
             assert!(Confinement::parse(&arguments[1..cut]).is_err(), "{cut} arguments");
         }
     }

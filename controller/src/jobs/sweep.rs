@@ -1,4 +1,5 @@
-//! The files of what was deleted: originals at once, contents when no import runs.
+//! The files of what was deleted: originals at once, contents when no import runs. What lies in the recycle bin is not
+//! deleted: its record refers to its files.
 //!
 //! **What.** The sweeper, and what a start finds half done. Why there is a lock, says the module above.
 //!
@@ -54,10 +55,11 @@ impl Jobs {
         Ok(())
     }
 
-    /// Removes the files of a deleted image: the original now, the content as soon as no import runs.
+    /// Removes the files of a deleted image: original and variants now, the content as soon as no import runs.
     pub async fn clean_up(&self, gone: &Image) {
         self.stop(gone.id);
         self.remove_original(gone.id).await;
+        self.clean_up_variants(gone.id).await;
         self.swept.notify_one();
     }
 

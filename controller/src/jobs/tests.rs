@@ -20,6 +20,7 @@ async fn unused_content(db: &Db) {
         domain,
         project,
         expected: Default::default(),
+        fixed: Default::default(),
         facts,
     };
     db.create_image(&new, &op()).await.unwrap();
@@ -35,7 +36,8 @@ async fn unused_content(db: &Db) {
         n_chunks: 1,
         damaged: false,
     };
-    let recorded = Recorded { content, format: DiskFormat::Raw, original_kept: false };
+    let recorded =
+        Recorded { content, format: DiskFormat::Raw, original_kept: false, variants: Vec::new(), scan: None };
     db.finish_import(id, job, &recorded, &op()).await.unwrap();
     db.delete_image(id, None, &op()).await.unwrap();
 }
@@ -50,7 +52,7 @@ async fn a_sweep_waits_for_no_import_and_keeps_none_waiting() {
         mode: SandboxMode::BestEffort,
     };
     let ingest = Arc::new(Ingest::new(folder.path(), converter, 1).unwrap());
-    let jobs = Jobs::new(db.clone(), ingest, true, CancellationToken::new());
+    let jobs = Jobs::new(db.clone(), ingest, true, Vec::new(), CancellationToken::new());
     unused_content(&db).await;
     let import = jobs.files.read().await;
     let now = tokio::time::timeout(Duration::from_secs(20), jobs.sweep()).await;

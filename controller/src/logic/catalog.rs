@@ -1,6 +1,7 @@
 //! Rules for what may stand in an image's record.
 //!
-//! **What.** Pure checks of a create request; the answer names the field that is wrong and what is allowed.
+//! **What.** Pure checks of a create request and of every text in it; the answer names the field that is wrong and what is
+//! allowed. [`super::attributes`] checks edits with the same rules.
 //!
 //! **Why here.** The same rules hold for every way an image can come in: HTTP now, import by URL, clones and the
 //! OpenStack interface later.
@@ -8,7 +9,11 @@
 //! **Invariants.** `every_refusal_names_its_field`; a name that passes has no control characters and is not blank,
 //! so it can stand in a table, a log line and a header.
 
-use hearth_protocol::api::image::{Checksums, ImageCreate, NAME_CHARS_MAX};
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_protocol::api::image::{
+    Checksums, DISK_BYTES_MAX, DISK_BYTES_MIN, ImageCreate, NAME_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX,
+};
 use hearth_protocol::words::{DiskFormat, ImageKind};
 
 /// Longest description, characters: bounds a record.
@@ -19,8 +24,10 @@ pub const PROPERTIES_MAX: usize = 64;
 pub const PROPERTY_NAME_CHARS_MAX: usize = 64;
 /// Longest value of a property, characters.
 pub const PROPERTY_VALUE_CHARS_MAX: usize = 1024;
-/// Longest of the short texts (distribution and its version), characters.
+/// Longest of the short texts (distribution and its version, language, platform), characters.
 pub const SHORT_TEXT_CHARS_MAX: usize = 255;
+/// Bytes of a sector: no disk has a part of one.
+const SECTOR_BYTES: u64 = 512;
 /// Largest size that a record may ask for: what fits a signed 64-bit column.
 pub const SIZE_BYTES_MAX: u64 = i64::MAX.unsigned_abs();
 
@@ -34,7 +41,7 @@ pub struct FieldError {
     pub problem: String,
 }
 
-fn wrong<T>(field: &str, problem: impl Into<String>) -> Result<T, FieldError> {
+pub(super) fn wrong<T>(field: &str, problem: impl Into<String>) -> Result<T, FieldError> {
     Err(FieldError { field: field.to_owned(), problem: problem.into() })
 }
 
@@ -54,25 +61,70 @@ pub fn check_create(create: &ImageCreate) -> Result<(), FieldError> {
         _ => {}
     }
     check_checksums(&create.expected)?;
-    check_word("architecture", create.architecture.as_deref(), &["x86_64", "aarch64"])?;
-    check_word("os_type", create.os_type.as_deref(), &["linux", "windows", "other"])?;
-    check_text("distribution", create.distribution.as_deref(), SHORT_TEXT_CHARS_MAX)?;
-    check_text("version", create.version.as_deref(), SHORT_TEXT_CHARS_MAX)?;
+    check_short("distribution", create.distribution.as_deref())?;
+    check_short("version", create.version.as_deref())?;
+    check_short("os_language", create.os_language.as_deref())?;
+    check_short("app_platform", create.app_platform.as_deref())?;
     check_description(create.description.as_deref())?;
-    for (field, bytes) in
-        [("min_disk_bytes", create.min_disk_bytes), ("min_memory_bytes", create.min_memory_bytes)]
-    {
-        if bytes.is_some_and(|bytes| bytes > SIZE_BYTES_MAX) {
-            return wrong(field, format!("at most {SIZE_BYTES_MAX} bytes"));
+    check_size("min_disk_bytes", create.min_disk_bytes)?;
+    check_size("min_memory_bytes", create.min_memory_bytes)?;
+    check_disk_size(create)?;
+    check_tags("tags", &create.tags)?;
+    check_properties(&create.properties)
+}
+
+/// The size that a disk is grown to: 20 GB to 500 GiB in whole sectors, and only for disks.
+fn check_disk_size(create: &ImageCreate) -> Result<(), FieldError> {
+    let Some(bytes) = create.disk_bytes else { return Ok(()) };
+    if create.kind == Some(ImageKind::Iso) || create.format == Some(DiskFormat::Iso) {
+        return wrong("disk_bytes", "an iso is no disk: it keeps its size");
+    }
+    if !(DISK_BYTES_MIN..=DISK_BYTES_MAX).contains(&bytes) {
+        let range = format!("{DISK_BYTES_MIN} (20 GB) to {DISK_BYTES_MAX} (500 GiB) bytes");
+        return wrong("disk_bytes", format!("{bytes} bytes: must be {range}"));
+    }
+    if bytes % SECTOR_BYTES != 0 {
+        return wrong("disk_bytes", format!("{bytes} bytes are no whole sectors of {SECTOR_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+/// Checks a size that is only told.
+pub(super) fn check_size(field: &str, bytes: Option<u64>) -> Result<(), FieldError> {
+    match bytes {
+        Some(bytes) if bytes > SIZE_BYTES_MAX => wrong(field, format!("at most {SIZE_BYTES_MAX} bytes")),
+        _ => Ok(()),
+    }
+}
+
+/// Checks tags: at most 50 of 1 to 64 characters, each once without regard to case.
+///
+/// # Errors
+/// What is wrong with them, for the field `field`.
+pub fn check_tags(field: &str, tags: &BTreeSet<String>) -> Result<(), FieldError> {
+    if tags.len() > TAGS_MAX {
+        return wrong(field, format!("{} are too many: at most {TAGS_MAX}", tags.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for tag in tags {
+        let chars = tag.chars().count();
+        if chars > TAG_CHARS_MAX {
+            return wrong(field, format!("a tag has {chars} characters: 1 to {TAG_CHARS_MAX}"));
+        }
+        check_name(field, tag)?;
+        if !seen.insert(tag.to_lowercase()) {
+            return wrong(field, format!("{tag} is there twice: case makes no difference"));
         }
     }
-    if create.properties.len() > PROPERTIES_MAX {
-        return wrong(
-            "properties",
-            format!("{} are too many: at most {PROPERTIES_MAX}", create.properties.len()),
-        );
+    Ok(())
+}
+
+/// Checks free properties.
+pub(super) fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), FieldError> {
+    if properties.len() > PROPERTIES_MAX {
+        return wrong("properties", format!("{} are too many: at most {PROPERTIES_MAX}", properties.len()));
     }
-    create.properties.iter().try_for_each(|(name, value)| check_property(name, value))
+    properties.iter().try_for_each(|(name, value)| check_property(name, value))
 }
 
 /// Checks a name of an image, a token or a location's label: 1 to 255 characters, none of them a control character.
@@ -106,10 +158,17 @@ pub fn check_search(field: &str, text: &str) -> Result<(), FieldError> {
 
 /// Control characters, and the marks that turn the direction of writing: a name must look like what it is.
 fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+    let turns =
+        matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), FieldError> {
+/// Checks one of the short texts.
+pub(super) fn check_short(field: &str, text: Option<&str>) -> Result<(), FieldError> {
+    check_text(field, text, SHORT_TEXT_CHARS_MAX)
+}
+
+pub(super) fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), FieldError> {
     let Some(text) = text else { return Ok(()) };
     let chars = text.chars().count();
     if chars > chars_max {
@@ -122,7 +181,7 @@ fn check_text(field: &str, text: Option<&str>, chars_max: usize) -> Result<(), F
 }
 
 /// A description may have lines.
-fn check_description(text: Option<&str>) -> Result<(), FieldError> {
+pub(super) fn check_description(text: Option<&str>) -> Result<(), FieldError> {
     let Some(text) = text else { return Ok(()) };
     let chars = text.chars().count();
     if chars > DESCRIPTION_CHARS_MAX {
@@ -134,7 +193,7 @@ fn check_description(text: Option<&str>) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn check_word(field: &str, word: Option<&str>, allowed: &[&str]) -> Result<(), FieldError> {
+pub(super) fn check_word(field: &str, word: Option<&str>, allowed: &[&str]) -> Result<(), FieldError> {
     match word {
         Some(word) if !allowed.contains(&word) => wrong(field, format!("is none of {}", allowed.join(", "))),
         _ => Ok(()),
@@ -220,8 +279,17 @@ mod tests {
         check("expected.sha512", |c| c.expected.sha512 = Some("ab".repeat(32)));
         check("expected.md5", |c| c.expected.md5 = Some(String::new()));
         check("expected.blake3", |c| c.expected.blake3 = Some("é".repeat(32)));
-        check("architecture", |c| c.architecture = Some("amd64".into()));
-        check("os_type", |c| c.os_type = Some("bsd".into()));
+        check("os_language", |c| c.os_language = Some("x".repeat(256)));
+        check("app_platform", |c| c.app_platform = Some("a\u{200F}b".into()));
+        check("disk_bytes", |c| c.disk_bytes = Some(DISK_BYTES_MIN - 512));
+        check("disk_bytes", |c| c.disk_bytes = Some(DISK_BYTES_MAX + 512));
+        check("disk_bytes", |c| c.disk_bytes = Some(DISK_BYTES_MIN + 1));
+        check("disk_bytes", |c| (c.disk_bytes, c.kind) = (Some(DISK_BYTES_MIN), Some(ImageKind::Iso)));
+        check("tags", |c| c.tags = (0..51).map(|n| n.to_string()).collect());
+        for tag in ["", " ", "a\nb", " a", "\u{202E}x", "x".repeat(65).as_str()] {
+            check("tags", |c| c.tags = [tag.to_owned()].into());
+        }
+        check("tags", |c| c.tags = ["Prod".to_owned(), "prod".to_owned()].into());
         check("distribution", |c| c.distribution = Some("x".repeat(256)));
         check("version", |c| c.version = Some("1\r2".into()));
         check("description", |c| c.description = Some("x".repeat(4097)));
@@ -247,6 +315,11 @@ mod tests {
         for name in ["debian-12", "Ubuntu 24.04 (cloud)", "系统镜像 一", "é".repeat(255).as_str()] {
             check_create(&image(name)).unwrap();
         }
+        for bytes in [DISK_BYTES_MIN, 40 << 30, DISK_BYTES_MAX] {
+            check_create(&ImageCreate { disk_bytes: Some(bytes), ..image("x") }).unwrap();
+        }
+        let tags = ["生产".to_owned(), "é".repeat(64), "<b>".to_owned()].into();
+        check_create(&ImageCreate { tags, ..image("x") }).unwrap();
         let lines = ImageCreate { description: Some("one\ntwo".into()), ..image("x") };
         check_create(&lines).unwrap();
     }

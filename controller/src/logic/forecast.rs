@@ -17,8 +17,10 @@ pub struct Candidate {
     pub state: LocationState,
     /// Whether its agent is connected.
     pub online: bool,
-    /// Whether it has the image.
+    /// Whether it has everything.
     pub warm: bool,
+    /// Stored bytes that it lacks: one content, or those disks of a host image that it has not.
+    pub missing_bytes: u64,
     /// Speed of its interface, Mbit/s; 0 if unknown.
     pub nic_mbps: u32,
     /// Bytes its cache may allocate; 0 if unknown.
@@ -59,17 +61,16 @@ fn float(bytes: u64) -> f64 {
     bytes as f64
 }
 
-/// Forecasts a job over `candidates` for a content of `stored_bytes` on the wire and `data_bytes` on disk.
+/// Forecasts a job over `candidates` for contents that take `data_bytes` on disk.
 #[must_use]
 pub fn forecast(
     candidates: &[Candidate],
-    stored_bytes: u64,
     data_bytes: u64,
     source_mbps: u32,
     rate_bytes_per_s: Option<u64>,
 ) -> Forecast {
     let mut forecast = Forecast::default();
-    let mut slowest = f64::INFINITY;
+    let mut slowest_s = 0.0_f64;
     for (i, candidate) in candidates.iter().enumerate() {
         if candidate.warm {
             forecast.warm += 1;
@@ -78,14 +79,13 @@ pub fn forecast(
         } else {
             forecast.cold += 1;
             let capped = rate_bytes_per_s.map_or(f64::INFINITY, float);
-            slowest = slowest.min(bytes_per_s(candidate.nic_mbps).min(capped));
+            let fastest = bytes_per_s(candidate.nic_mbps).min(capped);
+            slowest_s = slowest_s.max(float(candidate.missing_bytes) / fastest);
+            forecast.move_bytes_max = forecast.move_bytes_max.saturating_add(candidate.missing_bytes);
         }
     }
-    forecast.move_bytes_max = stored_bytes.saturating_mul(u64::from(forecast.cold));
-    if forecast.cold > 0 {
-        let by_source = float(forecast.move_bytes_max) / bytes_per_s(source_mbps);
-        forecast.time_bound_s = by_source.max(float(stored_bytes) / slowest);
-    }
+    let by_source_s = float(forecast.move_bytes_max) / bytes_per_s(source_mbps);
+    forecast.time_bound_s = by_source_s.max(slowest_s);
     forecast
 }
 
@@ -112,11 +112,13 @@ fn unfit(candidate: &Candidate, data_bytes: u64) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// 125 MB are missing: one second at 1 Gbit/s.
     fn host(nic_mbps: u32) -> Candidate {
         Candidate {
             state: LocationState::Active,
             online: true,
             warm: false,
+            missing_bytes: 125_000_000,
             nic_mbps,
             budget_bytes: 0,
             degraded: String::new(),
@@ -125,13 +127,15 @@ mod tests {
 
     #[test]
     fn the_slowest_part_bounds_the_time() {
-        // 125 MB: one second at 1 Gbit/s.
-        let few = forecast(&[host(1000), host(10_000)], 125_000_000, 1, 10_000, None);
+        let few = forecast(&[host(1000), host(10_000)], 1, 10_000, None);
         assert_eq!((few.cold, few.move_bytes_max, few.time_bound_s), (2, 250_000_000, 1.0));
-        let many = forecast(&vec![host(10_000); 100], 125_000_000, 1, 10_000, None);
+        let many = forecast(&vec![host(10_000); 100], 1, 10_000, None);
         assert_eq!(many.time_bound_s, 10.0, "the source sends a hundred copies");
-        let capped = forecast(&[host(1000)], 125_000_000, 1, 10_000, Some(12_500_000));
+        let capped = forecast(&[host(1000)], 1, 10_000, Some(12_500_000));
         assert_eq!(capped.time_bound_s, 10.0);
+        let half = Candidate { missing_bytes: 62_500_000, ..host(1000) };
+        let partly = forecast(&[half], 1, 10_000, None);
+        assert_eq!((partly.cold, partly.move_bytes_max, partly.time_bound_s), (1, 62_500_000, 0.5));
     }
 
     #[test]
@@ -143,7 +147,7 @@ mod tests {
             Candidate { budget_bytes: 5, ..host(0) },
             Candidate { warm: true, budget_bytes: 5, ..host(0) },
         ];
-        let found = forecast(&unfit, 10, 10, 1000, None);
+        let found = forecast(&unfit, 10, 1000, None);
         assert_eq!((found.warm, found.cold, found.time_bound_s), (1, 0, 0.0));
         let places: Vec<usize> = found.unfit.iter().map(|(i, _)| *i).collect();
         assert_eq!(places, [0, 1, 2, 3]);

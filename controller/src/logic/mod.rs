@@ -6,15 +6,26 @@
 //! **Why apart.** These rules decide what a thousand hosts do; here each is compared with a slow obvious version.
 
 pub mod admission;
+pub mod attributes;
 pub mod authz;
 pub mod catalog;
+pub mod chain;
+pub mod deletion;
+pub mod distributions;
 pub mod forecast;
 pub mod glob;
+pub mod guesses;
 pub mod hold;
+pub mod host_image;
+pub mod host_state;
 pub mod join;
 pub mod liveness;
+pub mod login;
 pub mod plan;
 pub mod prewarm;
+pub mod quota;
 pub mod rate;
 pub mod selector;
+pub mod sharing;
 pub mod slots;
+pub mod variant;

@@ -27,7 +27,7 @@ pub struct IntentView {
     pub hold: IntentHold,
     /// Cap on the transfer, bytes per second; `None` is uncapped.
     pub rate_bytes_per_s: Option<u64>,
-    /// Its job is paused: this intent starts no transfer.
+    /// Its job is paused or its image not active: this intent starts no transfer.
     pub paused: bool,
     /// When it was made; older ones go first among equals.
     pub created_us: i64,

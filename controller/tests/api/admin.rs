@@ -206,7 +206,7 @@ async fn contents_that_are_in_the_way_are_not_overwritten() {
     std::fs::write(&ca, "no folder").unwrap();
     assert!(bring_back(&config, &saved).await.is_err());
     let left = files(&config.state_dir);
-    assert_eq!(left.len(), 2, "what was in the way and the lock: {left:?}");
+    assert_eq!(left.len(), 3, "what was in the way, the lock and the version: {left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

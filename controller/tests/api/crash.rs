@@ -83,6 +83,80 @@ async fn an_import_that_is_killed_runs_again() {
     assert!(files(&config.state_dir.join("staging")).is_empty());
 }
 
+/// IMG-2: a controller that dies while variants are made shows none that is half made, leaks nothing and makes them later.
+#[tokio::test(flavor = "multi_thread")]
+async fn variants_that_are_killed_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = dir.path().join("controller.toml");
+    let text = format!(
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n\
+         variants = [\"raw\", \"qcow2\", \"vmdk\", \"vhd\", \"vhdx\"]\n",
+        dir.path().join("state"),
+        harness::sandbox().as_str()
+    );
+    std::fs::write(&file, text).unwrap();
+    let config = config::load(Some(&file)).unwrap().config;
+    let client = Client::new(&config, port, &harness::init(&config).await);
+    let running = serve(&config, &client).await;
+    let id = client.image(json!({ "name": "disk" })).await;
+    assert_eq!(client.put(id, noise(16 << 20)).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(client.ended(id).await.status, ImageStatus::Active);
+    drop(running);
+    let path = format!("/images/{id}/variants");
+    let check = async |repair| {
+        let mut report = Vec::new();
+        let options = hearth_controller::admin::fsck::Options { deep: true, repair };
+        let left = hearth_controller::admin::fsck::fsck(&config, options, PROGRAM.into(), &mut report)
+            .await
+            .unwrap();
+        (left, String::from_utf8(report).unwrap())
+    };
+    for round in 0..ROUNDS {
+        let running = serve(&config, &client).await;
+        // Each round dies at another moment: while a file is unpacked, converted, summed, renamed or recorded.
+        tokio::time::sleep(Duration::from_millis(u64::from(round) * 37)).await;
+        let shown = client.get(&path).await;
+        drop(running);
+        for variant in
+            shown["items"].as_array().unwrap().iter().filter(|variant| variant["status"] == "active")
+        {
+            let (sum, format) = (variant["blake3"].as_str().unwrap(), variant["format"].as_str().unwrap());
+            let made = config.state_dir.join(format!("variants/{id}.{}.{format}", sum.split_at(16).0));
+            assert_eq!(blake3::hash(&std::fs::read(made).unwrap()).to_hex().as_str(), sum, "half made");
+        }
+        if round % 3 == 2 {
+            let (left, report) = check(true).await;
+            assert_eq!(left, 0, "{report}");
+        }
+    }
+    let running = serve(&config, &client).await;
+    let begun = clock::monotonic();
+    loop {
+        let shown = client.get(&path).await;
+        let items = shown["items"].as_array().unwrap();
+        assert_eq!(items.len(), 5, "{shown}");
+        // What died too often is given up, says so, and is made when it is asked for again.
+        for failed in items.iter().filter(|variant| variant["status"] == "save_fail") {
+            assert!(
+                failed["reason"].as_str().unwrap().contains("the controller stopped 5 times"),
+                "{failed}"
+            );
+            client.post(&path, json!({ "format": failed["format"] })).await;
+        }
+        if items.iter().all(|variant| variant["status"] == "active") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{shown}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(running);
+    let (left, report) = check(false).await;
+    assert_eq!(left, 0, "{report}");
+    assert_eq!(files(&config.state_dir.join("variants")).len(), 5);
+    assert!(files(&config.state_dir.join("staging")).is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_content_whose_removal_was_interrupted_goes_at_the_next_start() {
     let place = Place::new().await;
@@ -92,7 +166,7 @@ async fn a_content_whose_removal_was_interrupted_goes_at_the_next_start() {
     let folder = place.config.state_dir.join("content");
     let before: Vec<_> =
         files(&folder).into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
-    let deleted = place.client.ask(Method::DELETE, &format!("/images/{id}")).send().await.unwrap();
+    let deleted = place.client.ask(Method::DELETE, &format!("/images/{id}?now=true")).send().await.unwrap();
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     until("its content is gone", || files(&folder).is_empty()).await;
     // A kill behind the row and before the files leaves this.

@@ -149,7 +149,7 @@ async fn every_wrong_request_has_a_body_that_programs_can_read() {
         (send(Method::POST, "/images").json(&json!({ "name": "a", "x": 1 })), 400, "invalid", Some("x")),
         (send(Method::POST, "/images").json(&json!({ "name": "x".repeat(2 << 20) })), 413, "too_large", None),
         (send(Method::GET, "/images?limit=many"), 400, "invalid", Some("limit")),
-        (send(Method::GET, "/images?sort=name"), 400, "invalid", Some("sort")),
+        (send(Method::GET, "/images?colour=red"), 400, "invalid", Some("colour")),
         (send(Method::GET, "/images?cursor=zz"), 400, "invalid", Some("cursor")),
         (send(Method::GET, "/locations?select=colour%3Dred"), 400, "invalid", Some("select")),
         (send(Method::GET, "/operations?from=yesterday"), 400, "invalid", Some("from")),
@@ -178,7 +178,8 @@ async fn the_openapi_text_names_every_route_and_how_it_fails() {
     for row in place.controller.routes() {
         let operation = &paths[&row.path][row.method.to_lowercase()];
         assert!(operation.is_object(), "{row:?}");
-        assert!(operation["responses"]["500"].is_object(), "{row:?}");
+        let statuses = operation["responses"].as_object().unwrap();
+        assert!(statuses.keys().all(|status| !status.starts_with('5')), "{row:?} promises a failure");
         if row.action.is_some() {
             assert!(operation["responses"]["401"].is_object() && operation["security"].is_array(), "{row:?}");
         }

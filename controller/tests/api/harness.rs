@@ -29,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) fn config_in(dir: &Path) -> Config {
     let file = dir.join("controller.toml");
     let text = format!(
-        "state_dir = {:?}\nlisten_https = \"127.0.0.1:0\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n",
+        "state_dir = {:?}\nlisten_https = \"127.0.0.1:0\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\napi_requests_per_second = 0\n\
+         variants = []\n",
         dir.join("state"),
         sandbox().as_str()
     );

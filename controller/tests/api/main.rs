@@ -6,10 +6,28 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod archive;
+mod attributes;
+mod batch;
 mod catalog;
 mod crash;
+mod export;
 mod garbage;
 mod harness;
+mod host_images;
+mod host_rights;
+mod links;
+mod lists;
+mod matrix;
+mod once;
+mod oplog;
+mod people;
+mod places;
+mod quotas;
+mod recycle;
 mod rights;
+mod scan;
+mod sharing;
 mod upgrade;
 mod upload;
+mod variants;

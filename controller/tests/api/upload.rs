@@ -63,7 +63,7 @@ async fn a_deleted_image_leaves_nothing() {
         assert_eq!(client.ended(id).await.status, ImageStatus::Active);
     }
     let objects = place.config.state_dir.join("content");
-    let delete = |id| client.ask(Method::DELETE, &format!("/images/{id}")).send();
+    let delete = |id| client.ask(Method::DELETE, &format!("/images/{id}?now=true")).send();
     assert_eq!(delete(one).await.unwrap().status(), StatusCode::NO_CONTENT);
     fault(client.ask(Method::GET, &format!("/images/{one}")).send().await.unwrap(), 404).await;
     tokio::time::sleep(Duration::from_millis(300)).await;

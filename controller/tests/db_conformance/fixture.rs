@@ -13,10 +13,10 @@ use hearth_controller::db::operations::Draft;
 use hearth_controller::db::{Db, new_id};
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::digest::{AgentId, ContentId};
-use hearth_protocol::id::{BootId, ImageId, LocationId};
+use hearth_protocol::id::{BootId, DomainId, ImageId, LocationId, ProjectId};
 use hearth_protocol::message::control::{ObservedEntry, ObservedState};
 use hearth_protocol::message::enrol::LocationFacts;
-use hearth_protocol::words::{ContentKind, DiskFormat, EntryStatus, ImageKind};
+use hearth_protocol::words::{Architecture, ContentKind, DiskFormat, EntryStatus, ImageKind};
 
 pub(crate) const MINUTE_US: i64 = 60_000_000;
 
@@ -26,7 +26,7 @@ pub(crate) fn op(action: &str) -> Draft {
 
 pub(crate) fn facts(name: &str) -> ImageFacts {
     ImageFacts {
-        architecture: "x86_64".to_owned(),
+        architecture: Some(Architecture::X8664),
         description: "0".to_owned(),
         properties: BTreeMap::from([("hw_disk_bus".to_owned(), "virtio".to_owned())]),
         ..ImageFacts::named(name)
@@ -36,20 +36,34 @@ pub(crate) fn facts(name: &str) -> ImageFacts {
 /// A queued image of the default project.
 pub(crate) async fn queued_image(db: &Db, name: &str) -> ImageId {
     let (domain, project) = db.default_tenants().await.unwrap();
-    let id = new_id();
-    let container_format = "bare".to_owned();
-    let facts = facts(name);
-    let new = NewImage {
-        id,
+    image_of(db, domain, project, name).await
+}
+
+/// A queued image of a project.
+pub(crate) async fn image_of(db: &Db, domain: DomainId, project: ProjectId, name: &str) -> ImageId {
+    let new = new_image(domain, project, name);
+    db.create_image(&new, &op("image.create")).await.unwrap();
+    new.id
+}
+
+pub(crate) fn new_image(domain: DomainId, project: ProjectId, name: &str) -> NewImage {
+    NewImage {
+        id: new_id(),
         kind: ImageKind::Disk,
         format: None,
-        container_format,
+        container_format: "bare".to_owned(),
         domain,
         project,
         expected: Checksums::default(),
-        facts,
-    };
-    db.create_image(&new, &op("image.create")).await.unwrap();
+        fixed: Default::default(),
+        facts: facts(name),
+    }
+}
+
+/// A new project of a domain.
+pub(crate) async fn project_in(db: &Db, domain: DomainId, name: &str) -> ProjectId {
+    let id = new_id();
+    db.create_project(id, domain, name, &op("project.create")).await.unwrap();
     id
 }
 
@@ -76,7 +90,13 @@ pub(crate) async fn active_image(db: &Db, name: &str) -> Image {
     db.start_upload(id).await.unwrap();
     let job = new_id();
     db.accept_upload(id, &original(), (job, "{}"), &op("image.upload")).await.unwrap();
-    let imported = Imported { content: content_named(name), format: DiskFormat::Qcow2, original_kept: true };
+    let imported = Imported {
+        content: content_named(name),
+        format: DiskFormat::Qcow2,
+        original_kept: true,
+        variants: Vec::new(),
+        scan: None,
+    };
     db.finish_import(id, job, &imported, &op("image.import")).await.unwrap();
     db.image(id).await.unwrap().unwrap()
 }

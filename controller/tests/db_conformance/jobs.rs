@@ -101,6 +101,7 @@ async fn job(db: &Db, name: &str, state: PrewarmState, keep: Keep, n: u32) -> (P
         image: image.id,
         content: image.content.unwrap(),
         image_name: image.facts.name,
+        group: None,
         state,
         targets: Targets { all: true, ..Targets::default() },
         priority: Priority::Deadline,
@@ -200,9 +201,10 @@ async fn a_job_is_cancelled_paused_and_tried_again(place: Place) {
     let cancelled = (TargetState::Cancelled, 0);
     assert_eq!(states().await, vec![(TargetState::Active, 1), cancelled, cancelled]);
     assert!(matches!(db.cancel_prewarm(job.id, &op("prewarm.cancel")).await, Err(DbError::State { .. })));
-    let cancelled = PrewarmFilter { state: Some(PrewarmState::Cancelled), image: Some(job.image) };
+    let cancelled =
+        PrewarmFilter { state: Some(PrewarmState::Cancelled), image: Some(job.image), group: None };
     assert_eq!(db.prewarms(&cancelled, &PageRequest::default()).await.unwrap().items.len(), 1);
-    let running = PrewarmFilter { state: Some(PrewarmState::Running), image: None };
+    let running = PrewarmFilter { state: Some(PrewarmState::Running), image: None, group: None };
     assert_eq!(db.prewarms(&running, &PageRequest::default()).await.unwrap().items.len(), 0);
 }
 

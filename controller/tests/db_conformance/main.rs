@@ -4,16 +4,26 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test binary; a failed unwrap is a failed test")]
 
+mod archive;
 mod catalog;
 mod chain;
 mod engines;
 mod fixture;
 mod fleet;
+mod forgetting;
+mod host_images;
+mod image_lists;
 mod jobs;
+mod people;
 mod plans;
+mod quotas;
+mod recycle;
 mod safety;
 mod search;
+mod sharing;
 mod upgrade;
+mod variants;
+mod worlds;
 
 /// Runs each function once per engine.
 macro_rules! on_both_engines {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hearth_controller::clock;
 use hearth_controller::db::cache_list::CacheFilter;
-use hearth_controller::db::images::ImageFilter;
+use hearth_controller::db::image_list::ImageFilter;
 use hearth_controller::db::intents::{Intent, IntentHold};
 use hearth_controller::db::operations::OperationFilter;
 use hearth_controller::db::tokens::Scope;
@@ -33,11 +33,12 @@ on_both_engines! {
 }
 
 /// Tables that may have hundreds of thousands of rows, and their other names in statements.
-const LARGE: [&str; 13] = [
+const LARGE: [&str; 15] = [
     "image",
     "im",
     "own",
     "public",
+    "featured",
     "rare",
     "iso",
     "entry",
@@ -46,6 +47,7 @@ const LARGE: [&str; 13] = [
     "w",
     "operation",
     "image_gram",
+    "image_tag",
     "content",
 ];
 

@@ -78,7 +78,8 @@ async fn a_plain_transaction_would_lose_increments(place: Place) {
 }
 
 async fn a_database_of_a_newer_version_is_refused(place: Place) {
-    place.open().await.close().await;
+    let db = place.open().await;
+    db.close().await;
     let mut intruder = place.connect().await;
     intruder.execute("INSERT INTO schema_version (version, applied_us) VALUES (999, 0)").await.unwrap();
     let error = Db::open(&place.url).await.unwrap_err();
@@ -88,8 +89,8 @@ async fn a_database_of_a_newer_version_is_refused(place: Place) {
 async fn opening_twice_changes_nothing(place: Place) {
     let db = place.open().await;
     let instance = db.setting("instance_id").await.unwrap().unwrap();
-    let version = db.schema_version().await.unwrap();
     let id = queued_image(&db, "stays").await;
+    let version = db.schema_version().await.unwrap();
     db.close().await;
     let db = place.open().await;
     assert_eq!(db.setting("instance_id").await.unwrap().unwrap(), instance);

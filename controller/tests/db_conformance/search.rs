@@ -1,6 +1,6 @@
 //! Search for a part of an image's name.
 
-use hearth_controller::db::images::ImageFilter;
+use hearth_controller::db::image_list::ImageFilter;
 use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{Db, PageRequest};
 use sqlx::{Executor as _, Row as _};

@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use hearth_controller::db::images::ImageFilter;
+use hearth_controller::db::image_list::ImageFilter;
 use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{Db, DbError, PageRequest};
 use sqlx::{

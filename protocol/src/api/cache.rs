@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::location::Location;
 use crate::digest::ContentId;
-use crate::id::{ImageId, LocationId};
+use crate::id::{HostImageId, ImageId, LocationId};
 use crate::words::{ConsumerKind, EntryStatus, LocationKind, Origin, Priority};
 
 /// One image at one location.
@@ -116,12 +116,43 @@ impl Default for Keep {
     }
 }
 
-/// Makes entries by hand.
+/// A machine of an image is about to be created somewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Id or name of the location.
+    pub location: String,
+}
+
+/// How far the copy for a launch is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LaunchState {
+    /// The image.
+    pub image: ImageId,
+    /// Its bytes.
+    pub content: ContentId,
+    /// Where.
+    pub location: LocationId,
+    /// Name of the location.
+    pub location_name: String,
+    /// `active`: the machine can be created.
+    pub status: EntryStatus,
+    /// Progress, 0 to 100; 100 only when `active`.
+    pub percent: u8,
+    /// Why it failed; empty otherwise.
+    pub reason: String,
+}
+
+/// Makes entries by hand; exactly one of `image` and `host_image`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheCreate {
     /// Id of the image.
-    pub image: ImageId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
+    /// Id of the host image: all its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_image: Option<HostImageId>,
     /// Where.
     pub targets: Targets,
     /// How long they are kept.

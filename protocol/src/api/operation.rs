@@ -13,6 +13,9 @@ pub struct Operation {
     pub at: String,
     /// Who: name of the token, agent or `system`.
     pub who: String,
+    /// `token`, `agent`, `link` or `system`.
+    #[serde(default)]
+    pub who_kind: String,
     /// What, as `noun.verb`, for example `image.import`.
     pub action: String,
     /// Kind of the target, for example `image`.
@@ -23,8 +26,11 @@ pub struct Operation {
     pub target_name: String,
     /// `ok` or `failed`.
     pub result: String,
-    /// More, as JSON.
-    #[schema(value_type = Object)]
+    /// Hash of this row in the sealed chain, hex.
+    #[serde(default)]
+    pub hash: Option<String>,
+    /// More, as JSON; a change as `{"before": {…}, "after": {…}}`.
+    #[schema(value_type = Option<Object>)]
     pub details: serde_json::Value,
 }
 
@@ -33,7 +39,7 @@ pub struct Operation {
 pub struct LogVerification {
     /// Whether every sealed row is as it was written.
     pub intact: bool,
-    /// Sealed rows that were checked.
+    /// Sealed rows that were found intact.
     pub sealed: u64,
     /// Rows that wait for the sealer.
     pub unsealed: u64,
@@ -41,4 +47,29 @@ pub struct LogVerification {
     pub first_bad_seq: Option<u64>,
     /// Hash of the newest sealed row, to be kept elsewhere.
     pub head: String,
+    /// Number of the newest row that was archived out of the database; 0 if none was.
+    #[serde(default)]
+    pub archived_seq: u64,
+    /// What is wrong, by number, at most 100.
+    #[serde(default)]
+    pub findings: Vec<LogFinding>,
+    /// How many findings there are.
+    #[serde(default)]
+    pub flaws: u64,
+    /// Number of the row that has the head which was asked for; `intact` is false if there is none.
+    #[serde(default)]
+    pub known_head_seq: Option<u64>,
+}
+
+/// A row of the log that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LogFinding {
+    /// Its number.
+    pub seq: u64,
+    /// Number of the last row of a gap; `seq` for all else.
+    pub last_seq: u64,
+    /// Its id, if there is a row.
+    pub id: Option<String>,
+    /// `missing`, `changed`, `out_of_order` or `planted`.
+    pub flaw: String,
 }

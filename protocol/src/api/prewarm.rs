@@ -1,18 +1,22 @@
-//! `/api/v1/prewarms`: jobs that put one image on many locations.
+//! `/api/v1/prewarms`: jobs that put one image on many locations, and `/api/v1/prewarm-groups`: the jobs of a host image.
 
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Keep, Targets};
 use crate::digest::ContentId;
-use crate::id::{ImageId, LocationId, PrewarmId};
+use crate::id::{HostImageId, ImageId, LocationId, PrewarmGroupId, PrewarmId};
 use crate::words::{EntryStatus, PrewarmState, Priority};
 
-/// A new job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+/// A new job, or with `host_image` one job per disk; exactly one of `image` and `host_image`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrewarmCreate {
     /// Id of the image; it must be active.
-    pub image: ImageId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
+    /// Id of the host image; all its disks must be active. The answer is a [`PrewarmGroup`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_image: Option<HostImageId>,
     /// Where.
     pub targets: Targets,
     /// Order of work; default `deadline` with a deadline, else `bulk`.
@@ -46,6 +50,12 @@ pub struct Prewarm {
     pub image_name: String,
     /// Its content.
     pub content: ContentId,
+    /// The group, if the image is a disk of a host image that is prewarmed as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<PrewarmGroupId>,
+    /// Name of that host image when the group was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_image_name: Option<String>,
     /// State.
     pub state: PrewarmState,
     /// Where, as it was asked for.
@@ -117,6 +127,72 @@ pub struct PrewarmDetails {
     pub prewarm: Prewarm,
     /// Its targets.
     pub locations: Vec<PrewarmTarget>,
+}
+
+/// The jobs of one host image: one per disk, made, paused, resumed, cancelled and tried again together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PrewarmGroup {
+    /// Its id.
+    pub id: PrewarmGroupId,
+    /// The host image.
+    pub host_image: HostImageId,
+    /// Its name when the group was made.
+    pub host_image_name: String,
+    /// The worst state of its jobs; it has not ended before all of them have.
+    pub state: PrewarmState,
+    /// Where, as it was asked for.
+    pub targets: Targets,
+    /// Order of work.
+    pub priority: Priority,
+    /// When it must be done.
+    pub deadline: Option<String>,
+    /// When it begins or began.
+    pub start: String,
+    /// Cap per location.
+    pub rate_bytes_per_s: Option<u64>,
+    /// How long the copies are kept.
+    pub keep: Keep,
+    /// Locations.
+    pub total: u32,
+    /// Locations where every disk is verified.
+    pub active: u32,
+    /// Locations where a disk failed.
+    pub failed: u32,
+    /// Raw bytes verified, over all disks and locations.
+    pub done_bytes: u64,
+    /// Raw bytes of all disks at all locations.
+    pub data_bytes: u64,
+    /// Stored bytes that moved.
+    pub moved_bytes: u64,
+    /// Who made it.
+    pub created_by: String,
+    /// When it was made.
+    pub created_at: String,
+    /// When the last of its jobs ended.
+    pub finished_at: Option<String>,
+    /// One job per disk, the system disk first.
+    pub jobs: Vec<Prewarm>,
+}
+
+/// A group with its locations, failed ones first, then running ones, then the rest by name. Each shows the worst of its
+/// disks and the sums over them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PrewarmGroupDetails {
+    /// The group.
+    #[serde(flatten)]
+    pub group: PrewarmGroup,
+    /// Its locations.
+    pub locations: Vec<PrewarmTarget>,
+}
+
+/// What a new job answers: the job, or the group of a host image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum PrewarmMade {
+    /// Of a host image.
+    Group(Box<PrewarmGroup>),
+    /// Of an image.
+    Job(Box<Prewarm>),
 }
 
 /// What a job would do.

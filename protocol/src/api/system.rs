@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::CaFingerprint;
-use crate::id::{ImageId, LocationId, PrewarmId};
+use crate::id::{HostImageId, ImageId, LocationId, PrewarmId};
 
 /// Facts of the controller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -40,6 +40,11 @@ pub enum Event {
     Image {
         /// Which.
         id: ImageId,
+    },
+    /// A host image changed.
+    HostImage {
+        /// Which.
+        id: HostImageId,
     },
     /// A location changed.
     Location {

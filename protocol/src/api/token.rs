@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DomainId, ProjectId, TokenId};
+use crate::id::{DomainId, ProjectId, TokenId, UserId};
 use crate::words::{Role, ScopeKind};
 
 /// Makes a bearer token. Nobody can make one that may do more than its maker.
@@ -24,6 +24,10 @@ pub struct TokenCreate {
     /// Life in seconds; absent: 90 days.
     #[serde(default)]
     pub ttl_s: Option<u64>,
+    /// The user to whom it belongs: it ends with the user, and the user must hold this role in this scope. Absent: it
+    /// belongs to a program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
 }
 
 /// A bearer token's record.
@@ -50,4 +54,10 @@ pub struct TokenRecord {
     pub revoked_at: Option<String>,
     /// When it was last used.
     pub last_used_at: Option<String>,
+    /// The user to whom it belongs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
+    /// Whether it opens anything now: not ended, and neither is its user, grant, domain or project.
+    #[serde(default)]
+    pub usable: bool,
 }

@@ -45,6 +45,8 @@ messages! {
         Renew(RenewV1) = 0x0108,
         /// The agent goes on purpose.
         Goodbye(GoodbyeV1) = 0x0109,
+        /// A consumer on this host wants an image that is not placed here; from version 2.
+        Want(WantV1) = 0x010A,
     }
 }
 
@@ -61,6 +63,8 @@ messages! {
         Renewed(RenewedV1) = 0x0204,
         /// Hash a copy from disk again.
         Verify(VerifyV1) = 0x0205,
+        /// Answer to a `Want`; from version 2.
+        Wanted(WantedV1) = 0x0206,
     }
 }
 
@@ -347,4 +351,41 @@ pub struct VerifyV1 {
     pub location: LocationId,
     /// What.
     pub content: ContentId,
+}
+
+/// A consumer on the agent's host wants an image that is not placed there.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct WantV1 {
+    /// Where.
+    pub location: LocationId,
+    /// The agent's number for this question; comes back with the answer.
+    pub number: u64,
+    /// Id or name of the image, at most [`TEXT_BYTES_MAX`].
+    pub image: String,
+}
+
+/// Answer to a [`WantV1`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct WantedV1 {
+    /// The number of the question.
+    pub number: u64,
+    /// What came of it.
+    pub result: WantResult,
+}
+
+/// What came of a wish.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum WantResult {
+    /// It is placed: a plan with it follows, if it did not come before.
+    Placed {
+        /// Its bytes.
+        content: ContentId,
+    },
+    /// It is not.
+    Refused {
+        /// Why.
+        fault: FaultCode,
+        /// For people.
+        text: String,
+    },
 }

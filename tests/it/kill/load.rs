@@ -172,7 +172,8 @@ impl Load {
         let agents = if dice.random() { vec![first] } else { (0..AGENTS).collect() };
         let pinned = dice.random();
         let body = PrewarmCreate {
-            image,
+            image: Some(image),
+            host_image: None,
             targets: Targets { to: agents.iter().copied().map(agent_name).collect(), ..Targets::default() },
             priority: None,
             deadline: None,

@@ -10,14 +10,15 @@ CREATE INDEX entry_status ON entry (status, location_id, content_id);
 DROP INDEX operation_target;
 CREATE INDEX operation_target ON operation (target_id, target_kind, time_us, id);
 CREATE INDEX operation_kind ON operation (target_kind, time_us, id);
-CREATE INDEX IF NOT EXISTS operation_action ON operation (action, time_us, id);
 
--- What a tenant sees, and what is rare.
-CREATE INDEX IF NOT EXISTS image_domain ON image (domain_id, id);
+-- What a tenant sees, and what is rare. Sorting by status goes by an expression, so that its index serves the order alone.
+DROP INDEX image_status;
+DROP INDEX image_visibility;
+CREATE INDEX image_state ON image ((COALESCE(status, '')), id);
 CREATE INDEX image_public ON image (id) WHERE visibility = 'public';
 CREATE INDEX image_iso ON image (id) WHERE kind = 'iso';
 CREATE INDEX image_rare ON image (status, id) WHERE status <> 'active';
 
 -- The sums that the system's page and its gauges show, without reading the records.
-CREATE INDEX image_sums ON image (original_kept, original_bytes, status) WHERE deleted_us IS NULL;
+CREATE INDEX image_sums ON image (original_kept, original_bytes, status, deleted_us) WHERE deleted_us IS NULL;
 CREATE INDEX content_sums ON content (stored_bytes);

@@ -19,6 +19,7 @@ async fn prewarm(place: &Place, locations: &[LocationId], start_us: Option<i64>)
         image: place.image,
         content: place.content,
         image_name: "image".into(),
+        group: None,
         state: if start_us.is_some() { PrewarmState::Scheduled } else { PrewarmState::Running },
         targets: Targets::default(),
         priority: Priority::Bulk,

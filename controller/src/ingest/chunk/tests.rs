@@ -31,6 +31,7 @@ impl Place {
             kind,
             staging: &self.folder.path().join(format!("staging{threads}")),
             threads,
+            grown_bytes: None,
         };
         let mut last = 0;
         let staged = stage(&chunking, &AtomicBool::new(false), &mut |at| last = at).unwrap();
@@ -164,6 +165,7 @@ fn a_cancel_and_an_error_leave_nothing_behind() {
         kind: ContentKind::Disk,
         staging: &staging,
         threads: 2,
+        grown_bytes: None,
     };
     let cancel = AtomicBool::new(false);
     let mut stop = |at| cancel.store(at > 1 << 20, Ordering::Relaxed);
@@ -199,6 +201,7 @@ fn a_full_disk_is_named_and_leaves_nothing_behind() {
         kind: ContentKind::Disk,
         staging: &staging,
         threads: 2,
+        grown_bytes: None,
     };
     let result = stage(&chunking, &AtomicBool::new(false), &mut |_| ());
     let left = staging.exists();

@@ -76,6 +76,10 @@ pub(super) fn restrict(confinement: &Confinement, program: &Path) -> Result<(), 
     }
     rules = allow(rules, Path::new("/dev/null"), read | AccessFs::WriteFile)?;
     rules = allow(rules, &confinement.read, read.into())?;
+    for path in &confinement.also_read {
+        let access = if path.is_dir() { read | AccessFs::ReadDir } else { read.into() };
+        rules = allow(rules, path, access)?;
+    }
     rules = allow(rules, &confinement.write, read | AccessFs::WriteFile | AccessFs::Truncate)?;
     match rules.restrict_self()?.ruleset {
         RulesetStatus::NotEnforced => Err(SandboxError::NoLandlock),

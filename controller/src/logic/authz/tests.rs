@@ -24,8 +24,12 @@ fn principals() -> impl Iterator<Item = Principal> {
     scopes().into_iter().flat_map(|scope| Role::ALL.iter().map(move |role| Principal { role: *role, scope }))
 }
 
-fn image(visibility: Visibility, shared_with_caller: bool) -> Resource {
-    Resource::Image { domain: DOMAINS[0], project: PROJECTS[0], visibility, shared_with_caller }
+fn image(visibility: Visibility, share: Option<ShareStatus>) -> Resource {
+    Resource::Image { domain: DOMAINS[0], project: PROJECTS[0], visibility, share }
+}
+
+fn shares() -> impl Iterator<Item = Option<ShareStatus>> {
+    ShareStatus::ALL.iter().copied().map(Some).chain([None])
 }
 
 /// Written from the text of the design, not from the code: who is "inside" the home project.
@@ -46,10 +50,24 @@ fn what_the_table_does_not_allow_is_denied() {
                     .contains(&name)
                     || ["operation.verify", "system.show", "event.read", "metrics.read"].contains(&name);
             let expected = match name {
-                "token.whoami" | "image.list" => true,
-                "token.list" => principal.role == Role::Admin,
+                "token.whoami" | "token.logout" | "token.rotate" | "user.change_password" => true,
+                "image.list" | "operation.show" | "host_image.list" | "usage.read" | "domain.list"
+                | "project.list" => true,
+                "token.list" | "grant.list" => principal.role == Role::Admin,
+                "domain.create" | "domain.update" | "domain.delete" => {
+                    system && principal.role == Role::Admin
+                }
+                // Users are a domain's matter; what is done to one names it.
+                "user.list" | "user.show" => !matches!(principal.scope, Scope::Project(..)),
+                _ if ["project.", "user.", "grant."].iter().any(|noun| name.starts_with(noun))
+                    && name != "project.show" =>
+                {
+                    !matches!(principal.scope, Scope::Project(..)) && principal.role == Role::Admin
+                }
+                "image.batch" => principal.role != Role::Reader,
                 _ if reads_system => system,
-                "image.publish" | "transfers.steer" => system && principal.role == Role::Admin,
+                "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
+                | "quota.update" | "transfers.steer" => system && principal.role == Role::Admin,
                 _ if ["cache.", "location.", "join_token.", "prewarm."]
                     .iter()
                     .any(|noun| name.starts_with(noun)) =>
@@ -71,6 +89,18 @@ fn what_the_table_does_not_allow_is_denied() {
 }
 
 #[test]
+fn the_log_of_somebody_elses_image_is_hidden_however_public_the_image_is() {
+    for principal in principals() {
+        for visibility in [Visibility::Private, Visibility::Shared, Visibility::Public] {
+            let decision =
+                authorize(principal, Action::ImageLog, &image(visibility, Some(ShareStatus::Accepted)));
+            let expected = if at_home(principal) { Decision::Allow } else { Decision::Hide };
+            assert_eq!(decision, expected, "{principal:?} {visibility}");
+        }
+    }
+}
+
+#[test]
 fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
     let actions = [
         Action::ImageShow,
@@ -78,17 +108,34 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
         Action::ImageUpload,
         Action::ImageRetry,
         Action::ImageDelete,
+        Action::HostImageShow,
+        Action::HostImageUpdate,
+        Action::HostImageProtect,
+        Action::HostImageDelete,
+        Action::ImageDestroy,
+        Action::ImageRestore,
+        Action::ImageCancel,
+        Action::ImageUpdate,
+        Action::ImageProtect,
+        Action::ImageUnprotect,
+        Action::ImageDeactivate,
+        Action::ImageReactivate,
     ];
     for principal in principals() {
         for action in actions {
             for visibility in Visibility::ALL {
-                for shared in [false, true] {
-                    let seen = at_home(principal)
+                for share in shares() {
+                    let share_counts = *visibility == Visibility::Shared && share.is_some();
+                    let seen = at_home(principal) || *visibility == Visibility::Public || share_counts;
+                    let usable = at_home(principal)
                         || *visibility == Visibility::Public
-                        || (*visibility == Visibility::Shared && shared);
+                        || share == Some(ShareStatus::Accepted);
                     let may = match action {
-                        Action::ImageShow => true,
-                        Action::ImageDownload => principal.role != Role::Reader,
+                        Action::ImageShow | Action::HostImageShow => true,
+                        Action::ImageDownload => principal.role != Role::Reader && usable,
+                        Action::ImageDeactivate | Action::ImageReactivate => {
+                            principal.role == Role::Admin && at_home(principal)
+                        }
                         _ => principal.role != Role::Reader && at_home(principal),
                     };
                     let expected = match (seen, may) {
@@ -96,8 +143,8 @@ fn an_image_that_may_not_be_seen_is_hidden_not_denied() {
                         (true, true) => Decision::Allow,
                         (true, false) => Decision::Deny,
                     };
-                    let decision = authorize(principal, action, &image(*visibility, shared));
-                    assert_eq!(decision, expected, "{principal:?} {action:?} {visibility:?} shared {shared}");
+                    let decision = authorize(principal, action, &image(*visibility, share));
+                    assert_eq!(decision, expected, "{principal:?} {action:?} {visibility:?} {share:?}");
                 }
             }
         }
@@ -114,6 +161,7 @@ fn images_are_made_by_members_of_the_project_alone() {
             (true, _) => Decision::Allow,
         };
         assert_eq!(authorize(principal, Action::ImageCreate, &place), expected, "{principal:?}");
+        assert_eq!(authorize(principal, Action::HostImageCreate, &place), expected, "{principal:?}");
     }
 }
 
@@ -132,7 +180,7 @@ fn nobody_makes_a_token_that_may_do_more_than_its_maker() {
             // Whatever the new token may do, its maker may do.
             for action in Action::ALL {
                 assert!(may_ever(made, *action) <= may_ever(maker, *action), "{maker:?} {made:?} {action:?}");
-                for resource in [image(Visibility::Private, false), Resource::Whole, Resource::Token(made)] {
+                for resource in [image(Visibility::Private, None), Resource::Whole, Resource::Token(made)] {
                     if authorize(made, *action, &resource) == Decision::Allow {
                         assert_eq!(
                             authorize(maker, *action, &resource),
@@ -172,5 +220,116 @@ fn what_lies_outside_the_scope_is_hidden_but_what_it_lies_in_is_not() {
                 "{maker:?} for {scope:?}"
             );
         }
+    }
+}
+
+/// SH-4: who was offered an image knows it and answers; who accepted uses it; nobody else changes it.
+#[test]
+fn an_offered_image_is_known_but_not_used() {
+    let stranger = Scope::Project(DOMAINS[1], PROJECTS[2]);
+    for role in Role::ALL {
+        let receiver = Principal { role: *role, scope: stranger };
+        let ask = |action, share| authorize(receiver, action, &image(Visibility::Shared, share));
+        for share in shares() {
+            let known = share.is_some();
+            let hidden = |allowed: bool| match (known, allowed) {
+                (false, _) => Decision::Hide,
+                (true, true) => Decision::Allow,
+                (true, false) => Decision::Deny,
+            };
+            let may_change = *role != Role::Reader;
+            assert_eq!(ask(Action::ImageShow, share), hidden(true));
+            assert_eq!(ask(Action::ShareList, share), hidden(true));
+            assert_eq!(ask(Action::ShareAccept, share), hidden(may_change));
+            assert_eq!(ask(Action::ShareReject, share), hidden(may_change));
+            let accepted = share == Some(ShareStatus::Accepted);
+            assert_eq!(ask(Action::ImageDownload, share), hidden(may_change && accepted));
+            for action in [Action::ShareCreate, Action::ShareRemove, Action::ImageDelete, Action::ImageOwner]
+            {
+                assert_eq!(ask(action, share), hidden(false), "{action:?}");
+            }
+            assert_eq!(lists_image(receiver, &image(Visibility::Shared, share)), accepted);
+        }
+        assert!(lists_image(receiver, &image(Visibility::Public, None)));
+        assert!(!lists_image(receiver, &image(Visibility::Private, Some(ShareStatus::Accepted))));
+        // A public image is answered by nobody: there is no share.
+        assert_eq!(
+            authorize(receiver, Action::ShareAccept, &image(Visibility::Public, None)),
+            Decision::Deny
+        );
+    }
+}
+
+/// SH-1, SH-7: users see public images and do not change them.
+#[test]
+fn a_public_image_of_others_is_read_only() {
+    let user = Principal { role: Role::Admin, scope: Scope::Project(DOMAINS[0], PROJECTS[1]) };
+    for action in Action::ALL.iter().filter(|action| action.rule().1 == Over::Owner) {
+        let decision = authorize(user, *action, &image(Visibility::Public, None));
+        assert_eq!(decision == Decision::Allow, reads(*action), "{action:?}");
+    }
+}
+
+#[test]
+fn nobody_takes_over_a_user_who_may_do_more() {
+    let changes = [Action::UserUpdate, Action::UserDelete, Action::UserPassword];
+    for who in principals() {
+        for action in changes {
+            let ask = |holds| authorize(who, action, &Resource::User { domain: DOMAINS[0], holds });
+            let manages = [Scope::System, Scope::Domain(DOMAINS[0])].contains(&who.scope);
+            let expected = match (manages, who.role) {
+                (false, _) => Decision::Hide,
+                (true, Role::Admin) => Decision::Allow,
+                (true, _) => Decision::Deny,
+            };
+            assert_eq!(ask(None), expected, "{who:?} {action:?}");
+            for holds in principals() {
+                let allowed = ask(Some(holds)) == Decision::Allow;
+                let covered = who.scope.covers(holds.scope) && who.role == Role::Admin;
+                assert_eq!(allowed, manages && covered, "{who:?} {action:?} {holds:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn grants_are_given_like_tokens_but_not_by_projects() {
+    for who in principals() {
+        for given in principals() {
+            for action in [Action::GrantCreate, Action::GrantRevoke] {
+                let allowed = authorize(who, action, &Resource::Grant(given)) == Decision::Allow;
+                let in_project = matches!(who.scope, Scope::Project(..));
+                let covered = who.role == Role::Admin && who.scope.covers(given.scope);
+                assert_eq!(allowed, covered && !in_project, "{who:?} {action:?} {given:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_domain_manages_its_projects_and_a_project_sees_itself() {
+    let home = Resource::Project { domain: DOMAINS[0], project: PROJECTS[0] };
+    for who in principals() {
+        let show = authorize(who, Action::ProjectShow, &home);
+        assert_eq!(show, if at_home(who) { Decision::Allow } else { Decision::Hide }, "{who:?}");
+        for action in [Action::ProjectUpdate, Action::ProjectDelete] {
+            let manages = who.role == Role::Admin && at_home(who) && who.scope != HOME;
+            let expected = match (at_home(who), manages) {
+                (false, _) => Decision::Hide,
+                (true, true) => Decision::Allow,
+                (true, false) => Decision::Deny,
+            };
+            assert_eq!(authorize(who, action, &home), expected, "{who:?} {action:?}");
+        }
+        let lies_in = who.scope == Scope::System || Scope::Domain(DOMAINS[0]).covers(who.scope);
+        let show = authorize(who, Action::DomainShow, &Resource::Domain(DOMAINS[0]));
+        assert_eq!(show, if lies_in { Decision::Allow } else { Decision::Hide }, "{who:?}");
+        let place = authorize(who, Action::UserCreate, &Resource::Domain(DOMAINS[0]));
+        let expected = match (lies_in, who.role, who.scope) {
+            (false, ..) => Decision::Hide,
+            (true, Role::Admin, Scope::System | Scope::Domain(_)) => Decision::Allow,
+            _ => Decision::Deny,
+        };
+        assert_eq!(place, expected, "{who:?}");
     }
 }

@@ -1,0 +1,249 @@
+//! The catalog as lists: filters, orders, pages and counts.
+//!
+//! **What.** [`ImageFilter`] narrows what a scope may see; [`ImageOrder`] sorts it; pages go on after the sort key of their
+//! last row.
+//! **Why the key and the id.** Names, sizes and states repeat: the id breaks the tie, so that a row that is written while
+//! somebody pages is shown once or not at all, never twice, and none that stays is left out.
+//! **Invariants.** A cursor goes on in the order that made it, in no other. The recycle bin is in no list that does not ask
+//! for it. Each order has an index.
+
+use hearth_protocol::api::Page;
+use hearth_protocol::api::image::{COUNT_MAX, Count};
+use hearth_protocol::id::{DomainId, ProjectId};
+use hearth_protocol::words::{
+    Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, OsType, SortOrder, Virtualisation,
+    Visibility,
+};
+
+use super::error::DbError;
+use super::grams::{fold, where_name_holds, where_searched};
+use super::images::{Image, image};
+use super::narrow::{Set, within};
+use super::page::PageRequest;
+use super::shares::{View, viewed};
+use super::sql::Stmt;
+use super::store::Db;
+use super::tokens::Scope;
+
+/// Which images to list. The default lists all that the scope sees but the recycle bin.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ImageFilter {
+    /// The whole name, without regard to case.
+    pub name: Option<String>,
+    /// Part of the name, without regard to case.
+    pub name_contains: Option<String>,
+    /// Part of name or description, or begin of the status word.
+    pub search: Option<String>,
+    /// All of these tags, without regard to case.
+    pub tags: Vec<String>,
+    /// State; the recycle bin is listed by this alone.
+    pub status: Option<ImageStatus>,
+    /// Kind.
+    pub kind: Option<ImageKind>,
+    /// Format of the original.
+    pub format: Option<DiskFormat>,
+    /// Operating system.
+    pub os_type: Option<OsType>,
+    /// CPU architecture.
+    pub architecture: Option<Architecture>,
+    /// What it was built to run on.
+    pub virtualisation: Option<Virtualisation>,
+    /// Visibility.
+    pub visibility: Option<Visibility>,
+    /// Owning domain.
+    pub domain: Option<DomainId>,
+    /// Owning project.
+    pub project: Option<ProjectId>,
+    /// Whether it refuses deletion.
+    pub protected: Option<bool>,
+    /// At least this large, as a guest sees it.
+    pub bytes_min: Option<u64>,
+    /// At most this large.
+    pub bytes_max: Option<u64>,
+    /// Made at this time or later, microseconds since the epoch.
+    pub created_from_us: Option<i64>,
+    /// Made before this time.
+    pub created_to_us: Option<i64>,
+    /// Last changed at this time or later.
+    pub updated_from_us: Option<i64>,
+    /// Last changed before this time.
+    pub updated_to_us: Option<i64>,
+    /// Part of the catalog.
+    pub view: View,
+}
+
+/// How to sort a list of images; the default is newest first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ImageOrder {
+    /// By what.
+    pub by: ImageSort,
+    /// Which end first.
+    pub order: SortOrder,
+}
+
+impl Default for ImageOrder {
+    fn default() -> Self {
+        Self { by: ImageSort::Created, order: SortOrder::Desc }
+    }
+}
+
+impl ImageOrder {
+    /// The word that a cursor begins with.
+    fn word(self) -> String {
+        format!("{} {}", self.by, self.order)
+    }
+
+    /// The sort key of a row, as a cursor holds it.
+    fn key(self, image: &Image) -> String {
+        match self.by {
+            ImageSort::Name => fold(&image.facts.name),
+            ImageSort::Size => image.virtual_bytes.unwrap_or(0).to_string(),
+            ImageSort::Created => image.created_us.to_string(),
+            ImageSort::Updated => image.updated_us.to_string(),
+            ImageSort::Status => image.status.to_string(),
+        }
+    }
+
+    /// Whether the key is a number.
+    const fn is_number(self) -> bool {
+        matches!(self.by, ImageSort::Size | ImageSort::Created | ImageSort::Updated)
+    }
+
+    /// "After the last row" and the order itself.
+    const fn texts(self) -> (&'static str, &'static str) {
+        use ImageSort::{Created, Name, Size, Status, Updated};
+        use SortOrder::{Asc, Desc};
+        match (self.by, self.order) {
+            (Name, Asc) => {
+                (" AND (image.name_folded, image.id) > (", " ORDER BY image.name_folded, image.id LIMIT ")
+            }
+            (Name, Desc) => (
+                " AND (image.name_folded, image.id) < (",
+                " ORDER BY image.name_folded DESC, image.id DESC LIMIT ",
+            ),
+            (Size, Asc) => (
+                " AND (COALESCE(image.virtual_bytes, 0), image.id) > (",
+                " ORDER BY COALESCE(image.virtual_bytes, 0), image.id LIMIT ",
+            ),
+            (Size, Desc) => (
+                " AND (COALESCE(image.virtual_bytes, 0), image.id) < (",
+                " ORDER BY COALESCE(image.virtual_bytes, 0) DESC, image.id DESC LIMIT ",
+            ),
+            (Created, Asc) => {
+                (" AND (image.created_us, image.id) > (", " ORDER BY image.created_us, image.id LIMIT ")
+            }
+            (Created, Desc) => (
+                " AND (image.created_us, image.id) < (",
+                " ORDER BY image.created_us DESC, image.id DESC LIMIT ",
+            ),
+            (Updated, Asc) => {
+                (" AND (image.updated_us, image.id) > (", " ORDER BY image.updated_us, image.id LIMIT ")
+            }
+            (Updated, Desc) => (
+                " AND (image.updated_us, image.id) < (",
+                " ORDER BY image.updated_us DESC, image.id DESC LIMIT ",
+            ),
+            (Status, Asc) => (
+                " AND (COALESCE(image.status, ''), image.id) > (",
+                " ORDER BY COALESCE(image.status, ''), image.id LIMIT ",
+            ),
+            (Status, Desc) => (
+                " AND (COALESCE(image.status, ''), image.id) < (",
+                " ORDER BY COALESCE(image.status, '') DESC, image.id DESC LIMIT ",
+            ),
+        }
+    }
+}
+
+impl Db {
+    /// Images that `scope` may see, newest first.
+    ///
+    /// # Errors
+    /// [`DbError::Cursor`] or a failed statement.
+    pub async fn images(
+        &self,
+        scope: Scope,
+        filter: &ImageFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Image>, DbError> {
+        self.images_by(scope, filter, ImageOrder::default(), page).await
+    }
+
+    /// Images that `scope` may see, sorted.
+    ///
+    /// # Errors
+    /// [`DbError::Cursor`] or a failed statement.
+    pub async fn images_by(
+        &self,
+        scope: Scope,
+        filter: &ImageFilter,
+        order: ImageOrder,
+        page: &PageRequest,
+    ) -> Result<Page<Image>, DbError> {
+        let narrow = self.narrowest(Set::of(scope, filter)).await?;
+        let mut stmt = within(filtered(viewed(scope, filter.view), filter), narrow.as_ref());
+        let (after, ordered) = order.texts();
+        if let Some([word, key, id]) = page.key()? {
+            if word != order.word() {
+                return Err(DbError::Cursor);
+            }
+            stmt = stmt.text(after);
+            stmt = if order.is_number() {
+                stmt.arg(key.parse::<i64>().map_err(|_| DbError::Cursor)?)
+            } else {
+                stmt.arg(key)
+            };
+            stmt = stmt.text(", ").arg(id).text(")");
+        }
+        let rows = self.rows(stmt.text(ordered).arg(page.fetch())).await?;
+        let images = rows.iter().map(image).collect::<Result<Vec<_>, _>>()?;
+        Ok(page.page(images, |image| [order.word(), order.key(image), image.id.to_string()]))
+    }
+
+    /// How many images that `scope` may see match; exact up to [`COUNT_MAX`], because counting reads every row.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn count_images(&self, scope: Scope, filter: &ImageFilter) -> Result<Count, DbError> {
+        let narrow = self.narrowest(Set::of(scope, filter)).await?;
+        let stmt = within(filtered(viewed(scope, filter.view), filter), narrow.as_ref())
+            .text(" LIMIT ")
+            .arg(COUNT_MAX + 1);
+        let stmt = stmt.wrapped("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM (", ") AS counted");
+        let found: u32 = self.row(stmt).await?.map_or(Ok(0), |row| row.size("n"))?;
+        Ok(Count { rows: found.min(COUNT_MAX), more: found > COUNT_MAX })
+    }
+}
+
+fn filtered(stmt: Stmt, filter: &ImageFilter) -> Stmt {
+    let mut stmt = stmt.text(" AND image.deleted_us IS NULL");
+    stmt = match filter.status {
+        Some(status) => stmt.text(" AND image.status = ").arg(status),
+        None => stmt.text(" AND image.status <> 'pending_delete'"),
+    };
+    stmt = stmt.when(filter.name.as_deref().map(fold), " AND image.name_folded = ");
+    if let Some(part) = &filter.name_contains {
+        stmt = where_name_holds(stmt, part);
+    }
+    if let Some(text) = &filter.search {
+        stmt = where_searched(stmt, text);
+    }
+    for tag in &filter.tags {
+        stmt = stmt.text(" AND image.id IN (SELECT image_tag.image_id FROM image_tag");
+        stmt = stmt.text(" WHERE image_tag.tag_folded = ").arg(fold(tag)).text(")");
+    }
+    stmt = stmt.when(filter.kind, " AND image.kind = ").when(filter.format, " AND image.format = ");
+    stmt = stmt.when(filter.os_type, " AND image.os_type = ");
+    stmt = stmt.when(filter.architecture, " AND image.architecture = ");
+    stmt = stmt.when(filter.virtualisation, " AND image.virtualisation = ");
+    stmt = stmt.when(filter.visibility, " AND image.visibility = ");
+    stmt = stmt.when(filter.domain, " AND image.domain_id = ");
+    stmt = stmt.when(filter.project, " AND image.project_id = ");
+    stmt = stmt.when(filter.protected, " AND image.protected = ");
+    stmt = stmt.when(filter.bytes_min, " AND COALESCE(image.virtual_bytes, 0) >= ");
+    stmt = stmt.when(filter.bytes_max, " AND COALESCE(image.virtual_bytes, 0) <= ");
+    stmt = stmt.when(filter.created_from_us, " AND image.created_us >= ");
+    stmt = stmt.when(filter.created_to_us, " AND image.created_us < ");
+    stmt = stmt.when(filter.updated_from_us, " AND image.updated_us >= ");
+    stmt.when(filter.updated_to_us, " AND image.updated_us < ")
+}

@@ -1,0 +1,156 @@
+//! Checks the operation log: what [`super::sealer`] sealed must be what is there.
+//!
+//! **What.** [`Db::verify_operations`] hashes every sealed row in one snapshot and lets [`Walk`] judge the chain from where
+//! it begins (the first row, or the anchor that an archive left) to the head.
+//!
+//! **Why an anchor needs an operation.** Whoever may write to the database could remove old rows and set an anchor after
+//! them. An anchor is believed only if the log says that a segment with this hash was archived.
+//!
+//! **Invariants.** A changed, removed, reordered or planted row is found and named. Rows that wait for the sealer are
+//! counted, never called intact.
+
+use super::error::DbError;
+use super::operations::{COLUMNS, from_row};
+use super::sealer::{genesis, hash, head};
+use super::sql::sql;
+use super::store::{Db, Tx};
+use crate::logic::chain::{Finding, Link, Mark, Walk};
+
+/// Rows read at a time: bounds memory.
+const VERIFY_ROWS: i64 = 1000;
+/// Action of the operation that an archived segment leaves.
+pub const ARCHIVE_ACTION: &str = "log.archive";
+
+/// Result of [`Db::verify_operations`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verification {
+    /// Sealed rows that were found intact.
+    pub sealed: u64,
+    /// Rows that wait for the sealer.
+    pub unsealed: u64,
+    /// Number of the newest archived row; 0 if none was.
+    pub archived: u64,
+    /// Number of the first row that is changed, missing or out of order.
+    pub first_bad: Option<u64>,
+    /// Flaws by number, the first [`crate::logic::chain::FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    /// How many there are.
+    pub flaws: u64,
+    /// Hash of the newest sealed row, hex: to be kept elsewhere.
+    pub head: String,
+    /// Number of the row that has the hash which was asked for.
+    pub known_head: Option<u64>,
+}
+
+impl Db {
+    /// Checks every sealed row against the chain, in one snapshot. `known_head` is a head that was kept elsewhere: is it
+    /// still part of the chain?
+    ///
+    /// # Errors
+    /// A failed statement. A damaged chain is a result, not an error.
+    pub async fn verify_operations_from(&self, known_head: Option<&str>) -> Result<Verification, DbError> {
+        let mut tx = self.begin_read().await?;
+        let unsealed =
+            sql("operation", "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM operation WHERE seq IS NULL");
+        let unsealed = tx.row(unsealed).await?.map_or(Ok(0), |row| row.size("n"))?;
+        let end = head(&mut tx).await?;
+        let begin = begin(&mut tx).await?;
+        let mut walk = Walk::new(&begin);
+        check_begin(&mut tx, &begin, &mut walk).await?;
+        let mut known = match known_head {
+            Some(wanted) if wanted == begin.hash => Some(begin.seq),
+            Some(wanted) => anchor_with(&mut tx, wanted).await?,
+            None => None,
+        };
+        let mut last = i64::try_from(begin.seq).unwrap_or(i64::MAX);
+        loop {
+            let stmt = sql("operation", COLUMNS).text(" WHERE seq IS NOT NULL AND seq > ").arg(last);
+            let rows = tx.rows(stmt.text(" ORDER BY seq NULLS FIRST LIMIT ").arg(VERIFY_ROWS)).await?;
+            for row in &rows {
+                last = row.int("seq")?;
+                let seq = u64::try_from(last).unwrap_or_default();
+                // A row that does not even parse was changed.
+                let Ok(row) = from_row(row) else {
+                    walk.see_unreadable(Some(seq));
+                    continue;
+                };
+                let (id, prev_hash) = (row.draft.id.to_string(), row.prev_hash.clone().unwrap_or_default());
+                let computed = hash(&prev_hash, seq, &row);
+                let hash = row.hash.as_deref().unwrap_or_default();
+                walk.see(&Link { seq, id: &id, prev_hash: &prev_hash, hash, computed: &computed });
+                if known_head == Some(computed.as_str()) {
+                    known = Some(seq);
+                }
+            }
+            if rows.is_empty() {
+                break;
+            }
+        }
+        let verdict = walk.end(&end);
+        Ok(Verification {
+            sealed: verdict.intact,
+            unsealed,
+            archived: begin.seq,
+            first_bad: verdict.findings.first().map(|finding| finding.seq),
+            findings: verdict.findings,
+            flaws: verdict.flaws,
+            head: end.hash,
+            known_head: known,
+        })
+    }
+
+    /// As [`Db::verify_operations_from`], without a head to look for.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn verify_operations(&self) -> Result<Verification, DbError> {
+        self.verify_operations_from(None).await
+    }
+}
+
+/// Where the chain in this database begins: after the newest anchor, else before row 1.
+pub(super) async fn begin(tx: &mut Tx<'_>) -> Result<Mark, DbError> {
+    let stmt = sql(
+        "operation_anchor",
+        "SELECT seq, hash FROM operation_anchor ORDER BY seq DESC NULLS LAST LIMIT 1",
+    );
+    match tx.row(stmt).await? {
+        Some(row) => Ok(Mark { seq: row.size("seq")?, hash: row.text("hash")? }),
+        None => genesis(tx).await,
+    }
+}
+
+/// The anchor with this hash.
+async fn anchor_with(tx: &mut Tx<'_>, hash: &str) -> Result<Option<u64>, DbError> {
+    let row = tx
+        .row(sql("operation_anchor", "SELECT seq FROM operation_anchor WHERE hash = $1").bind(hash))
+        .await?;
+    row.map(|row| row.size("seq")).transpose()
+}
+
+/// The anchor must be told by the log, and nothing sealed may stand before it.
+async fn check_begin(tx: &mut Tx<'_>, begin: &Mark, walk: &mut Walk) -> Result<(), DbError> {
+    let stmt = sql("operation", "SELECT id, seq FROM operation WHERE seq <= ").arg(begin.seq);
+    for row in tx.rows(stmt.text(" ORDER BY seq NULLS FIRST LIMIT ").arg(VERIFY_ROWS)).await? {
+        let seq = u64::try_from(row.int("seq")?).unwrap_or_default();
+        walk.see_before_begin(seq, &row.text("id")?);
+    }
+    if begin.seq == 0 {
+        return Ok(());
+    }
+    let stmt =
+        sql("operation", COLUMNS).text(" WHERE id = (SELECT operation_id FROM operation_anchor WHERE seq = ");
+    let told = tx.row(stmt.arg(begin.seq).text(")")).await?.map(|row| from_row(&row));
+    let proven = told.is_some_and(|told| {
+        told.is_ok_and(|told| {
+            let details = &told.draft.details;
+            told.draft.action == ARCHIVE_ACTION
+                && details["last_seq"].as_u64() == Some(begin.seq)
+                && details["hash"].as_str() == Some(begin.hash.as_str())
+        })
+    });
+    if !proven {
+        walk.begin_is_unproven(begin);
+    }
+    Ok(())
+}
