@@ -272,7 +272,12 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
 /// Images that `scope` may use: its own, public ones, and those of which a share that reaches it is accepted. What is only
 /// offered is not among them. What lies in a recycle bin is its owner's alone.
 pub(super) fn seen_by(scope: Scope) -> Stmt {
-    let stmt = sql("image", COLUMNS);
+    seen_as(COLUMNS, scope)
+}
+
+/// The same, with other columns.
+pub(super) fn seen_as(columns: &'static str, scope: Scope) -> Stmt {
+    let stmt = sql("image", columns);
     if scope == Scope::System {
         return stmt.text(" WHERE 1 = 1");
     }

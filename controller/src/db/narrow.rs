@@ -18,8 +18,12 @@ use super::sql::{Stmt, sql};
 use super::store::Db;
 use super::tokens::Scope;
 
-/// Largest set that a list begins with. One in ten of a large catalog: of a larger one a page is soon full.
-const FEW: i64 = 10_000;
+/// Largest set that a list begins with. One in a hundred of a large catalog: of a larger one a page is soon full.
+const FEW: i64 = 1_000;
+/// The same for pieces of texts: what else a text must have is compared row by row, and may leave nothing.
+const FEW_TEXTS: i64 = 10_000;
+/// The same for counts of texts and tags: a count goes on until it has counted what it may.
+const FEW_TO_COUNT: i64 = 50_000;
 /// A set that is so small need not be beaten.
 const TINY: i64 = 200;
 
@@ -46,6 +50,8 @@ pub(super) enum Set {
     Iso,
     /// With one or two neighbouring characters in name or description.
     Gram(String),
+    /// That, or in one of these states, in which few are.
+    GramOr(String, Vec<ImageStatus>),
     /// With a tag.
     Tag(String),
 }
@@ -64,11 +70,23 @@ impl Set {
         sets.extend(filter.tags.iter().map(|tag| Self::Tag(fold(tag))));
         sets.extend(filter.status.filter(|status| *status != ImageStatus::Active).map(Self::Rare));
         sets.extend(filter.name_contains.iter().flat_map(|text| look_ups(&fold(text))).map(Self::Gram));
-        // What may be meant as a status is also found where the text is not.
-        let search = filter.search.as_deref().map(fold).filter(|text| meant_statuses(text).is_empty());
-        sets.extend(search.iter().flat_map(|text| look_ups(text)).map(Self::Gram));
+        if let Some(text) = filter.search.as_deref().map(fold) {
+            // What may be meant as a status is also found where the text is not.
+            let meant = meant_statuses(&text);
+            if !meant.contains(&ImageStatus::Active) {
+                let gram = |gram| match meant.is_empty() {
+                    true => Self::Gram(gram),
+                    false => Self::GramOr(gram, meant.clone()),
+                };
+                sets.extend(look_ups(&text).into_iter().map(gram));
+            }
+        }
         sets.extend((filter.kind == Some(ImageKind::Iso)).then_some(Self::Iso));
         sets
+    }
+
+    const fn is_text(&self) -> bool {
+        matches!(self, Self::Gram(_) | Self::GramOr(..))
     }
 
     fn of_view(scope: Scope, view: View) -> Option<Self> {
@@ -105,6 +123,11 @@ impl Set {
             Self::Gram(gram) => {
                 stmt.text("SELECT image_gram.image_id FROM image_gram WHERE image_gram.gram = ").arg(gram)
             }
+            Self::GramOr(gram, statuses) => {
+                let stmt =
+                    Self::Gram(gram.clone()).ids(stmt).text(" UNION ALL SELECT rare.id FROM image rare");
+                stmt.text(" WHERE rare.status <> 'active' AND rare.status IN ").list(statuses.iter().copied())
+            }
             Self::Tag(tag) => {
                 stmt.text("SELECT image_tag.image_id FROM image_tag WHERE image_tag.tag_folded = ").arg(tag)
             }
@@ -132,15 +155,26 @@ pub(super) fn within(stmt: Stmt, set: Option<&Set>) -> Stmt {
 }
 
 impl Db {
-    /// The smallest of these sets; `None` if all have more than [`FEW`] images.
+    /// The smallest of these sets to list from; `None` if all are large.
     pub(super) async fn narrowest(&self, sets: Vec<Set>) -> Result<Option<Set>, DbError> {
-        let (mut smallest, mut found) = (FEW + 1, None);
+        self.smallest(sets, |set| if set.is_text() { FEW_TEXTS } else { FEW }).await
+    }
+
+    /// The smallest of these sets to count from; `None` if all are large.
+    pub(super) async fn narrowest_to_count(&self, sets: Vec<Set>) -> Result<Option<Set>, DbError> {
+        let is_far = |set: &Set| set.is_text() || matches!(set, Set::Tag(_));
+        self.smallest(sets, |set| if is_far(set) { FEW_TO_COUNT } else { FEW }).await
+    }
+
+    async fn smallest(&self, sets: Vec<Set>, most: impl Fn(&Set) -> i64) -> Result<Option<Set>, DbError> {
+        let (mut smallest, mut found) = (i64::MAX, None);
         for set in sets {
+            let limit = smallest.min(most(&set) + 1);
             // Counted only as far as it could be smaller.
             let stmt = set.ids(sql("image", "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM ("));
-            let row = self.row(stmt.text(" LIMIT ").arg(smallest).text(") AS counted")).await?;
+            let row = self.row(stmt.text(" LIMIT ").arg(limit).text(") AS counted")).await?;
             let n = row.map_or(Ok(0), |row| row.int("n"))?;
-            if n < smallest {
+            if n < limit {
                 (smallest, found) = (n, Some(set));
             }
             if smallest <= TINY {

@@ -46,8 +46,9 @@ const ACQUIRE_MAX: Duration = Duration::from_secs(30);
 /// How long SQLite waits for another process's lock (a backup, a second controller), in milliseconds.
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
 /// Every statement looks up few rows of tables that memory mostly holds: compiling one takes longer than running it, and a
-/// page that is read out of order costs hardly more than the next one.
-const POSTGRES_SETTINGS: &str = "SET jit = off; SET random_page_cost = 1.1";
+/// page that is read out of order costs hardly more than the next one. Helpers for one statement start later than it ends.
+const POSTGRES_SETTINGS: &str =
+    "SET jit = off; SET random_page_cost = 1.1; SET max_parallel_workers_per_gather = 0";
 
 /// Which database holds the data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hearth_controller::clock;
 use hearth_controller::db::cache_list::CacheFilter;
-use hearth_controller::db::image_list::ImageFilter;
+use hearth_controller::db::image_list::{ImageFilter, ImageOrder};
 use hearth_controller::db::intents::{Intent, IntentHold};
 use hearth_controller::db::operations::OperationFilter;
+use hearth_controller::db::shares::View;
 use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{Db, DbError, PageRequest};
-use hearth_protocol::words::{EntryStatus, ImageKind, ImageStatus};
+use hearth_protocol::words::{EntryStatus, ImageKind, ImageSort, ImageStatus, ShareStatus, SortOrder};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tracing::Instrument as _;
 use tracing::field::{Field, Visit};
@@ -27,6 +28,8 @@ use crate::on_both_engines;
 on_both_engines! {
     what_a_project_sees_is_found_by_indexes
     rare_images_and_parts_of_names_are_found_by_indexes
+    views_tags_and_searches_are_found_by_indexes
+    every_order_of_images_is_that_of_an_index
     copies_are_found_by_indexes
     the_log_is_found_by_indexes
     sums_read_no_records
@@ -125,7 +128,8 @@ async fn plan(place: &Place, text: &str) -> String {
          'entry', 'intent', 'operation', 'content')";
     connection.execute(large).await.unwrap();
     // As the store's connections are, and without values.
-    let settings = "SET jit = off; SET random_page_cost = 1.1; SET plan_cache_mode = force_generic_plan";
+    let settings = "SET jit = off; SET random_page_cost = 1.1; SET max_parallel_workers_per_gather = 0; \
+         SET plan_cache_mode = force_generic_plan";
     connection.execute(settings).await.unwrap();
     connection.execute(AssertSqlSafe(format!("PREPARE asked AS {text}"))).await.unwrap();
     let n_values = (1..).take_while(|n| text.contains(&format!("${n}"))).count();
@@ -185,6 +189,56 @@ async fn rare_images_and_parts_of_names_are_found_by_indexes(place: Place) {
     let grams = if place.is_sqlite() { "autoindex_image_gram_1" } else { "image_gram_pkey" };
     let part = ImageFilter { name_contains: Some("系统".to_owned()), ..ImageFilter::default() };
     check(&plans(&place, db.images(Scope::System, &part, &page)).await, &[grams]);
+}
+
+/// LS-1: whatever a list begins with, an index has it; its count too.
+async fn views_tags_and_searches_are_found_by_indexes(place: Place) {
+    let db = filled(&place).await;
+    let (domain, project) = db.default_tenants().await.unwrap();
+    let grams = if place.is_sqlite() { "autoindex_image_gram_1" } else { "image_gram_pkey" };
+    let member = Scope::Project(domain, project);
+    let of_view = |view| ImageFilter { view, ..ImageFilter::default() };
+    let text = |text: &str| Some(text.to_owned());
+    let asked = [
+        (Scope::System, of_view(View::Public), "image_public"),
+        (Scope::System, of_view(View::Featured), "image_featured"),
+        (member, of_view(View::Private), "image_project"),
+        (member, of_view(View::Shared(ShareStatus::Accepted)), "share_target"),
+        (Scope::System, ImageFilter { domain: Some(domain), ..ImageFilter::default() }, "image_domain"),
+        (
+            Scope::System,
+            ImageFilter { tags: vec!["gold".to_owned()], ..ImageFilter::default() },
+            "image_tag_tag",
+        ),
+        (Scope::System, ImageFilter { search: text("系统"), ..ImageFilter::default() }, grams),
+        (member, ImageFilter { search: text("镜像"), ..ImageFilter::default() }, grams),
+        (Scope::System, ImageFilter { name: text("Ubuntu 24.04"), ..ImageFilter::default() }, "image_name"),
+    ];
+    for (scope, filter, index) in asked {
+        check(&plans(&place, db.images(scope, &filter, &PageRequest::default())).await, &[index]);
+        check(&plans(&place, db.count_images(scope, &filter)).await, &[index]);
+    }
+}
+
+/// LS-1: a page costs a page in every order: nothing is sorted.
+async fn every_order_of_images_is_that_of_an_index(place: Place) {
+    let db = filled(&place).await;
+    let orders = [
+        (ImageSort::Name, "image_name"),
+        (ImageSort::Size, "image_size"),
+        (ImageSort::Created, "image_created"),
+        (ImageSort::Updated, "image_updated"),
+        (ImageSort::Status, "image_state"),
+    ];
+    for (by, index) in orders {
+        for order in [SortOrder::Asc, SortOrder::Desc] {
+            let (all, order) = (ImageFilter::default(), ImageOrder { by, order });
+            let found =
+                plans(&place, db.images_by(Scope::System, &all, order, &PageRequest::default())).await;
+            check(&found, &[index]);
+            assert!(!found.contains("TEMP B-TREE FOR ORDER BY") && !found.contains("Sort Key"), "{found}");
+        }
+    }
 }
 
 /// CA-1: the cache list, from the image's side and from the location's.

@@ -45,6 +45,9 @@ pub(crate) fn asks() -> Vec<Ask> {
     let name = encoded(&rows::Image::new(77_770).name);
     let location = rows::location(1_234);
     let day = "from=2025-03-01T00:00:00Z&to=2025-03-02T00:00:00Z";
+    let made = "created_after=2025-03-01T00:00:00Z&created_before=2025-03-02T00:00:00Z";
+    let changed = made.replace("created", "updated");
+    let large = rows::project(rows::PROJECT_LARGE);
     let images = [
         ("images, first page", String::new(), 0),
         ("images, page far behind", String::new(), 60),
@@ -59,11 +62,46 @@ pub(crate) fn asks() -> Vec<Ask> {
         ("search of a common character", "q=0".to_owned(), 0),
         ("search of a serial number", "q=54321".to_owned(), 0),
         ("search without hit", "q=xyzzy".to_owned(), 0),
+        ("images with count", "count=true".to_owned(), 0),
+        ("images by status with count", "status=active&count=true".to_owned(), 0),
+        ("images by name, sorted", "sort=name".to_owned(), 0),
+        ("images sorted by name, far behind", "sort=name".to_owned(), 60),
+        ("images sorted by size", "sort=size".to_owned(), 0),
+        ("images sorted by change", "sort=updated".to_owned(), 0),
+        ("images sorted by status", "sort=status".to_owned(), 0),
+        ("active images sorted by name", "status=active&sort=name".to_owned(), 0),
+        ("ISO images sorted by size, count", "kind=iso&sort=size&count=true".to_owned(), 0),
+        ("images of a system, count", "os_type=other&architecture=aarch64&count=true".to_owned(), 0),
+        ("images for VMware (1 in 500), count", "virtualisation=vmware&count=true".to_owned(), 0),
+        ("images for nothing there, count", "virtualisation=xen&count=true".to_owned(), 0),
+        ("protected VMDK images, count", "format=vmdk&protected=true&count=true".to_owned(), 0),
+        ("images of a size, count", format!("size_min={}&count=true", 200_u64 << 30), 0),
+        ("images made in a day, count", format!("{made}&count=true"), 0),
+        ("images changed in a day, by name", format!("{changed}&sort=name"), 0),
+        ("images by tag (1 in 12), count", "tag=team-3&count=true".to_owned(), 0),
+        ("images by tag (1 in 100)", "tag=golden&count=true".to_owned(), 0),
+        ("images that are public, count", "view=public&count=true".to_owned(), 0),
+        ("images that are private, count", "view=private&count=true".to_owned(), 0),
+        ("images that are featured", "view=featured&count=true".to_owned(), 0),
+        ("images that are shared, count", "view=shared&count=true".to_owned(), 0),
+        ("images by visibility", "visibility=shared&count=true".to_owned(), 0),
+        ("images of the largest project, count", format!("project={large}&count=true"), 0),
+        ("the largest project by size", format!("project={large}&sort=size"), 0),
+        ("images, cached at a location?", format!("at={location}"), 0),
+        ("name of 2 Chinese characters", format!("name_contains={}", encoded("麒麟")), 0),
+        ("search, 2 Chinese characters, count", format!("q={}&count=true", encoded("生产")), 0),
+        ("search, common characters, count", format!("q={}&count=true", encoded("构建")), 0),
+        ("search of a common word, by name", "q=ubuntu&sort=name&count=true".to_owned(), 0),
+        ("search of a status word, count", "q=import&count=true".to_owned(), 0),
         ("search, common parts, no hit", format!("q={}", encoded("untu 22.04 lts 9")), 0),
     ];
     let mut all = Vec::new();
     for who in [Who::System, Who::Member] {
         for (name, query, pages) in &images {
+            // A member sees little of another project.
+            if who == Who::Member && name.contains("largest project") {
+                continue;
+            }
             // A member's list is shorter.
             let deep = if who == Who::Member { pages / 20 } else { *pages };
             all.push(Ask { name, who, path: format!("/images?{query}"), deep });
@@ -97,6 +135,10 @@ pub(crate) fn asks() -> Vec<Ask> {
         ("log of a kind of target", "/operations?target_kind=token".to_owned(), 0),
         ("log by who", "/operations?who=user-07".to_owned(), 0),
         ("log by action", "/operations?action=image.delete".to_owned(), 0),
+        ("log of what failed", "/operations?result=failed".to_owned(), 0),
+        ("log of what failed by who", "/operations?result=failed&who=user-07".to_owned(), 0),
+        ("log of an image by path", format!("/images/{image}/operations"), 0),
+        ("log of a location by path", format!("/locations/{location}/operations"), 0),
         ("log by who and action", "/operations?who=user-07&action=image.delete".to_owned(), 0),
         ("log of somebody unknown", "/operations?who=nobody".to_owned(), 0),
         ("log of a day long ago", format!("/operations?{day}"), 0),

@@ -82,6 +82,7 @@ pub(crate) async fn fill(place: &Place) -> Result<()> {
     images(db).await?;
     shares(db).await?;
     grams(db).await?;
+    tags(db).await?;
     entries(db).await?;
     operations(db).await?;
     run(db, "COMMIT").await?;
@@ -151,7 +152,7 @@ async fn images(db: &mut AnyConnection) -> Result<()> {
     let head = "image (id, name, name_folded, name_key, kind, status, percent, reason, format, container_format, visibility, domain_id, \
          project_id, architecture, os_type, distribution, version, description, min_disk_bytes, min_memory_bytes, protected, \
          properties, expected, original_bytes, original_kept, sha256, sha512, md5, blake3, virtual_bytes, data_bytes, content_id, \
-         revision, deleted_us, created_us, updated_us)";
+         revision, deleted_us, created_us, updated_us, description_folded, tags, virtualisation, featured)";
     let mut table = Table::new(db, head);
     for n in 0..IMAGES {
         let image = Image::new(n);
@@ -168,10 +169,9 @@ async fn images(db: &mut AnyConnection) -> Result<()> {
             "'{}', '{}', '{}', '{}'",
             image.architecture, image.os_type, image.distribution, image.version
         );
-        let description = format!("第 {n} 次构建 build {n}, owner {}", rows::who(n));
         let facts = format!(
             "{}, 0, 0, {}, '{{\"hw_disk_bus\":\"virtio\"}}', '{{}}'",
-            quoted(&description),
+            quoted(&rows::description(n)),
             u64::from(n % 50 == 0)
         );
         let sums = rows::content(n);
@@ -185,9 +185,17 @@ async fn images(db: &mut AnyConnection) -> Result<()> {
             .content
             .map_or_else(|| "NULL".to_owned(), |content| format!("'{}'", rows::content(content)));
         let deleted = if is_deleted { image.created_us.to_string() } else { "NULL".to_owned() };
-        let times =
-            format!("{}, {content}, 1, {deleted}, {1}, {1}", image.virtual_bytes / 4, image.created_us);
-        table.put(format!("{named}, {state}, {owner}, {system}, {facts}, {file}, {times}")).await?;
+        let (created, updated) = (image.created_us, rows::updated_us(n));
+        let times = format!("{}, {content}, 1, {deleted}, {created}, {updated}", image.virtual_bytes / 4);
+        let tags: Vec<String> = rows::tags(n).iter().map(|tag| format!("\"{tag}\"")).collect();
+        let more = format!(
+            "{}, '[{}]', '{}', {}",
+            quoted(&rows::description(n).to_lowercase()),
+            tags.join(","),
+            rows::virtualisation(n),
+            u64::from(image.visibility == "public" && n % 5 == 0)
+        );
+        table.put(format!("{named}, {state}, {owner}, {system}, {facts}, {file}, {times}, {more}")).await?;
     }
     table.flush().await
 }
@@ -217,11 +225,28 @@ async fn grams(db: &mut AnyConnection) -> Result<()> {
         if image.status == "deleted" {
             continue;
         }
-        let chars: Vec<char> = image.name.to_lowercase().chars().collect();
-        let grams: BTreeSet<String> =
-            [1, 2].iter().flat_map(|size| chars.windows(*size)).map(|gram| gram.iter().collect()).collect();
+        let mut grams: BTreeSet<String> = BTreeSet::new();
+        for text in [&image.name, &rows::description(n)] {
+            let chars: Vec<char> = text.to_lowercase().chars().collect();
+            grams.extend(
+                [1, 2]
+                    .iter()
+                    .flat_map(|size| chars.windows(*size))
+                    .map(|gram| gram.iter().collect::<String>()),
+            );
+        }
         for gram in grams {
             table.put(format!("{}, '{}'", quoted(&gram), image.id)).await?;
+        }
+    }
+    table.flush().await
+}
+
+async fn tags(db: &mut AnyConnection) -> Result<()> {
+    let mut table = Table::new(db, "image_tag (tag_folded, image_id)");
+    for n in 0..IMAGES {
+        for tag in rows::tags(n) {
+            table.put(format!("'{tag}', '{}'", rows::image_id(n))).await?;
         }
     }
     table.flush().await

@@ -211,6 +211,36 @@ pub(crate) fn image_id(n: u64) -> String {
     id(4, n, time_us(n, IMAGES))
 }
 
+/// What is said of image `n`.
+pub(crate) fn description(n: u64) -> String {
+    let purpose = USES[usize::try_from(pick(27, n, 16)).unwrap_or(0)];
+    format!("第 {n} 次构建 build {n}, {purpose}, owner {}", who(n))
+}
+
+/// When image `n` last changed: most were edited at some time after they were made.
+pub(crate) fn updated_us(n: u64) -> u64 {
+    let created_us = time_us(n, IMAGES);
+    created_us + pick(28, n, END_US - created_us + 1)
+}
+
+/// Tags: a common one, one in a hundred, one of its own kind.
+pub(crate) fn tags(n: u64) -> Vec<String> {
+    let mut tags = vec![format!("team-{}", pick(29, n, 12))];
+    if pick(30, n, 100) == 0 {
+        tags.push("golden".to_owned());
+    }
+    tags
+}
+
+/// What it was built to run on: mostly KVM, some unknown, one in five hundred VMware.
+pub(crate) fn virtualisation(n: u64) -> &'static str {
+    match pick(33, n, 1000) {
+        0..800 => "kvm",
+        800..998 => "",
+        _ => "vmware",
+    }
+}
+
 /// Whether image `n` brought a content of its own.
 fn is_stored(n: u64) -> bool {
     matches!(pick(21, n, 1000), 0..920 | 970..990)
@@ -270,6 +300,9 @@ pub(crate) fn image_cached_everywhere() -> String {
         (0..).zip(cached()).find(|(slot, n)| rank(*slot) == 7 && Image::new(*n).status == "active");
     image_id(everywhere.map_or(0, |(_, n)| n))
 }
+
+/// The largest project: one image in eight.
+pub(crate) const PROJECT_LARGE: u64 = 0;
 
 /// The project of the member that asks; it has about one image in a hundred.
 pub(crate) const PROJECT_OF_MEMBER: u64 = 30;
