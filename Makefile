@@ -70,11 +70,12 @@ fuzz: ## fuzz one decoder (TARGET=NAME) or each in turn, SECONDS=120 for each
 	@set -e; for target in $(or $(TARGET),$$(cargo fuzz list --fuzz-dir tests/fuzz)); do \
 	  echo "== $$target"; cargo fuzz run --fuzz-dir tests/fuzz -s none $$target -- -max_total_time=$(SECONDS); done
 
+# The large catalog needs no images: ONLY narrows it down, for example ONLY=sqlite or ONLY=postgres:search.
 .PHONY: bench
-bench: images ## beside nginx + curl and rsync on real images (BENCH=one-host, delta, memory or formats; ROUNDS=7)
-	@scripts/prerequisites dev bench
+bench: $(if $(filter catalog,$(BENCH)),,images) ## beside nginx + curl and rsync on real images (BENCH=one-host, delta, memory, formats or catalog; ROUNDS=7)
+	@scripts/prerequisites dev $(if $(filter catalog,$(BENCH)),test,bench)
 	cargo build --locked --release --workspace --bins
-	target/release/hearth-bench $(or $(BENCH),one-host) $(IMAGES) $(or $(ROUNDS),7)
+	target/release/hearth-bench $(or $(BENCH),one-host) $(if $(filter catalog,$(BENCH)),"$(ONLY)" $(or $(ROUNDS),200),$(IMAGES) $(or $(ROUNDS),7))
 
 .PHONY: load-test
 load-test: ## 2,000 idle agents against one controller: memory, CPU, return after a restart (AGENTS_IDLE=N, MINUTES=N)

@@ -1,13 +1,14 @@
 //! `hearth-bench`: Hearth beside the tools that operators use today, on real images, in one run.
 //!
 //! **What.** `one-host` (speed of one full fetch), `memory` (a 10 GiB random image), `delta` (bytes of an update),
-//! `formats` (every format through the whole main job).
+//! `formats` (every format through the whole main job), `catalog` (a large catalog through the API, on both engines).
 //! **Why interleaved.** Machines are noisy: contenders take turns within a round, and medians of rounds are compared.
 //! **Invariants.** Every contender ends with the same check: fdatasync, page cache dropped, data hashed from disk.
 //! No figure is judged here; the output states what was seen.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
+mod catalog;
 mod delta;
 mod formats;
 mod measure;
@@ -35,6 +36,13 @@ struct Ground {
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let what = words.next().unwrap_or_else(|| "one-host".into());
+    if what == "catalog" {
+        let only = words.next().unwrap_or_default();
+        let times = words.next().map_or(Ok(200), |times| times.parse()).context("ROUNDS is a number")?;
+        let programs = std::env::current_exe()?;
+        let programs = programs.parent().context("this program stands in a folder")?;
+        return catalog::run_all(programs, &only, times);
+    }
     let images = PathBuf::from(words.next().unwrap_or_else(|| "images".into()));
     let rounds = words.next().map_or(Ok(7), |rounds| rounds.parse()).context("ROUNDS is a number")?;
     let programs = std::env::current_exe()?
@@ -53,7 +61,7 @@ fn main() -> Result<()> {
         "formats" => formats::run(&ground),
         other => {
             bail!(
-                "unknown bench {other}: there are one-host, memory, delta and formats (then IMAGES folder, ROUNDS)"
+                "unknown bench {other}: there are one-host, memory, delta and formats (then IMAGES folder, ROUNDS), and catalog"
             )
         }
     }

@@ -4,7 +4,6 @@
 //! looks to them like none.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -106,18 +105,19 @@ pub async fn list(
 /// 400 for a foreign cursor; 500.
 pub async fn page(app: &App, filter: &CacheFilter, page: &PageRequest) -> Result<Page<CacheEntry>, Fault> {
     let rows = app.db.cache_rows(filter, page, clock::steady_unix_us()).await?;
-    let mut leases: HashMap<ContentId, Vec<(LocationId, Lease)>> = HashMap::new();
-    for row in rows.items.iter().filter(|row| row.entry.as_ref().is_some_and(|entry| entry.leases > 0)) {
-        if let Entry::Vacant(vacant) = leases.entry(row.content) {
-            vacant.insert(app.db.leases_of(row.content).await?);
-        }
+    let leased = rows.items.iter().filter(|row| row.entry.as_ref().is_some_and(|entry| entry.leases > 0));
+    let leased: Vec<(ContentId, LocationId)> = leased.map(|row| (row.content, row.location)).collect();
+    let mut leases: HashMap<(ContentId, LocationId), Vec<Lease>> = HashMap::new();
+    for (location, lease) in app.db.leases_on(&leased).await? {
+        leases.entry((lease.content, location)).or_default().push(lease);
     }
-    let items = rows.items.iter().map(|row| entry(row, leases.get(&row.content))).collect();
+    let users = |row: &CacheRow| leases.get(&(row.content, row.location)).map_or(&[][..], Vec::as_slice);
+    let items = rows.items.iter().map(|row| entry(row, users(row))).collect();
     Ok(Page { items, next: rows.next })
 }
 
 /// The body of a row.
-fn entry(row: &CacheRow, leases: Option<&Vec<(LocationId, Lease)>>) -> CacheEntry {
+fn entry(row: &CacheRow, leases: &[Lease]) -> CacheEntry {
     let seen = row.entry.as_ref();
     let (done, data) = seen.map_or((0, 0), |entry| (entry.done_bytes, entry.data_bytes));
     let mut origins: Vec<Origin> = row.intents.iter().map(|intent| intent.origin).collect();
@@ -129,8 +129,7 @@ fn entry(row: &CacheRow, leases: Option<&Vec<(LocationId, Lease)>>) -> CacheEntr
         IntentHold::Pinned => None,
     });
     let held_until = until.max().filter(|_| !pinned);
-    let used = leases.into_iter().flatten().filter(|(location, _)| *location == row.location);
-    let consumer = |(_, lease): &(LocationId, Lease)| Consumer {
+    let consumer = |lease: &Lease| Consumer {
         kind: lease.kind,
         name: lease.consumer.clone(),
         since: when::text(i64::try_from(lease.since_unix_ms.saturating_mul(1000)).unwrap_or(i64::MAX)),
@@ -160,7 +159,7 @@ fn entry(row: &CacheRow, leases: Option<&Vec<(LocationId, Lease)>>) -> CacheEntr
         origins,
         pinned,
         held_until: when::opt_text(held_until),
-        used_by: used.map(consumer).collect(),
+        used_by: leases.iter().map(consumer).collect(),
         updated_at: when::text(seen.map_or_else(
             || row.intents.iter().map(|intent| intent.created_us).max().unwrap_or(0),
             |entry| entry.reported_us,
@@ -335,7 +334,7 @@ pub async fn unpin(
         // Nothing was there yet, and now nothing is wanted: the row is gone with its last intent.
         Err(fault) if fault.parts().status == StatusCode::NOT_FOUND => {
             before.intents.retain(|intent| intent.origin != Origin::Manual);
-            Ok(axum::Json(entry(&before, None)))
+            Ok(axum::Json(entry(&before, &[])))
         }
         other => other,
     }

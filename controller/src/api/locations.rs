@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use hearth_protocol::api::cache::{LocationCache, Targets};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::location::{DuplicateAgent, Location as LocationBody, LocationUpdate};
-use hearth_protocol::api::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, Page};
+use hearth_protocol::api::{PAGE_ROWS_MAX, Page};
 use hearth_protocol::id::LocationId;
 use hearth_protocol::words::LocationState;
 use serde::Deserialize;
@@ -134,37 +134,20 @@ pub async fn list(
     caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<LocationBody>>, Fault> {
+    let page = PageRequest { limit: query.limit, cursor: query.cursor };
     let selector = query.select.as_deref().map(|text| selector("select", text)).transpose()?;
-    let wanted = query.name.as_ref().map(|name| name.to_lowercase());
-    // The cursor is the folded name of the last row in hex: names are unique, and rows come sorted by them.
-    let after = query.cursor.as_deref().map(unhex).transpose()?;
-    let limit = query.limit.unwrap_or(PAGE_ROWS_DEFAULT).clamp(1, PAGE_ROWS_MAX) as usize;
-    let mut rows = reached(&app, &caller).await?;
-    rows.sort_by_key(|l| l.name.to_lowercase());
-    let fits = |location: &&Location| {
-        let name = location.name.to_lowercase();
-        selector.as_ref().is_none_or(|selector| selector.selects(&Seen(location)))
-            && wanted.as_ref().is_none_or(|wanted| *wanted == name)
-            && after.as_ref().is_none_or(|after| name > *after)
+    let domain = caller.bound()?;
+    let keeps = |location: &Location| {
+        selector.as_ref().is_none_or(|s| s.selects(&Seen(location)))
+            && (domain.is_none() || location.domain == domain)
     };
-    let mut found: Vec<&Location> = rows.iter().filter(fits).take(limit + 1).collect();
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| hex(&last.name.to_lowercase()));
-    let active = app.db.active_counts().await?;
-    let items = found.into_iter().map(|l| body(&app, l, active.get(&l.id).copied().unwrap_or(0))).collect();
-    Ok(axum::Json(Page { items, next }))
-}
-
-fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Result<String, Fault> {
-    let wrong = || Fault::invalid("cursor", "the cursor is not one that this list gave");
-    let digits = text.as_bytes().chunks(2);
-    let bytes = digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    String::from_utf8(bytes.collect::<Option<Vec<u8>>>().ok_or_else(wrong)?).map_err(|_| wrong())
+    let keep: Option<&(dyn Fn(&Location) -> bool + Sync)> =
+        if selector.is_some() || domain.is_some() { Some(&keeps) } else { None };
+    let found = app.db.location_page(query.name.as_deref(), keep, &page).await?;
+    let ids: Vec<LocationId> = found.items.iter().map(|location| location.id).collect();
+    let active = app.db.active_counts(&ids).await?;
+    let items = found.items.iter().map(|l| body(&app, l, active.get(&l.id).copied().unwrap_or(0)));
+    Ok(axum::Json(Page { items: items.collect(), next: found.next }))
 }
 
 /// One location.
@@ -312,7 +295,7 @@ async fn find(app: &App, caller: &Caller, id: LocationId) -> Result<Location, Fa
 }
 
 async fn shown(app: &App, location: &Location) -> Result<axum::Json<LocationBody>, Fault> {
-    let active = app.db.active_counts().await?.get(&location.id).copied().unwrap_or(0);
+    let active = app.db.active_counts(&[location.id]).await?.get(&location.id).copied().unwrap_or(0);
     Ok(axum::Json(body(app, location, active)))
 }
 

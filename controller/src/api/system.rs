@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hearth_protocol::api::system::SystemInfo;
 use hearth_protocol::version::VERSION_MAX;
-use hearth_protocol::words::{ImageStatus, PrewarmState};
+use hearth_protocol::words::PrewarmState;
 use nix::sys::statvfs::statvfs;
 
 use super::app::App;
@@ -21,10 +21,8 @@ pub const TRANSFERS_STOPPED: &str = "transfers_stopped";
 /// Facts of the controller.
 #[utoipa::path(get, path = "/api/v1/system", tag = "system", responses((status = 200, body = SystemInfo)))]
 pub async fn show(State(app): State<App>) -> Result<axum::Json<SystemInfo>, Fault> {
-    let images = app.db.all_images().await?;
-    let active = images.iter().filter(|image| image.status == ImageStatus::Active).count();
-    let originals: u64 = images.iter().filter(|i| i.original_kept).filter_map(|i| i.original_bytes).sum();
-    let contents: u64 = app.db.contents().await?.iter().map(|content| content.stored_bytes).sum();
+    let (images_active, originals) = app.db.image_totals().await?;
+    let contents = app.db.stored_bytes().await?;
     let running = PrewarmFilter { state: Some(PrewarmState::Running), ..PrewarmFilter::default() };
     let running = app.db.prewarms(&running, &PageRequest::first(hearth_protocol::api::PAGE_ROWS_MAX)).await?;
     Ok(axum::Json(SystemInfo {
@@ -33,8 +31,8 @@ pub async fn show(State(app): State<App>) -> Result<axum::Json<SystemInfo>, Faul
         ca_fingerprint: app.authority.fingerprint(),
         now: when::text(clock::unix_us()),
         agents_online: count(app.fleet.online_count()),
-        locations: count(app.db.locations(false).await?.len()),
-        images_active: count(active),
+        locations: app.db.location_count().await?,
+        images_active,
         prewarms_running: count(running.items.len()),
         stored_bytes: originals.saturating_add(contents),
         free_bytes: free_bytes(&app).await?,
@@ -59,9 +57,8 @@ async fn free_bytes(app: &App) -> Result<u64, Fault> {
 /// # Errors
 /// 500, 503.
 pub async fn refresh_gauges(app: &App) -> Result<(), Fault> {
-    let images = app.db.all_images().await?;
-    let active = images.iter().filter(|image| image.status == ImageStatus::Active).count();
-    metrics::gauge_set(metrics::IMAGES_ACTIVE, u64::from(count(active)));
+    let (images_active, _) = app.db.image_totals().await?;
+    metrics::gauge_set(metrics::IMAGES_ACTIVE, u64::from(images_active));
     metrics::gauge_set(metrics::AGENTS_ONLINE, u64::from(count(app.fleet.online_count())));
     metrics::gauge_set(metrics::STORE_FREE_BYTES, free_bytes(app).await?);
     Ok(())

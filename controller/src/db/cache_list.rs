@@ -1,15 +1,16 @@
-//! The cache list: one row per image and location, as people see it.
+//! The cache list: one row per image and location, as people see it. [`super::cache_pages`] pages it.
 //!
-//! **What.** The union of what is wanted (intents) and what is observed (entries), with one status word. Paged by image
-//! name and location name; filtered by image, location, status and who may see it.
+//! **What.** The union of what is wanted (intents) and what is observed (entries), with one status word; filtered by image,
+//! location, status and zone.
 //! **Why the status is made in SQL.** Filters and counts must agree with what is shown, and pages must be full.
+//! **Why the filters stand twice.** The outer ones decide; the inner ones keep the union small, because an index serves them. What
+//! an agent says decides about a row of that status alone, so the others need not be looked at.
 //! **Invariants.** A wish without an observation is `queued`; a wish to remove is `deleting` (or `delete_failed`, if the
 //! agent says so); a silent location makes its rows `stale`, with the last known state beside it. A copy that nobody wants
 //! any more is shown as long as it is there.
 
 use std::collections::{HashMap, HashSet};
 
-use hearth_protocol::api::Page;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{DomainId, ImageId, LocationId};
 use hearth_protocol::words::{EntryStatus, LocationKind};
@@ -18,7 +19,6 @@ use super::entries::{self, Entry};
 use super::error::DbError;
 use super::images::visible_to;
 use super::intents::Intent;
-use super::page::PageRequest;
 use super::sql::{Row, Stmt, contains, sql};
 use super::store::Db;
 use super::tokens::Scope;
@@ -76,7 +76,8 @@ pub struct CacheRow {
     pub intents: Vec<Intent>,
 }
 
-/// `$1` is the time before which a last sign of life makes a location silent.
+/// `$1` is the time before which a last sign of life makes a location silent. The smallest of the wishes is `remove` if there are
+/// wishes and none is `keep`; two EXISTS would say the same, and PostgreSQL would read the whole table for them.
 const ROWS: &str = "SELECT shown.* FROM (SELECT pair.image_id, pair.location_id, im.name AS image_name, \
      im.name_folded AS image_folded, im.content_id AS image_content, l.name AS location_name, \
      l.name_folded AS location_folded, l.kind AS location_kind, l.platform, l.region, l.zone, l.account, l.ip, l.domain_id, \
@@ -84,31 +85,109 @@ const ROWS: &str = "SELECT shown.* FROM (SELECT pair.image_id, pair.location_id,
      e.reused_bytes, e.allocated_bytes, e.leases, e.last_used_us, e.reported_us, \
      CASE WHEN l.last_seen_us IS NULL OR l.last_seen_us < $1 THEN 'stale' \
      WHEN e.status = 'delete_failed' THEN 'delete_failed' \
-     WHEN pair.removes > 0 AND pair.keeps = 0 THEN 'deleting' \
-     WHEN e.status IS NULL THEN 'queued' ELSE e.status END AS shown_status \
-     FROM (SELECT image_id, location_id, CAST(SUM(keeps) AS BIGINT) AS keeps, CAST(SUM(removes) AS BIGINT) AS removes \
-     FROM (SELECT image_id, location_id, CASE WHEN wish = 'keep' THEN 1 ELSE 0 END AS keeps, \
-     CASE WHEN wish = 'remove' THEN 1 ELSE 0 END AS removes FROM intent";
+     WHEN (SELECT MIN(w.wish) FROM intent w WHERE w.image_id = pair.image_id AND w.location_id = pair.location_id) = 'remove' \
+     THEN 'deleting' WHEN e.status IS NULL THEN 'queued' ELSE e.status END AS shown_status FROM (";
 
-const ENTRIES: &str = " UNION ALL SELECT image.id AS image_id, entry.location_id, 0 AS keeps, 0 AS removes FROM entry \
-     JOIN image ON image.content_id = entry.content_id WHERE image.deleted_us IS NULL";
-
-const JOINS: &str = ") AS wanted_or_seen GROUP BY image_id, location_id) AS pair \
-     JOIN image im ON im.id = pair.image_id JOIN location l ON l.id = pair.location_id \
+const JOINS: &str = ") AS pair CROSS JOIN image im CROSS JOIN location l \
      LEFT JOIN entry e ON e.location_id = pair.location_id AND e.content_id = im.content_id \
-     WHERE im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
+     WHERE im.id = pair.image_id AND l.id = pair.location_id AND im.content_id IS NOT NULL) AS shown WHERE 1 = 1";
 
-/// All rows that match, with the filters pushed to where indexes serve them. `images`: of these alone.
+/// Copies of an image are found from the image, all others from the entry. CROSS JOIN, here and above, tells SQLite where to
+/// begin: it knows nothing of how many rows there are, and would rather read all entries of a state. To PostgreSQL it is a join
+/// like any other.
+const SEEN_OF_IMAGES: &str = "SELECT image.id AS image_id, entry.location_id FROM image CROSS JOIN entry \
+     WHERE entry.content_id = image.content_id AND image.deleted_us IS NULL";
+const SEEN: &str = "SELECT image.id AS image_id, entry.location_id FROM entry CROSS JOIN image \
+     WHERE image.content_id = entry.content_id AND image.deleted_us IS NULL";
+
+const WANTED: &str = "SELECT intent.image_id, intent.location_id FROM intent WHERE 1 = 1";
+
+/// A wish of which nothing was seen yet.
+const NOT_SEEN: &str = " AND intent.wish = 'keep' AND NOT EXISTS (SELECT seen.status FROM entry seen \
+     WHERE seen.location_id = intent.location_id AND seen.content_id = intent.content_id)";
+
+/// What the list is looked for in: pairs of image and location, with the filters where indexes serve them.
+pub(super) struct Source<'a> {
+    pub(super) filter: &'a CacheFilter,
+    /// Of these alone.
+    pub(super) images: Option<&'a [ImageId]>,
+    /// Before this a last sign of life makes a location silent.
+    pub(super) silent_us: i64,
+}
+
+impl<'a> Source<'a> {
+    pub(super) const fn new(filter: &'a CacheFilter, images: Option<&'a [ImageId]>, now_us: i64) -> Self {
+        Self { filter, images, silent_us: now_us.saturating_sub(STALE_AFTER_US) }
+    }
+
+    /// Appends everything that may be shown. `union` is ` UNION ` or, where a pair may come twice, ` UNION ALL `.
+    pub(super) fn pairs(&self, stmt: Stmt, union: &'static str) -> Stmt {
+        let of_images = self.images.is_some() || self.filter.image.is_some();
+        let stmt = self.seen(stmt.text(if of_images { SEEN_OF_IMAGES } else { SEEN }));
+        if self.has_wishes() { self.wanted(stmt.text(union).text(WANTED)) } else { stmt }
+    }
+
+    /// Whether there is a row of this status that only an intent tells of.
+    pub(super) const fn has_wishes(&self) -> bool {
+        use EntryStatus::{Deleting, Queued, Stale};
+        matches!(self.filter.status, None | Some(Queued | Deleting | Stale))
+    }
+
+    /// Appends the conditions on entries.
+    pub(super) fn seen(&self, stmt: Stmt) -> Stmt {
+        let stmt = stmt.when(self.filter.image, " AND image.id = ");
+        let stmt = match self.images {
+            Some(images) => stmt.text(" AND image.id IN ").list(images.iter().copied()),
+            None => stmt,
+        };
+        // Only a wish to remove makes a row `deleting` of which an agent says something else: that row comes from the wish.
+        let said = self.filter.status.filter(|status| *status != EntryStatus::Stale);
+        let stmt =
+            stmt.when(said, " AND entry.status = ").when(self.filter.location, " AND entry.location_id = ");
+        self.places(stmt, " AND entry.location_id IN (")
+    }
+
+    /// Appends the conditions on intents.
+    pub(super) fn wanted(&self, stmt: Stmt) -> Stmt {
+        let stmt = stmt.when(self.filter.image, " AND intent.image_id = ");
+        let stmt = match self.images {
+            Some(images) => stmt.text(" AND intent.image_id IN ").list(images.iter().copied()),
+            None => stmt,
+        };
+        let stmt = stmt.when(self.filter.location, " AND intent.location_id = ");
+        let stmt = self.places(stmt, " AND intent.location_id IN (");
+        match self.filter.status {
+            Some(EntryStatus::Deleting) => stmt.text(" AND intent.wish = 'remove'"),
+            Some(EntryStatus::Queued) => stmt.text(NOT_SEEN),
+            _ => stmt,
+        }
+    }
+
+    /// Appends which locations, if a fact of theirs is asked for.
+    fn places(&self, stmt: Stmt, text: &'static str) -> Stmt {
+        let silent = self.filter.status == Some(EntryStatus::Stale);
+        let CacheFilter { zone, location_contains, domain, .. } = self.filter;
+        if !silent && zone.is_none() && location_contains.is_none() && domain.is_none() {
+            return stmt;
+        }
+        let mut stmt = stmt.text(text).text("SELECT location.id FROM location WHERE 1 = 1");
+        if silent {
+            stmt = stmt.text(" AND (location.last_seen_us IS NULL OR location.last_seen_us < ");
+            stmt = stmt.arg(self.silent_us).text(")");
+        }
+        stmt = stmt.when(*domain, " AND location.domain_id = ");
+        stmt = stmt.when(zone.as_ref(), " AND location.zone = ");
+        if let Some(part) = location_contains {
+            stmt = stmt.text(" AND location.name_folded LIKE ").arg(contains(part)).text(" ESCAPE '\\'");
+        }
+        stmt.text(")")
+    }
+}
+
+/// All rows that match. `images`: of these alone.
 pub(super) fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i64) -> Stmt {
-    let only = |stmt: Stmt, text| match images {
-        Some(images) => stmt.text(text).list(images.iter().copied()),
-        None => stmt,
-    };
-    let stmt = sql("entry", ROWS).bind(now_us.saturating_sub(STALE_AFTER_US)).text(" WHERE 1 = 1");
-    let stmt = stmt.when(filter.image, " AND image_id = ").when(filter.location, " AND location_id = ");
-    let stmt = only(stmt, " AND image_id IN ").text(ENTRIES).when(filter.image, " AND image.id = ");
-    let stmt = only(stmt, " AND image.id IN ");
-    let stmt = stmt.when(filter.location, " AND entry.location_id = ").text(JOINS);
+    let source = Source::new(filter, images, now_us);
+    let stmt = source.pairs(sql("entry", ROWS).bind(source.silent_us), " UNION ").text(JOINS);
     let stmt = stmt
         .when(filter.status, " AND shown.shown_status = ")
         .when(filter.zone.as_ref(), " AND shown.zone = ");
@@ -125,19 +204,14 @@ pub(super) fn shown(filter: &CacheFilter, images: Option<&[ImageId]>, now_us: i6
     }
 }
 
-/// A row of a page with its sort key.
-struct Keyed(CacheRow, [String; 4]);
-
-fn keyed(row: &Row) -> Result<Keyed, DbError> {
+/// A row; its intents are read apart.
+pub(super) fn cache_row(row: &Row) -> Result<CacheRow, DbError> {
     let entry = if row.opt_text("content_id")?.is_some() { Some(entries::entry(row)?) } else { None };
-    let (image, location): (ImageId, LocationId) = (row.parse("image_id")?, row.parse("location_id")?);
-    let key =
-        [row.text("image_folded")?, image.to_string(), row.text("location_folded")?, location.to_string()];
-    let shown = CacheRow {
-        image,
+    Ok(CacheRow {
+        image: row.parse("image_id")?,
         image_name: row.text("image_name")?,
         content: row.parse("image_content")?,
-        location,
+        location: row.parse("location_id")?,
         location_name: row.text("location_name")?,
         location_kind: row.parse("location_kind")?,
         platform: row.text("platform")?,
@@ -148,59 +222,16 @@ fn keyed(row: &Row) -> Result<Keyed, DbError> {
         status: row.parse("shown_status")?,
         entry,
         intents: Vec::new(),
-    };
-    Ok(Keyed(shown, key))
+    })
 }
 
+/// Copies of an image that are `active` as shown. Counted for each image by itself: joined, PostgreSQL would read all entries.
+const ACTIVE: &str = "SELECT image.id AS image_id, (SELECT CAST(COUNT(*) AS BIGINT) FROM entry \
+     WHERE entry.content_id = image.content_id AND entry.status = 'active' AND COALESCE((SELECT MIN(w.wish) FROM intent w \
+     WHERE w.image_id = image.id AND w.location_id = entry.location_id), 'keep') = 'keep' AND entry.location_id NOT IN \
+     (SELECT location.id FROM location WHERE location.last_seen_us IS NULL OR location.last_seen_us < ";
+
 impl Db {
-    /// Rows that match, by image name and location name.
-    ///
-    /// # Errors
-    /// [`DbError::Cursor`] or a failed statement.
-    pub async fn cache_rows(
-        &self,
-        filter: &CacheFilter,
-        page: &PageRequest,
-        now_us: i64,
-    ) -> Result<Page<CacheRow>, DbError> {
-        let mut stmt = shown(filter, None, now_us);
-        if let Some([image_name, image, location_name, location]) = page.key()? {
-            stmt = stmt.text(
-                " AND (shown.image_folded, shown.image_id, shown.location_folded, shown.location_id) > (",
-            );
-            stmt = stmt.arg(image_name).text(", ").arg(image).text(", ");
-            stmt = stmt.arg(location_name).text(", ").arg(location).text(")");
-        }
-        stmt = stmt.text(
-            " ORDER BY shown.image_folded NULLS FIRST, shown.image_id NULLS FIRST, \
-             shown.location_folded NULLS FIRST, shown.location_id NULLS FIRST LIMIT ",
-        );
-        let rows = self.rows(stmt.arg(page.fetch())).await?;
-        let rows = rows.iter().map(keyed).collect::<Result<Vec<_>, _>>()?;
-        let page = page.page(rows, |Keyed(_, key)| key.clone());
-        let mut items: Vec<CacheRow> = page.items.into_iter().map(|Keyed(row, _)| row).collect();
-        self.add_intents(&mut items).await?;
-        Ok(Page { items, next: page.next })
-    }
-
-    /// Who wants each row. A second look, so that a row with three intents is still one row.
-    async fn add_intents(&self, rows: &mut [CacheRow]) -> Result<(), DbError> {
-        let mut images: HashMap<ImageId, Vec<LocationId>> = HashMap::new();
-        for row in rows.iter() {
-            images.entry(row.image).or_default().push(row.location);
-        }
-        let mut wanted: HashMap<(ImageId, LocationId), Vec<Intent>> = HashMap::new();
-        for (image, locations) in images {
-            for intent in self.intents_for(image, Some(&locations)).await? {
-                wanted.entry((image, intent.location)).or_default().push(intent);
-            }
-        }
-        for row in rows {
-            row.intents = wanted.remove(&(row.image, row.location)).unwrap_or_default();
-        }
-        Ok(())
-    }
-
     /// How many rows there are of each status.
     ///
     /// # Errors
@@ -216,8 +247,8 @@ impl Db {
         rows.iter().map(|row| Ok((row.parse("shown_status")?, row.size("n")?))).collect()
     }
 
-    /// At how many locations (of `domain`, if given) each of these images (at most a page of them) is `active` as shown. Images that are nowhere are
-    /// left out.
+    /// At how many locations (of `domain`, if given) each of these images (at most a page of them) is `active` as shown. Images
+    /// that are nowhere are left out.
     ///
     /// # Errors
     /// A failed statement.
@@ -227,12 +258,22 @@ impl Db {
         domain: Option<DomainId>,
         now_us: i64,
     ) -> Result<HashMap<ImageId, u32>, DbError> {
-        let active = CacheFilter { status: Some(EntryStatus::Active), domain, ..CacheFilter::default() };
-        let count = "SELECT counted.image_id, CAST(COUNT(*) AS BIGINT) AS n FROM (";
-        let stmt =
-            shown(&active, Some(images), now_us).wrapped(count, ") AS counted GROUP BY counted.image_id");
-        let rows = self.rows(stmt).await?;
-        rows.iter().map(|row| Ok((row.parse("image_id")?, row.size("n")?))).collect()
+        let mut stmt = sql("entry", ACTIVE).arg(now_us.saturating_sub(STALE_AFTER_US)).text(")");
+        if let Some(domain) = domain {
+            let inside =
+                " AND entry.location_id IN (SELECT location.id FROM location WHERE location.domain_id = ";
+            stmt = stmt.text(inside).arg(domain).text(")");
+        }
+        let stmt = stmt.text(") AS n FROM image WHERE image.deleted_us IS NULL AND image.id IN ");
+        let stmt = stmt.list(images.iter().copied());
+        let mut copies = HashMap::new();
+        for row in self.rows(stmt).await? {
+            let n: u32 = row.size("n")?;
+            if n > 0 {
+                copies.insert(row.parse("image_id")?, n);
+            }
+        }
+        Ok(copies)
     }
 
     /// Which of these images (at most a page of them) are `active` as shown at a location.

@@ -70,16 +70,21 @@ impl Db {
         row.as_ref().map(content).transpose()
     }
 
-    /// All contents. One row per distinct image content: thousands at most.
+    /// Stored bytes of all contents.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn stored_bytes(&self) -> Result<u64, DbError> {
+        let sum = "SELECT CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS n FROM content";
+        self.row(sql("content", sum)).await?.map_or(Ok(0), |row| row.size("n"))
+    }
+
+    /// All contents: one row per distinct image content.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn contents(&self) -> Result<Vec<Content>, DbError> {
-        self.rows(sql("content", COLUMNS).text(" ORDER BY content_id NULLS FIRST"))
-            .await?
-            .iter()
-            .map(content)
-            .collect()
+        self.each(sql("content", COLUMNS).text(" ORDER BY content_id NULLS FIRST"), content).await
     }
 
     /// Marks a content object damaged or mended.

@@ -104,6 +104,8 @@ pub(super) const COLUMNS: &str = "SELECT location_id, content_id, status, reason
 
 /// Rows of one INSERT: 16 values each stay far below the 32,766 that SQLite allows.
 const ROWS_PER_INSERT: usize = 200;
+/// Entries that are read at once at start: a few megabytes.
+const ROWS_PER_PART: u32 = 5000;
 
 pub(super) fn entry(row: &Row) -> Result<Entry, DbError> {
     Ok(Entry {
@@ -253,13 +255,24 @@ impl Db {
         .await
     }
 
-    /// Every entry; for the reconciler at start.
+    /// Shows every entry to `see`, one after the other; for the reconciler at start.
     ///
     /// # Errors
     /// A failed statement.
-    pub async fn entries(&self) -> Result<Vec<Entry>, DbError> {
-        let stmt = sql("entry", COLUMNS).text(" ORDER BY location_id, content_id NULLS FIRST");
-        self.rows(stmt).await?.iter().map(entry).collect()
+    pub async fn see_entries(&self, mut see: impl FnMut(Entry)) -> Result<(), DbError> {
+        let (mut location, mut content) = (String::new(), String::new());
+        loop {
+            // In parts: a table of a million rows is not held as the driver holds rows.
+            let stmt = sql("entry", COLUMNS).text(" WHERE (location_id, content_id) > (").arg(&location);
+            let stmt =
+                stmt.text(", ").arg(&content).text(") ORDER BY location_id, content_id NULLS FIRST LIMIT ");
+            let rows = self.rows(stmt.arg(ROWS_PER_PART)).await?;
+            for row in &rows {
+                see(entry(row)?);
+            }
+            let Some(last) = rows.last() else { return Ok(()) };
+            (location, content) = (last.text("location_id")?, last.text("content_id")?);
+        }
     }
 
     /// What is at a location.
@@ -284,14 +297,15 @@ impl Db {
         self.rows(stmt).await?.iter().map(entry).collect()
     }
 
-    /// Entries that are `active`, per location; for the list of locations.
+    /// Entries that are `active` at these locations (at most a page of them); those without any are left out.
     ///
     /// # Errors
     /// A failed statement.
-    pub async fn active_counts(&self) -> Result<HashMap<LocationId, u32>, DbError> {
+    pub async fn active_counts(&self, at: &[LocationId]) -> Result<HashMap<LocationId, u32>, DbError> {
         let count = "SELECT location_id, CAST(COUNT(*) AS BIGINT) AS n FROM entry WHERE status = 'active' \
-             GROUP BY location_id";
-        let rows = self.rows(sql("entry", count)).await?;
+             AND location_id IN ";
+        let stmt = sql("entry", count).list(at.iter().copied()).text(" GROUP BY location_id");
+        let rows = self.rows(stmt).await?;
         rows.iter().map(|row| Ok((row.parse("location_id")?, row.size("n")?))).collect()
     }
 }

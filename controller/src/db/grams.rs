@@ -7,6 +7,8 @@
 //! characters are found by one look-up. Single characters have rows too, so that they are found the same way.
 //! **Why one table for both texts.** A search asks both, and what only one of them holds is compared with the folded text that
 //! stands in the image's row.
+//! **Where the look-ups are.** A list begins with the images of the rarest piece ([`super::narrow`]); the text itself is compared
+//! for those, which costs less than looking up the other pieces of each.
 //!
 //! **Invariants**, tested on both engines: a search finds exactly the texts that hold it, whatever the case; `%` and `_`
 //! are plain characters; a search of any length costs at most [`GRAMS_MAX`] look-ups.
@@ -97,8 +99,6 @@ pub(super) fn where_name_holds(stmt: Stmt, text: &str) -> Stmt {
     if text.is_empty() {
         return stmt;
     }
-    let stmt = where_grams(stmt, &fold(text));
-    // The pieces may be of the description.
     stmt.text(" AND image.name_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\'")
 }
 
@@ -106,31 +106,46 @@ pub(super) fn where_name_holds(stmt: Stmt, text: &str) -> Stmt {
 pub(super) fn where_searched(stmt: Stmt, text: &str) -> Stmt {
     let folded = fold(text);
     let n_chars = folded.chars().count();
-    let mut stmt = where_grams(stmt.text(" AND ((1 = 1"), &folded);
-    // One or two characters are a gram of the one or the other: nothing is left to compare.
-    if n_chars > 2 {
+    let mut stmt = stmt.text(" AND ((1 = 1");
+    if n_chars <= 2 {
+        // One or two characters are a gram of the one or the other: nothing is left to compare.
+        stmt = where_grams(stmt, &folded);
+    } else {
         stmt = stmt.text(" AND (image.name_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\'");
         stmt = stmt.text(" OR image.description_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\')");
     }
     stmt = stmt.text(")");
-    let begins = |status: &&ImageStatus| n_chars >= STATUS_CHARS_MIN && status.as_str().starts_with(&folded);
-    let meant: Vec<ImageStatus> = ImageStatus::ALL.iter().filter(begins).copied().collect();
+    let meant = meant_statuses(&folded);
     if !meant.is_empty() {
         stmt = stmt.text(" OR image.status IN ").list(meant);
     }
     stmt.text(")")
 }
 
-/// Appends the condition that name and description together have the pieces of a folded text.
+/// The states whose word begins with a folded text.
+pub(super) fn meant_statuses(folded: &str) -> Vec<ImageStatus> {
+    let is_long = folded.chars().count() >= STATUS_CHARS_MIN;
+    let begins = |status: &&ImageStatus| is_long && status.as_str().starts_with(folded);
+    ImageStatus::ALL.iter().filter(begins).copied().collect()
+}
+
+/// Appends the condition that name and description together have the piece that a short folded text is.
 fn where_grams(mut stmt: Stmt, folded: &str) -> Stmt {
     let n_chars = folded.chars().count();
     let wanted = grams_of(folded).into_iter().filter(|gram| n_chars < 2 || gram.chars().count() == 2);
     for gram in spread(wanted.collect()) {
         stmt = stmt
-            .text(" AND image.id IN (SELECT image_gram.image_id FROM image_gram WHERE image_gram.gram = ");
-        stmt = stmt.arg(gram).text(")");
+            .text(" AND EXISTS (SELECT image_gram.gram FROM image_gram WHERE image_gram.image_id = image.id");
+        stmt = stmt.text(" AND image_gram.gram = ").arg(gram).text(")");
     }
     stmt
+}
+
+/// The grams that a search for a folded text looks up.
+pub(super) fn look_ups(folded: &str) -> Vec<String> {
+    let n_chars = folded.chars().count();
+    let wanted = grams_of(folded).into_iter().filter(|gram| n_chars < 2 || gram.chars().count() == 2);
+    spread(wanted.collect())
 }
 
 /// At most [`GRAMS_MAX`] of them, from all over the list.
@@ -144,11 +159,8 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn look_ups(text: &str) -> usize {
-        where_name_holds(sql("image", "SELECT id FROM image WHERE 1 = 1"), text)
-            .as_str()
-            .matches(" IN (")
-            .count()
+    fn n_look_ups(text: &str) -> usize {
+        look_ups(&fold(text)).len()
     }
 
     #[test]
@@ -161,9 +173,12 @@ mod tests {
 
     #[test]
     fn a_search_looks_up_few_grams_however_long_it_is() {
-        assert_eq!((look_ups(""), look_ups("镜"), look_ups("镜像"), look_ups("debian")), (0, 1, 1, 5));
+        assert_eq!(
+            (n_look_ups(""), n_look_ups("镜"), n_look_ups("镜像"), n_look_ups("debian")),
+            (0, 1, 1, 5)
+        );
         let long: String = (0..2000).map(|n| char::from_u32(0x4E00 + n).unwrap()).collect();
-        assert!((2..=GRAMS_MAX).contains(&look_ups(&long)), "{}", look_ups(&long));
+        assert!((2..=GRAMS_MAX).contains(&n_look_ups(&long)), "{}", n_look_ups(&long));
     }
 
     #[test]

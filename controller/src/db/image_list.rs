@@ -18,8 +18,9 @@ use hearth_protocol::words::{
 use super::error::DbError;
 use super::grams::{fold, where_name_holds, where_searched};
 use super::images::{Image, image};
+use super::narrow::{Set, within};
 use super::page::PageRequest;
-use super::shares::{View, viewed};
+use super::shares::{View, viewed, viewed_as};
 use super::sql::Stmt;
 use super::store::Db;
 use super::tokens::Scope;
@@ -142,15 +143,42 @@ impl ImageOrder {
                 " AND (image.updated_us, image.id) < (",
                 " ORDER BY image.updated_us DESC, image.id DESC LIMIT ",
             ),
-            (Status, Asc) => (" AND (image.status, image.id) > (", " ORDER BY image.status, image.id LIMIT "),
-            (Status, Desc) => {
-                (" AND (image.status, image.id) < (", " ORDER BY image.status DESC, image.id DESC LIMIT ")
-            }
+            (Status, Asc) => (
+                " AND (COALESCE(image.status, ''), image.id) > (",
+                " ORDER BY COALESCE(image.status, ''), image.id LIMIT ",
+            ),
+            (Status, Desc) => (
+                " AND (COALESCE(image.status, ''), image.id) < (",
+                " ORDER BY COALESCE(image.status, '') DESC, image.id DESC LIMIT ",
+            ),
         }
     }
 }
 
+const IDS: &str = "SELECT image.id FROM image";
+
+/// Images that are collected and sorted for a page in another order than that of the index that has the facts.
+const FEW: usize = 2_000;
+
+impl ImageFilter {
+    /// Whether it asks for something, and only for what the index of the usual order has.
+    fn is_by_facts(&self, scope: Scope) -> bool {
+        let usual = Self { status: Some(ImageStatus::Active), ..Self::default() };
+        let has_texts = self.name.is_some() || self.name_contains.is_some() || self.search.is_some();
+        let is_common = *self == Self::default() || *self == usual;
+        !has_texts && self.tags.is_empty() && (!is_common || scope != Scope::System)
+    }
+}
+
 impl Db {
+    /// All images of a list, if they are at most [`FEW`].
+    async fn few(&self, scope: Scope, filter: &ImageFilter) -> Result<Option<Vec<String>>, DbError> {
+        let stmt = filtered(viewed_as(IDS, scope, filter.view), filter, ImageSort::Created);
+        let stmt = stmt.text(" ORDER BY image.created_us DESC, image.id DESC LIMIT ").arg(FEW as u64 + 1);
+        let ids = self.each(stmt, |row| row.text("id")).await?;
+        Ok((ids.len() <= FEW).then_some(ids))
+    }
+
     /// Images that `scope` may see, newest first.
     ///
     /// # Errors
@@ -175,7 +203,18 @@ impl Db {
         order: ImageOrder,
         page: &PageRequest,
     ) -> Result<Page<Image>, DbError> {
-        let mut stmt = filtered(viewed(scope, filter.view), filter);
+        let narrow = self.narrowest(Set::of(scope, filter)).await?;
+        let mut stmt = filtered(viewed(scope, filter.view), filter, order.by);
+        let few = match &narrow {
+            None if order.by != ImageSort::Created && filter.is_by_facts(scope) => {
+                self.few(scope, filter).await?
+            }
+            _ => None,
+        };
+        stmt = match few {
+            Some(few) => stmt.text(" AND image.id IN ").list(few),
+            None => within(stmt, narrow.as_ref()),
+        };
         let (after, ordered) = order.texts();
         if let Some([word, key, id]) = page.key()? {
             if word != order.word() {
@@ -199,14 +238,25 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn count_images(&self, scope: Scope, filter: &ImageFilter) -> Result<Count, DbError> {
-        let stmt = filtered(viewed(scope, filter.view), filter).text(" LIMIT ").arg(COUNT_MAX + 1);
+        let narrow = self.narrowest_to_count(Set::of(scope, filter)).await?;
+        let stmt = filtered(viewed_as(IDS, scope, filter.view), filter, ImageSort::Created);
+        // In an order, or SQLite would read the rows in that of an index that does not have the facts.
+        let stmt = match &narrow {
+            Some(_) => within(stmt, narrow.as_ref()),
+            None => stmt.text(" ORDER BY image.created_us DESC, image.id DESC"),
+        };
+        let stmt = stmt.text(" LIMIT ").arg(COUNT_MAX + 1);
         let stmt = stmt.wrapped("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM (", ") AS counted");
         let found: u32 = self.row(stmt).await?.map_or(Ok(0), |row| row.size("n"))?;
         Ok(Count { rows: found.min(COUNT_MAX), more: found > COUNT_MAX })
     }
 }
 
-fn filtered(stmt: Stmt, filter: &ImageFilter) -> Stmt {
+/// Adds the conditions of `filter` for a list in the order of `by`.
+///
+/// What many images may have in common is compared as an expression, which no index serves: SQLite would collect and sort all of
+/// them for each page. [`super::narrow`] begins with them where they are few.
+fn filtered(stmt: Stmt, filter: &ImageFilter, by: ImageSort) -> Stmt {
     let mut stmt = stmt.text(" AND image.deleted_us IS NULL");
     stmt = match filter.status {
         Some(status) => stmt.text(" AND image.status = ").arg(status),
@@ -220,21 +270,29 @@ fn filtered(stmt: Stmt, filter: &ImageFilter) -> Stmt {
         stmt = where_searched(stmt, text);
     }
     for tag in &filter.tags {
-        stmt = stmt.text(" AND image.id IN (SELECT image_tag.image_id FROM image_tag");
-        stmt = stmt.text(" WHERE image_tag.tag_folded = ").arg(fold(tag)).text(")");
+        stmt = stmt.text(
+            " AND EXISTS (SELECT image_tag.tag_folded FROM image_tag WHERE image_tag.image_id = image.id",
+        );
+        stmt = stmt.text(" AND image_tag.tag_folded = ").arg(fold(tag)).text(")");
     }
     stmt = stmt.when(filter.kind, " AND image.kind = ").when(filter.format, " AND image.format = ");
     stmt = stmt.when(filter.os_type, " AND image.os_type = ");
     stmt = stmt.when(filter.architecture, " AND image.architecture = ");
     stmt = stmt.when(filter.virtualisation, " AND image.virtualisation = ");
     stmt = stmt.when(filter.visibility, " AND image.visibility = ");
-    stmt = stmt.when(filter.domain, " AND image.domain_id = ");
-    stmt = stmt.when(filter.project, " AND image.project_id = ");
+    stmt = stmt.when(filter.domain, " AND COALESCE(image.domain_id, '') = ");
+    stmt = stmt.when(filter.project, " AND COALESCE(image.project_id, '') = ");
     stmt = stmt.when(filter.protected, " AND image.protected = ");
-    stmt = stmt.when(filter.bytes_min, " AND COALESCE(image.virtual_bytes, 0) >= ");
-    stmt = stmt.when(filter.bytes_max, " AND COALESCE(image.virtual_bytes, 0) <= ");
-    stmt = stmt.when(filter.created_from_us, " AND image.created_us >= ");
-    stmt = stmt.when(filter.created_to_us, " AND image.created_us < ");
-    stmt = stmt.when(filter.updated_from_us, " AND image.updated_us >= ");
-    stmt.when(filter.updated_to_us, " AND image.updated_us < ")
+    stmt = stmt.when(filter.bytes_min, " AND COALESCE(image.virtual_bytes, 0) + 0 >= ");
+    stmt = stmt.when(filter.bytes_max, " AND COALESCE(image.virtual_bytes, 0) + 0 <= ");
+    let (from, to) = match by {
+        ImageSort::Created => (" AND image.created_us >= ", " AND image.created_us < "),
+        _ => (" AND image.created_us + 0 >= ", " AND image.created_us + 0 < "),
+    };
+    stmt = stmt.when(filter.created_from_us, from).when(filter.created_to_us, to);
+    let (from, to) = match by {
+        ImageSort::Updated => (" AND image.updated_us >= ", " AND image.updated_us < "),
+        _ => (" AND image.updated_us + 0 >= ", " AND image.updated_us + 0 < "),
+    };
+    stmt.when(filter.updated_from_us, from).when(filter.updated_to_us, to)
 }

@@ -285,7 +285,12 @@ pub(super) fn image(row: &Row) -> Result<Image, DbError> {
 /// Images that `scope` may use: its own, public ones, and those of which a share that reaches it is accepted. What is only
 /// offered is not among them. What lies in a recycle bin is its owner's alone.
 pub(super) fn seen_by(scope: Scope) -> Stmt {
-    let stmt = sql("image", COLUMNS);
+    seen_as(COLUMNS, scope)
+}
+
+/// The same, with other columns.
+pub(super) fn seen_as(columns: &'static str, scope: Scope) -> Stmt {
+    let stmt = sql("image", columns);
     if scope == Scope::System {
         return stmt.text(" WHERE 1 = 1");
     }
@@ -353,12 +358,33 @@ impl Db {
         self.rows(stmt).await?.iter().map(image).collect()
     }
 
-    /// Every image that is not deleted; for `fsck` and for start. Thousands at most.
+    /// Every image that is not deleted; for `fsck` and backups.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn all_images(&self) -> Result<Vec<Image>, DbError> {
         let stmt = sql("image", COLUMNS).text(" WHERE image.deleted_us IS NULL ORDER BY image.id");
-        self.rows(stmt).await?.iter().map(image).collect()
+        self.each(stmt, image).await
+    }
+
+    /// The name of every active image; for the plans of the fleet.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn active_image_names(&self) -> Result<Vec<(ImageId, String)>, DbError> {
+        let names = "SELECT id, name FROM image WHERE deleted_us IS NULL AND status = 'active'";
+        self.each(sql("image", names), |row| Ok((row.parse("id")?, row.text("name")?))).await
+    }
+
+    /// How many images are `active`, and the bytes of all originals that are stored.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn image_totals(&self) -> Result<(u32, u64), DbError> {
+        let totals = "SELECT CAST(COALESCE(SUM(CASE WHEN status = 'active' THEN 1 ELSE 0 END), 0) AS BIGINT) AS active, \
+             CAST(COALESCE(SUM(CASE WHEN original_kept = 1 THEN original_bytes ELSE 0 END), 0) AS BIGINT) AS kept_bytes \
+             FROM image WHERE deleted_us IS NULL";
+        let row = self.row(sql("image", totals)).await?;
+        row.map_or(Ok((0, 0)), |row| Ok((row.size("active")?, row.size("kept_bytes")?)))
     }
 }

@@ -306,16 +306,24 @@ impl Db {
         .await
     }
 
+    /// The intents of these images, each at its location: of a page of the cache list.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn intents_of(&self, pairs: &[(ImageId, LocationId)]) -> Result<Vec<Intent>, DbError> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stmt = sql("intent", COLUMNS).text(" WHERE (image_id, location_id) IN ").pairs(pairs);
+        self.rows(stmt.text(" ORDER BY location_id, id")).await?.iter().map(intent).collect()
+    }
+
     /// Every intent; for the reconciler at start.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn intents(&self) -> Result<Vec<Intent>, DbError> {
-        self.rows(sql("intent", COLUMNS).text(" ORDER BY location_id, id"))
-            .await?
-            .iter()
-            .map(intent)
-            .collect()
+        self.each(sql("intent", COLUMNS).text(" ORDER BY location_id, id"), intent).await
     }
 
     /// The intents at a location.

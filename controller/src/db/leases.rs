@@ -73,6 +73,21 @@ impl Db {
         rows.iter().map(|row| lease(row).map(|(_, lease)| lease)).collect()
     }
 
+    /// The leases of these contents, each at its location: of a page of the cache list.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn leases_on(
+        &self,
+        pairs: &[(ContentId, LocationId)],
+    ) -> Result<Vec<(LocationId, Lease)>, DbError> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stmt = sql("lease", COLUMNS).text(" WHERE (content_id, location_id) IN ").pairs(pairs);
+        self.rows(stmt.text(" ORDER BY location_id, since_us, lease_id")).await?.iter().map(lease).collect()
+    }
+
     /// The leases of a content, everywhere.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_protocol::api::Page;
 use hearth_protocol::api::image_update::Edit;
 use hearth_protocol::digest::AgentId;
 use hearth_protocol::id::{BootId, DomainId, Generation, JoinTokenId, LocationId};
@@ -17,6 +18,7 @@ use super::changes::Change;
 use super::error::DbError;
 use super::grams::fold;
 use super::operations::Draft;
+use super::page::PageRequest;
 use super::sql::{Row, sql, to_json};
 use super::store::{Db, Tx};
 
@@ -116,6 +118,8 @@ pub struct SessionFacts {
 
 /// Locations of one UPDATE: far below the 32,766 values that SQLite allows.
 const SEEN_PER_UPDATE: usize = 1000;
+/// Locations that are read at once where a selector sorts them out.
+const ROWS_PER_STEP: i64 = 1000;
 
 pub(super) const COLUMNS: &str = "SELECT * FROM location";
 
@@ -217,6 +221,49 @@ impl Db {
         let which = if also_removed { " WHERE 1 = 1" } else { " WHERE state <> 'removed'" };
         let stmt = sql("location", COLUMNS).text(which).text(" ORDER BY name_folded");
         self.rows(stmt).await?.iter().map(location).collect()
+    }
+
+    /// Locations by name, page by page, but removed ones. `name`: the one that has it, without regard to case; `keep`: those
+    /// that it says yes to.
+    ///
+    /// # Errors
+    /// [`DbError::Cursor`] or a failed statement.
+    pub async fn location_page(
+        &self,
+        name: Option<&str>,
+        keep: Option<&(dyn Fn(&Location) -> bool + Sync)>,
+        page: &PageRequest,
+    ) -> Result<Page<Location>, DbError> {
+        let mut after = page.key()?.map(|[after]| after);
+        // Of what is sorted out in Rust nobody knows how much it takes to fill a page.
+        let step = if keep.is_some() { ROWS_PER_STEP } else { page.fetch() };
+        let mut found = Vec::new();
+        loop {
+            let stmt = sql("location", COLUMNS).text(" WHERE state <> 'removed'");
+            let stmt =
+                stmt.when(name.map(fold), " AND name_folded = ").when(after.take(), " AND name_folded > ");
+            let rows = self.rows(stmt.text(" ORDER BY name_folded LIMIT ").arg(step)).await?;
+            for row in &rows {
+                let location = location(row)?;
+                if keep.is_none_or(|keep| keep(&location)) {
+                    found.push(location);
+                }
+            }
+            let is_full = found.len() as u64 >= page.fetch().unsigned_abs();
+            match rows.last().filter(|_| !is_full && rows.len() as u64 >= step.unsigned_abs()) {
+                Some(last) => after = Some(last.text("name_folded")?),
+                None => return Ok(page.page(found, |location| [fold(&location.name)])),
+            }
+        }
+    }
+
+    /// How many locations there are, without removed ones.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn location_count(&self) -> Result<u32, DbError> {
+        let count = "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM location WHERE state <> 'removed'";
+        self.row(sql("location", count)).await?.map_or(Ok(0), |row| row.size("n"))
     }
 
     /// Changes what an operator may change.

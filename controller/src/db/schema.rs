@@ -28,6 +28,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (6, include_str!("migrations/0006_host_images.sql")),
     (7, include_str!("migrations/0007_links.sql")),
     (8, include_str!("migrations/0008_sharing.sql")),
+    (9, include_str!("migrations/0009_indexes.sql")),
     (10, include_str!("migrations/0010_keys.sql")),
     (11, include_str!("migrations/0011_location_domains.sql")),
     (12, include_str!("migrations/0012_markets.sql")),

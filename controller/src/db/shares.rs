@@ -16,7 +16,7 @@ use hearth_protocol::words::{ImageStatus, ShareKind, ShareStatus, Visibility};
 use super::changes::Change;
 use super::error::DbError;
 use super::grams::fold;
-use super::images::{COLUMNS, Image, image, seen_by};
+use super::images::{COLUMNS, Image, image, seen_as};
 use super::operations::Draft;
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
@@ -65,17 +65,18 @@ pub struct Share {
     pub updated_us: i64,
 }
 
-/// Appends the condition that an image lies inside `scope`.
+/// Appends the condition that an image lies inside `scope`. As an expression, which no index serves: a large project would be
+/// collected and sorted for each page ([`super::narrow`] begins with a small one).
 pub(super) fn owned_by(stmt: Stmt, scope: Scope) -> Stmt {
     match scope {
         Scope::System => stmt.text("1 = 1"),
-        Scope::Domain(domain) => stmt.text("image.domain_id = ").arg(domain),
-        Scope::Project(_, project) => stmt.text("image.project_id = ").arg(project),
+        Scope::Domain(domain) => stmt.text("COALESCE(image.domain_id, '') = ").arg(domain),
+        Scope::Project(_, project) => stmt.text("COALESCE(image.project_id, '') = ").arg(project),
     }
 }
 
 /// Appends the condition that a share reaches `scope`: its project, its domain, for a domain also its projects.
-fn reaches(stmt: Stmt, scope: Scope) -> Stmt {
+pub(super) fn reaches(stmt: Stmt, scope: Scope) -> Stmt {
     let Some(domain) = scope.domain() else { return stmt.text("1 = 1") };
     let stmt = stmt.text("((share.kind = 'domain' AND share.target = ").arg(domain);
     let stmt = stmt.text(") OR (share.kind = 'project' AND share.target ");
@@ -87,19 +88,25 @@ fn reaches(stmt: Stmt, scope: Scope) -> Stmt {
 
 /// Appends the condition that an image is shared into `scope` with this status.
 pub(super) fn shared_with(stmt: Stmt, scope: Scope, status: ShareStatus) -> Stmt {
+    let stmt = stmt.text("(image.visibility = 'shared' AND image.status <> 'pending_delete' AND EXISTS (");
     let stmt =
-        stmt.text("(image.visibility = 'shared' AND image.status <> 'pending_delete' AND image.id IN (");
-    let stmt = stmt.text("SELECT share.image_id FROM share WHERE share.status = ").arg(status);
+        stmt.text("SELECT share.status FROM share WHERE share.image_id = image.id AND share.status = ");
+    let stmt = stmt.arg(status);
     reaches(stmt.text(" AND "), scope).text("))")
 }
 
 /// Images of a view, as far as `scope` goes.
 pub(super) fn viewed(scope: Scope, view: View) -> Stmt {
-    let all = || sql("image", COLUMNS).text(" WHERE ");
+    viewed_as(COLUMNS, scope, view)
+}
+
+/// The same, with other columns.
+pub(super) fn viewed_as(columns: &'static str, scope: Scope, view: View) -> Stmt {
+    let all = || sql("image", columns).text(" WHERE ");
     match view {
-        View::All => seen_by(scope),
-        View::Featured => seen_by(scope).text(" AND image.featured = 1"),
-        View::Public => all().text("image.visibility = 'public'"),
+        View::All => seen_as(columns, scope),
+        View::Featured => seen_as(columns, scope).text(" AND image.featured = 1"),
+        View::Public => all().text("COALESCE(image.visibility, '') = 'public'"),
         View::Private => owned_by(all(), scope).text(" AND image.visibility <> 'public'"),
         View::Shared(status) => {
             let stmt = shared_with(all(), scope, status);

@@ -200,6 +200,15 @@ impl Stmt {
         self.text(if n == 0 { "NULL)" } else { ")" })
     }
 
+    /// Appends `(VALUES (a, b), …)` of bound values; of at least one pair.
+    #[must_use]
+    pub(super) fn pairs<A: Arg + Copy, B: Arg + Copy>(mut self, pairs: &[(A, B)]) -> Self {
+        for (n, (a, b)) in pairs.iter().enumerate() {
+            self = self.text(if n == 0 { "(VALUES (" } else { ", (" }).arg(*a).text(", ").arg(*b).text(")");
+        }
+        self.text(")")
+    }
+
     /// Puts constant text before and after.
     #[must_use]
     pub(super) fn wrapped(mut self, before: &'static str, after: &'static str) -> Self {

@@ -19,6 +19,7 @@ use std::str::FromStr as _;
 use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use hearth_protocol::id::ImageId;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -44,6 +45,10 @@ const PAUSE_MS_MAX: u64 = 200;
 const ACQUIRE_MAX: Duration = Duration::from_secs(30);
 /// How long SQLite waits for another process's lock (a backup, a second controller), in milliseconds.
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+/// Every statement looks up few rows of tables that memory mostly holds: compiling one takes longer than running it, and a
+/// page that is read out of order costs hardly more than the next one. Helpers for one statement start later than it ends.
+const POSTGRES_SETTINGS: &str =
+    "SET jit = off; SET random_page_cost = 1.1; SET max_parallel_workers_per_gather = 0";
 
 /// Which database holds the data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -197,6 +202,22 @@ impl Db {
         Ok(rows.into_iter().map(|row| Row { row, table }).collect())
     }
 
+    /// All rows of a reading statement, each read as it comes: for tables, of which a list of rows as the driver holds them
+    /// would take twenty times the memory of what they say.
+    pub(super) async fn each<T>(
+        &self,
+        stmt: Stmt,
+        read: impl Fn(&Row) -> Result<T, DbError>,
+    ) -> Result<Vec<T>, DbError> {
+        let (table, text) = (stmt.table(), stmt.as_str().to_owned());
+        let mut rows = stmt.into_query().fetch(&self.inner.reader);
+        let mut all = Vec::new();
+        while let Some(row) = rows.try_next().await.map_err(|error| DbError::sql(&text, error))? {
+            all.push(read(&Row { row, table })?);
+        }
+        Ok(all)
+    }
+
     /// The first row of a reading statement.
     pub(super) async fn row(&self, stmt: Stmt) -> Result<Option<Row>, DbError> {
         let (table, text) = (stmt.table(), stmt.as_str().to_owned());
@@ -341,9 +362,10 @@ async fn connect(engine: Engine, url: &str, connections: u32, read_only: bool) -
         AnyPoolOptions::new().max_connections(connections).min_connections(1).acquire_timeout(ACQUIRE_MAX);
     let pool = pool.after_connect(move |connection, _| {
         Box::pin(async move {
-            if engine == Engine::Sqlite {
-                connection.execute(SQLITE_PRAGMAS).await?;
-            }
+            match engine {
+                Engine::Sqlite => connection.execute(SQLITE_PRAGMAS).await?,
+                Engine::Postgres => connection.execute(POSTGRES_SETTINGS).await?,
+            };
             if engine == Engine::Sqlite && read_only {
                 connection.execute("PRAGMA query_only = ON").await?;
             }

@@ -120,7 +120,7 @@ fn seen(shared: &Shared, location: LocationId, job: &Prewarm) -> Seen {
     };
     Seen::of(entry.status, holding(), || Seen::Failed {
         fault: entry.fault.unwrap_or(FaultCode::Internal),
-        text: entry.reason,
+        text: entry.reason.into(),
         next_try_us: entry.next_try_us.unwrap_or(entry.reported_us),
     })
 }

@@ -5,11 +5,13 @@
 //! **Invariants.** Loaded whole from the database at start; changed only by committed reports. `settled` says that a
 //! location's inventory came in this process: only then does a missing entry mean that nothing is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hearth_protocol::digest::ContentId;
+use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::LocationId;
+use hearth_protocol::words::EntryStatus;
 
 use crate::db::entries::{Entry, EntryChanges};
 
@@ -19,9 +21,32 @@ pub(super) struct Picture {
     inner: Mutex<Inner>,
 }
 
+/// What the reconciler asks of an entry: a million of them are held, so no more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Seen {
+    /// State, in the agent's words.
+    pub(super) status: EntryStatus,
+    /// Fault of the last try.
+    pub(super) fault: Option<FaultCode>,
+    /// Why the last try failed; nearly always empty, and then without memory of its own.
+    pub(super) reason: Box<str>,
+    /// When it is tried again, microseconds since the epoch.
+    pub(super) next_try_us: Option<i64>,
+    /// When the agent said so.
+    pub(super) reported_us: i64,
+}
+
+impl From<Entry> for Seen {
+    fn from(entry: Entry) -> Self {
+        let Entry { status, fault, reason, next_try_us, reported_us, .. } = entry;
+        Self { status, fault, reason: reason.into(), next_try_us, reported_us }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<LocationId, HashMap<ContentId, Entry>>,
+    /// Trees: they are half as large as tables of hashes.
+    entries: HashMap<LocationId, BTreeMap<ContentId, Seen>>,
     settled: HashSet<LocationId>,
 }
 
@@ -30,13 +55,9 @@ impl Picture {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces everything by what the database holds.
-    pub(super) fn load(&self, entries: Vec<Entry>) {
-        let mut inner = self.inner();
-        inner.entries.clear();
-        for entry in entries {
-            inner.entries.entry(entry.location).or_default().insert(entry.content, entry);
-        }
+    /// Takes an entry of the database, at start.
+    pub(super) fn put(&self, entry: Entry) {
+        self.inner().entries.entry(entry.location).or_default().insert(entry.content, entry.into());
     }
 
     /// Takes committed changes; `whole`: they come from an inventory.
@@ -46,7 +67,7 @@ impl Picture {
         for (content, _) in changes.gone {
             here.remove(&content);
         }
-        here.extend(changes.changed.into_iter().map(|entry| (entry.content, entry)));
+        here.extend(changes.changed.into_iter().map(|entry| (entry.content, entry.into())));
         if whole {
             inner.settled.insert(location);
         }
@@ -72,7 +93,7 @@ impl Picture {
 
     /// The last observation of a content at a location.
     #[must_use]
-    pub(super) fn entry(&self, location: LocationId, content: ContentId) -> Option<Entry> {
+    pub(super) fn entry(&self, location: LocationId, content: ContentId) -> Option<Seen> {
         self.inner().entries.get(&location)?.get(&content).cloned()
     }
 
@@ -80,9 +101,8 @@ impl Picture {
     #[must_use]
     pub(super) fn active_at(&self, content: ContentId) -> Vec<LocationId> {
         let inner = self.inner();
-        let active = |here: &HashMap<ContentId, Entry>| {
-            here.get(&content)
-                .is_some_and(|entry| entry.status == hearth_protocol::words::EntryStatus::Active)
+        let active = |here: &BTreeMap<ContentId, Seen>| {
+            here.get(&content).is_some_and(|entry| entry.status == EntryStatus::Active)
         };
         inner.entries.iter().filter(|(_, here)| active(here)).map(|(location, _)| *location).collect()
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{Generation, LocationId};
-use hearth_protocol::words::{EntryStatus, ImageStatus};
+use hearth_protocol::words::EntryStatus;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{sleep, timeout};
@@ -88,7 +88,7 @@ impl Reconciler {
     /// A failed statement.
     pub(super) async fn load(shared: Arc<Shared>) -> Result<Self, DbError> {
         let changes = shared.db.subscribe();
-        shared.picture.load(shared.db.entries().await?);
+        shared.db.see_entries(|entry| shared.picture.put(entry)).await?;
         let mut this = Self {
             shared,
             changes,
@@ -159,9 +159,7 @@ impl Reconciler {
         if std::mem::take(&mut self.dirty.images) {
             self.model.contents =
                 db.contents().await?.into_iter().map(|content| (content.id, content)).collect();
-            let images = db.all_images().await?.into_iter();
-            let active = images.filter(|image| image.status == ImageStatus::Active);
-            self.model.names = active.map(|image| (image.id, image.facts.name)).collect();
+            self.model.names = db.active_image_names().await?.into_iter().collect();
         }
         if std::mem::take(&mut self.dirty.locations) {
             let locations = db.locations(false).await?;

@@ -15,6 +15,7 @@ mod host_images;
 mod image_lists;
 mod jobs;
 mod people;
+mod plans;
 mod quotas;
 mod recycle;
 mod safety;
