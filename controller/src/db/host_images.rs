@@ -117,7 +117,8 @@ pub struct Holders {
 pub const HOLDERS_MAX: u32 = 5;
 
 const COLUMNS: &str = "SELECT host_image.* FROM host_image";
-const DISKS: &str = "SELECT image.*, content.stored_bytes, host_image_member.host_image_id FROM host_image_member \
+const DISKS: &str = "SELECT image.*, content.stored_bytes, host_image_member.host_image_id, \
+     (SELECT image_key.name FROM image_key WHERE image_key.id = image.key_id) AS key_name FROM host_image_member \
      JOIN image ON image.id = host_image_member.image_id \
      LEFT JOIN content ON content.content_id = image.content_id WHERE host_image_member.host_image_id IN ";
 /// Host images of one look for disks: bounds a statement.
