@@ -89,7 +89,7 @@ pub enum ResealError {
 }
 
 const COLUMNS: &str = "SELECT id, name, domain_id, project_id, sealed, master, created_us, sealed_us, \
-     CAST((SELECT COUNT(*) FROM image WHERE image.key_id = image_key.id AND image.deleted_us IS NULL) AS BIGINT) AS images \
+     (SELECT CAST(COUNT(*) AS BIGINT) FROM image WHERE image.key_id = image_key.id AND image.deleted_us IS NULL) AS images \
      FROM image_key WHERE 1 = 1";
 
 fn key(row: &Row) -> Result<Key, DbError> {

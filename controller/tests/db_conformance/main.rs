@@ -14,6 +14,7 @@ mod forgetting;
 mod host_images;
 mod image_lists;
 mod jobs;
+mod keys;
 mod people;
 mod plans;
 mod quotas;
