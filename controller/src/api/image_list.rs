@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use axum::extract::State;
-use hearth_protocol::api::image::{Image as ImageBody, ImagePage, TAG_CHARS_MAX, TAGS_MAX};
+use hearth_protocol::api::image::{Count, Image as ImageBody, ImagePage, TAG_CHARS_MAX, TAGS_MAX};
 use hearth_protocol::id::{DomainId, ImageId, LocationId, ProjectId};
 use hearth_protocol::words::{
     Architecture, DiskFormat, ImageKind, ImageSort, ImageStatus, ImageView, OsType, ShareStatus, SortOrder,
@@ -173,7 +173,14 @@ pub async fn list(
     };
     let request = PageRequest { limit: query.limit, cursor: query.cursor };
     let page = app.db.images_by(caller.scope(), &filter, order, &request).await?;
-    let count = if query.count { Some(app.db.count_images(caller.scope(), &filter).await?) } else { None };
+    let count = match page.next {
+        _ if !query.count => None,
+        // The whole list is one page, which is counted.
+        None if request.cursor.is_none() => {
+            Some(Count { rows: u32::try_from(page.items.len()).unwrap_or(u32::MAX), more: false })
+        }
+        _ => Some(app.db.count_images(caller.scope(), &filter).await?),
+    };
     let mut items = bodies(&app, &caller, &page.items).await?;
     if let Some(location) = at {
         let ids: Vec<ImageId> = items.iter().map(|image| image.id).collect();

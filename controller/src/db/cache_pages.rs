@@ -56,10 +56,10 @@ fn images_from(source: &Source<'_>, from: Option<(&str, &str)>, again: bool, lim
     let mut stmt =
         sql("image", "SELECT image.id, image.name_folded FROM image WHERE image.deleted_us IS NULL");
     stmt = stmt.text(" AND image.content_id IS NOT NULL").when(source.filter.image, " AND image.id = ");
-    if let Some((name, id)) = from {
-        stmt = stmt.text(" AND (image.name_folded, image.id) ").text(if again { ">= (" } else { "> (" });
-        stmt = stmt.arg(name).text(", ").arg(id).text(")");
-    }
+    // Also from the very begin, or SQLite would collect and sort all that have a content.
+    let (name, id) = from.unwrap_or_default();
+    stmt = stmt.text(" AND (image.name_folded, image.id) ").text(if again { ">= (" } else { "> (" });
+    stmt = stmt.arg(name).text(", ").arg(id).text(")");
     // One EXISTS around both: PostgreSQL would make tables of two.
     stmt = stmt
         .text(" AND EXISTS (SELECT entry.location_id FROM entry WHERE entry.content_id = image.content_id");

@@ -23,7 +23,7 @@ const FEW: i64 = 1_000;
 /// The same for pieces of texts: what else a text must have is compared row by row, and may leave nothing.
 const FEW_TEXTS: i64 = 10_000;
 /// The same for counts of texts and tags: a count goes on until it has counted what it may.
-const FEW_TO_COUNT: i64 = 50_000;
+const FEW_TO_COUNT: i64 = 30_000;
 /// A set that is so small need not be beaten.
 const TINY: i64 = 200;
 
@@ -157,7 +157,9 @@ pub(super) fn within(stmt: Stmt, set: Option<&Set>) -> Stmt {
 impl Db {
     /// The smallest of these sets to list from; `None` if all are large.
     pub(super) async fn narrowest(&self, sets: Vec<Set>) -> Result<Option<Set>, DbError> {
-        self.smallest(sets, |set| if set.is_text() { FEW_TEXTS } else { FEW }).await
+        // A text that is one piece is in all of the set: nothing else is compared.
+        let is_piece = sets.iter().filter(|set| set.is_text()).count() == 1;
+        self.smallest(sets, |set| if set.is_text() && !is_piece { FEW_TEXTS } else { FEW }).await
     }
 
     /// The smallest of these sets to count from; `None` if all are large.

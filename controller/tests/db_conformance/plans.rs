@@ -253,6 +253,7 @@ async fn copies_are_found_by_indexes(place: Place) {
     let (image, location) = (all[0].image, all[0].location);
     let found = plans(&place, db.cache_rows(&CacheFilter::default(), &page, now_us)).await;
     check(&found, &["image_name", "entry_content", wishes]);
+    assert!(!found.contains("content_id>?"), "all images with a content are sorted:\n{found}");
     let of_image = CacheFilter { image: Some(image), ..CacheFilter::default() };
     check(&plans(&place, db.cache_rows(&of_image, &page, now_us)).await, &["entry_content", wishes]);
     let at = CacheFilter { location: Some(location), ..CacheFilter::default() };
