@@ -329,10 +329,8 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
         let fits = (least..=most).contains(&value);
         if fits { Ok(()) } else { Err(error(key, &value, format!("must be {least} to {most}"))) }
     };
-    let sharing = sharing(&raw, shown)?;
-    let master_keys = master_keys(&mut raw, shown)?;
-    let calls = calls(&raw, &ranged)?;
-    let catalog = catalog(&mut raw, shown)?;
+    let (sharing, calls) = (sharing(&raw, shown)?, calls(&raw, &ranged)?);
+    let (catalog, master_keys) = (catalog(&mut raw, shown)?, master_keys(&mut raw, shown)?);
     let state_dir = raw.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into());
     if !state_dir.is_absolute() {
         return wrong("state_dir", &state_dir.display(), "must be an absolute path".into());
