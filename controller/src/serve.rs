@@ -119,12 +119,7 @@ impl Controller {
         let state = StateFolder::take(&config.state_dir)?;
         state.must_be_set_up()?;
         let authority = Arc::new(Authority::load(&state.ca())?);
-        if let Some(upgraded) = Db::upgrade(&config.database_url, &upgrade_folder(&config.state_dir)).await? {
-            let backup = upgraded.backup.display();
-            tracing::info!(from = upgraded.from, to = upgraded.to, %backup, "the database was brought further");
-        }
-        let db = Db::open(&config.database_url).await?;
-        db.set_default_limits(config.sharing.quota);
+        let db = open_database(&config).await?;
         let ingest = open_files(&config, executable)?;
         let closing = CancellationToken::new();
         let jobs = Jobs::new(
@@ -251,6 +246,17 @@ impl Controller {
         }
         self.db.close().await;
     }
+}
+
+/// Opens the database; one of an older version is saved and brought further first.
+async fn open_database(config: &Config) -> Result<Db, DbError> {
+    if let Some(upgraded) = Db::upgrade(&config.database_url, &upgrade_folder(&config.state_dir)).await? {
+        let backup = upgraded.backup.display();
+        tracing::info!(from = upgraded.from, to = upgraded.to, %backup, "the database was brought further");
+    }
+    let db = Db::open(&config.database_url).await?;
+    db.set_default_limits(config.sharing.quota);
+    Ok(db)
 }
 
 /// Waits until a task has ended, without taking its result.

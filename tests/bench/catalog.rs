@@ -17,6 +17,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hearth_controller::clock;
 use hearth_tests::api::Api;
 use hearth_tests::daemon::{Daemon, run};
 use hearth_tests::wait;
@@ -180,8 +181,7 @@ fn configure(place: &Place, port: u16) -> Result<std::path::PathBuf> {
 /// Lets every location but a few have spoken just now, and for the hours of this run.
 async fn alive(place: &Place) -> Result<()> {
     let mut connection = fill::connect(place).await?;
-    let now_us = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_micros()
-        + 12 * 3600 * 1_000_000;
+    let now_us = clock::unix_us() + 12 * 3600 * 1_000_000;
     fill::run(&mut connection, format!("UPDATE location SET last_seen_us = {now_us}")).await?;
     for n in (0..rows::LOCATIONS).step_by(usize::try_from(SILENT_EVERY)?) {
         let silent = format!("UPDATE location SET last_seen_us = 1 WHERE id = '{}'", rows::location(n));

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use hearth_agent::local::message::{Code, Reply, Request};
 use hearth_protocol::api::image::{Image, ImageCreate};
@@ -12,19 +12,10 @@ use hearth_protocol::words::{ConsumerKind, ImageStatus};
 use hearth_tests::cluster::{Cluster, Extra, WORK_WAIT_MAX};
 use hearth_tests::{disk, wait};
 
+use crate::typed::{check, text};
+
 /// Bytes of noise that make the disk known wherever they lie; nothing packs them, so they are stored as they are.
 const MARKER_BYTES: usize = 4 << 20;
-
-#[track_caller]
-fn check(cluster: &Cluster, args: &[&str], code: i32) -> Output {
-    let output = cluster.hearth(args).unwrap();
-    assert_eq!(output.status.code(), Some(code), "hearth {args:?}: {}", text(&output));
-    output
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 /// A cluster whose controller has a master key.
 async fn start(agents: usize) -> (Cluster, tempfile::TempDir) {
@@ -74,6 +65,39 @@ fn opened(file: &Path, key: &Path, raw: &Path) -> bool {
     command.output().unwrap().status.success()
 }
 
+/// Makes an encrypted overlay of the encrypted file `path`, as the help says.
+fn make_overlay(path: &str, secret: &Path, overlay: &Path) {
+    let base = format!(r#"json:{{"driver":"qcow2","encrypt.key-secret":"k","file.filename":"{path}"}}"#);
+    let object = format!("secret,id=k,file={}", secret.display());
+    let mut made = None;
+    for _ in 0..10 {
+        // qemu-img gives up where the processor's time seems to go back; that passes.
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "--object", &object, "-b", &base]);
+        let output =
+            create.args(["-o", "encrypt.format=luks,encrypt.key-secret=k"]).arg(overlay).output().unwrap();
+        let again = text(&output).contains("accurate CPU usage");
+        made = Some(output);
+        if !again {
+            break;
+        }
+    }
+    let made = made.unwrap();
+    assert!(made.status.success(), "{}", text(&made));
+}
+
+/// Nothing plain anywhere, neither disk nor passphrase.
+fn check_nothing_plain(cluster: &Cluster, marker: &[u8], passphrase: &[u8]) {
+    for place in [cluster.state_dir(), cluster.agent_dir(0), cluster.agent_dir(1)] {
+        assert_eq!(holding(&place, marker), Vec::<PathBuf>::new());
+        assert_eq!(holding_text(&place, passphrase), Vec::<PathBuf>::new());
+    }
+    for log in ["controller.log", "host-1.log"] {
+        let log = std::fs::read(cluster.dir().join(log)).unwrap();
+        assert!(!log.windows(64).any(|window| window == passphrase), "a passphrase is in a log");
+    }
+}
+
 /// IN-9: stored, moved and cached encrypted; a host where it is placed opens it against a lease, and no other does.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_image_opens_on_its_host_against_a_lease() {
@@ -103,36 +127,13 @@ async fn an_encrypted_image_opens_on_its_host_against_a_lease() {
 
     // The overlay of the help text: encrypted too, and written through.
     let overlay = keys.path().join("vm-1.qcow2");
-    let base = format!(r#"json:{{"driver":"qcow2","encrypt.key-secret":"k","file.filename":"{path}"}}"#);
-    let object = format!("secret,id=k,file={}", secret.display());
-    let mut made = None;
-    for _ in 0..10 {
-        // qemu-img gives up where the processor's time seems to go back; that passes.
-        let mut create = Command::new("qemu-img");
-        create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "--object", &object, "-b", &base]);
-        let output =
-            create.args(["-o", "encrypt.format=luks,encrypt.key-secret=k"]).arg(&overlay).output().unwrap();
-        let again = text(&output).contains("accurate CPU usage");
-        made = Some(output);
-        if !again {
-            break;
-        }
-    }
-    let made = made.unwrap();
-    assert!(made.status.success(), "{}", text(&made));
+    make_overlay(path, &secret, &overlay);
     assert!(opened(&overlay, &secret, &raw));
     disk::same(&raw, &source).unwrap();
 
     // Nothing plain anywhere, neither disk nor passphrase; the search finds what is there.
     let passphrase = key.stdout.clone();
-    for place in [cluster.state_dir(), cluster.agent_dir(0), cluster.agent_dir(1)] {
-        assert_eq!(holding(&place, &marker), Vec::<PathBuf>::new());
-        assert_eq!(holding_text(&place, &passphrase), Vec::<PathBuf>::new());
-    }
-    for log in ["controller.log", "host-1.log"] {
-        let log = std::fs::read(cluster.dir().join(log)).unwrap();
-        assert!(!log.windows(64).any(|window| window == passphrase), "a passphrase is in a log");
-    }
+    check_nothing_plain(&cluster, &marker, &passphrase);
     let given: Vec<Operation> = cluster.api.list("/operations?action=key.give").await.unwrap();
     assert_eq!(given.len(), 1, "one host was given it, once: {given:?}");
 

@@ -1,24 +1,8 @@
 //! A market by hand: a key, a signed catalog, and an import from a real web server.
 
-use std::process::Output;
-
 use hearth_tests::cluster::Cluster;
-use serde_json::Value;
 
-#[track_caller]
-fn check(cluster: &Cluster, args: &[&str], code: i32) -> Output {
-    let output = cluster.hearth(args).unwrap();
-    assert_eq!(output.status.code(), Some(code), "hearth {args:?}: {}", text(&output));
-    output
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
-}
+use crate::typed::{check, json, text};
 
 /// MK-1, CA-0: a catalog is signed, added and listed; a changed one, and one of an older edition, are refused. A location gets a
 /// domain.

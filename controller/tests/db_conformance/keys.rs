@@ -34,14 +34,14 @@ async fn make(db: &Db, store: &KeyStore, name: &str) -> Key {
     db.key(id).await.unwrap().unwrap()
 }
 
-async fn image_with(db: &Db, key: &Key, name: &str) -> NewImage {
+fn image_with(key: &Key, name: &str) -> NewImage {
     let fixed = FixedFacts { key: Some(key.id), ..FixedFacts::default() };
     NewImage { fixed, ..new_image(key.domain, key.project, name) }
 }
 
 /// An active encrypted image.
 async fn active(db: &Db, key: &Key, name: &str) -> ImageId {
-    let new = image_with(db, key, name).await;
+    let new = image_with(key, name);
     db.create_image(&new, &op("image.create")).await.unwrap();
     db.start_upload(new.id).await.unwrap();
     let job = new_id();
@@ -64,7 +64,7 @@ async fn a_key_that_encrypts_an_image_stays_whoever_is_faster(place: Place) {
     let store = keys(1);
     for n in 0..20 {
         let key = make(&db, &store, &format!("key-{n}")).await;
-        let new = image_with(&db, &key, &format!("image-{n}")).await;
+        let new = image_with(&key, &format!("image-{n}"));
         let (create, delete) = (op("image.create"), op("key.delete"));
         let (made, deleted) = tokio::join!(db.create_image(&new, &create), db.delete_key(key.id, &delete));
         match (&made, &deleted) {
@@ -82,7 +82,7 @@ async fn a_key_that_encrypts_an_image_stays_whoever_is_faster(place: Place) {
     let (domain, _) = db.default_tenants().await.unwrap();
     let other = project_in(&db, domain, "other").await;
     let key = make(&db, &store, "mine").await;
-    let foreign = NewImage { project: other, ..image_with(&db, &key, "foreign").await };
+    let foreign = NewImage { project: other, ..image_with(&key, "foreign") };
     assert!(matches!(db.create_image(&foreign, &op("x")).await, Err(DbError::NotFound { .. })));
     let mine = db.keys(Scope::Project(domain, other), None, &PageRequest::default()).await.unwrap();
     assert!(mine.items.is_empty());
@@ -137,7 +137,7 @@ async fn an_encrypted_import_is_noted_until_it_is_recorded(place: Place) {
     let image = active(&db, &key, "secret").await;
     assert_eq!(db.noted_encrypted(image).await.unwrap(), None);
     assert_eq!(db.image(image).await.unwrap().unwrap().virtual_bytes, Some(40 << 30));
-    let new = image_with(&db, &key, "later").await;
+    let new = image_with(&key, "later");
     db.create_image(&new, &op("image.create")).await.unwrap();
     for text in ["{}", "{\"a\":1}"] {
         db.note_encrypted(new.id, 1, text).await.unwrap();

@@ -148,7 +148,7 @@ fn check(plans: &str, indexes: &[&str]) {
     for line in plans.lines().map(str::trim) {
         let whole =
             |table: &&str| line == format!("SCAN {table}") || line.contains(&format!("Seq Scan on {table} "));
-        assert!(!LARGE.iter().any(|table| whole(&table)), "{line}:\n{plans}");
+        assert!(!LARGE.iter().any(whole), "{line}:\n{plans}");
     }
 }
 

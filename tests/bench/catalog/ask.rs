@@ -42,13 +42,33 @@ pub(crate) struct Ask {
 /// The table.
 pub(crate) fn asks() -> Vec<Ask> {
     let image = rows::image_cached_everywhere();
+    let images = [listed(), counted()].concat();
+    let mut all = Vec::new();
+    for who in [Who::System, Who::Member] {
+        for (name, query, pages) in &images {
+            // A member sees little of another project.
+            if who == Who::Member && name.contains("largest project") {
+                continue;
+            }
+            // A member's list is shorter.
+            let deep = if who == Who::Member { pages / 20 } else { *pages };
+            all.push(Ask { name, who, path: format!("/images?{query}"), deep });
+        }
+        let one = if who == Who::System { image.clone() } else { rows::own_image() };
+        all.push(Ask { name: "one image", who, path: format!("/images/{one}"), deep: 0 });
+    }
+    let system = [caches(&image), logs(&image)].concat();
+    all.extend(system.into_iter().map(|(name, path, deep)| Ask { name, who: Who::System, path, deep }));
+    all
+}
+
+/// Name, path or query, and pages to go first.
+type Row = (&'static str, String, usize);
+
+/// Image lists.
+fn listed() -> Vec<Row> {
     let name = encoded(&rows::Image::new(77_770).name);
-    let location = rows::location(1_234);
-    let day = "from=2025-03-01T00:00:00Z&to=2025-03-02T00:00:00Z";
-    let made = "created_after=2025-03-01T00:00:00Z&created_before=2025-03-02T00:00:00Z";
-    let changed = made.replace("created", "updated");
-    let large = rows::project(rows::PROJECT_LARGE);
-    let images = [
+    vec![
         ("images, first page", String::new(), 0),
         ("images, page far behind", String::new(), 60),
         ("images by status (3 %)", "status=killed".to_owned(), 0),
@@ -62,6 +82,16 @@ pub(crate) fn asks() -> Vec<Ask> {
         ("search of a common character", "q=0".to_owned(), 0),
         ("search of a serial number", "q=54321".to_owned(), 0),
         ("search without hit", "q=xyzzy".to_owned(), 0),
+    ]
+}
+
+/// Image lists that are counted, sorted and filtered.
+fn counted() -> Vec<Row> {
+    let location = rows::location(1_234);
+    let made = "created_after=2025-03-01T00:00:00Z&created_before=2025-03-02T00:00:00Z";
+    let changed = made.replace("created", "updated");
+    let large = rows::project(rows::PROJECT_LARGE);
+    vec![
         ("images with count", "count=true".to_owned(), 0),
         ("images by status with count", "status=active&count=true".to_owned(), 0),
         ("images by name, sorted", "sort=name".to_owned(), 0),
@@ -94,22 +124,13 @@ pub(crate) fn asks() -> Vec<Ask> {
         ("search of a common word, by name", "q=ubuntu&sort=name&count=true".to_owned(), 0),
         ("search of a status word, count", "q=import&count=true".to_owned(), 0),
         ("search, common parts, no hit", format!("q={}", encoded("untu 22.04 lts 9")), 0),
-    ];
-    let mut all = Vec::new();
-    for who in [Who::System, Who::Member] {
-        for (name, query, pages) in &images {
-            // A member sees little of another project.
-            if who == Who::Member && name.contains("largest project") {
-                continue;
-            }
-            // A member's list is shorter.
-            let deep = if who == Who::Member { pages / 20 } else { *pages };
-            all.push(Ask { name, who, path: format!("/images?{query}"), deep });
-        }
-        let one = if who == Who::System { image.clone() } else { rows::own_image() };
-        all.push(Ask { name: "one image", who, path: format!("/images/{one}"), deep: 0 });
-    }
-    let system = [
+    ]
+}
+
+/// The cache list, locations and the system.
+fn caches(image: &str) -> Vec<Row> {
+    let location = rows::location(1_234);
+    vec![
         ("system with its counts", "/system".to_owned(), 0),
         ("cache list, first page", "/cache".to_owned(), 0),
         ("cache list, page far behind", "/cache".to_owned(), 40),
@@ -127,6 +148,14 @@ pub(crate) fn asks() -> Vec<Ask> {
         ("locations, first page", "/locations".to_owned(), 0),
         ("locations by selector", "/locations?select=zone%3Dz07".to_owned(), 0),
         ("one location", format!("/locations/{location}"), 0),
+    ]
+}
+
+/// The operation log.
+fn logs(image: &str) -> Vec<Row> {
+    let location = rows::location(1_234);
+    let day = "from=2025-03-01T00:00:00Z&to=2025-03-02T00:00:00Z";
+    vec![
         ("log, first page", "/operations".to_owned(), 0),
         ("log, newest 20", "/operations?limit=20".to_owned(), 0),
         ("log, page far behind", "/operations".to_owned(), 100),
@@ -143,9 +172,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         ("log of somebody unknown", "/operations?who=nobody".to_owned(), 0),
         ("log of a day long ago", format!("/operations?{day}"), 0),
         ("log of a day long ago by who", format!("/operations?{day}&who=user-07"), 0),
-    ];
-    all.extend(system.map(|(name, path, deep)| Ask { name, who: Who::System, path, deep }));
-    all
+    ]
 }
 
 fn encoded(text: &str) -> String {
