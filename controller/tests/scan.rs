@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use hearth_controller::ingest::sandbox::SandboxMode;
 use hearth_controller::ingest::scan::{ScanError, Scanner};
 use hearth_protocol::api::image::Checksums;
 use hearth_protocol::id::ImageId;
+use hearth_protocol::words::ImportStage;
 
 const IMAGE: ImageId = ImageId::from_bytes([1; 16]);
 
@@ -58,7 +59,12 @@ impl Place {
             sums: None,
             disk_bytes: None,
         };
-        let imported = ingest.run_import(&spec, &AtomicBool::new(cancelled), &mut |_, _| ());
+        let cancel = AtomicBool::new(false);
+        // Just before the scanner starts: it must be stopped, not what comes before it.
+        let imported = ingest.run_import(&spec, &cancel, &mut |stage, percent| {
+            cancel
+                .fetch_or(cancelled && (stage, percent) == (ImportStage::Inspecting, 50), Ordering::Relaxed);
+        });
         (ingest, imported)
     }
 

@@ -4,9 +4,10 @@
 //! **Why a text.** It can be read by somebody who does not know Rust, and typed.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use hearth_tests::cluster::Cluster;
+use hearth_tests::cluster::{Cluster, Extra};
 use hearth_tests::disk;
 
 use crate::typed::Person;
@@ -56,10 +57,15 @@ fn other(cluster: &Cluster, step: &Step, words: &[&str]) -> String {
     said
 }
 
-/// Proves PE-1, IN-6, AT-1, LS-1, SH-4, HI-1, CA-5, DW-1, DL-2, QU-1, LG-1: a day over all groups of the promise.
+/// Proves PE-1, IN-6, IN-9, AT-1, LS-1, SH-4, HI-1, CA-5, DW-1, DL-2, QU-1, LG-1: a day over all groups of the promise.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_of_an_operator_and_two_tenants() {
-    let cluster = Cluster::start(2).await.unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let master = keys.path().join("master.key");
+    std::fs::write(&master, "5a".repeat(32)).unwrap();
+    std::fs::set_permissions(&master, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let extra = Extra { controller: format!("master_key = {master:?}\n"), ..Extra::default() };
+    let cluster = Cluster::start_with(2, extra).await.unwrap();
     for (seed, name) in ["erp-system", "erp-data", "one-too-many", "public"].iter().enumerate() {
         disk::ext4(&cluster.dir().join(format!("{name}.raw")), 16, 2, 300 + seed as u64).unwrap();
     }

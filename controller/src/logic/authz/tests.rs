@@ -50,7 +50,7 @@ fn what_the_table_does_not_allow_is_denied() {
             let expected = match name {
                 "token.whoami" | "token.logout" | "token.rotate" | "user.change_password" => true,
                 "image.list" | "operation.show" | "host_image.list" | "usage.read" | "domain.list"
-                | "project.list" => true,
+                | "project.list" | "key.list" => true,
                 "token.list" | "grant.list" => principal.role == Role::Admin,
                 "domain.create" | "domain.update" | "domain.delete" => {
                     system && principal.role == Role::Admin
@@ -73,7 +73,9 @@ fn what_the_table_does_not_allow_is_denied() {
                 }
                 _ if reads_system => system,
                 "image.publish" | "host_image.publish" | "image.feature" | "share.beyond"
-                | "quota.update" | "transfers.steer" => system && principal.role == Role::Admin,
+                | "quota.update" | "transfers.steer" | "key.rotate" => {
+                    system && principal.role == Role::Admin
+                }
                 _ if name.starts_with("join_token.") || name.starts_with("market.") => {
                     system && principal.role == Role::Admin
                 }
