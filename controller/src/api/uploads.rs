@@ -91,6 +91,9 @@ pub async fn open(
     check_mark("mark", create.mark.as_deref())?;
     match create.size_bytes {
         Some(0) => return Err(Fault::invalid("size_bytes", "the file is empty")),
+        Some(bytes) if i64::try_from(bytes).is_err() => {
+            return Err(Fault::invalid("size_bytes", "no file is that large"));
+        }
         Some(bytes) if bytes > app.config.image_bytes_max => {
             return Err(too_large(bytes, app.config.image_bytes_max));
         }
