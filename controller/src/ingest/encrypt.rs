@@ -24,9 +24,10 @@ use super::chunk::{self, Chunking};
 use super::convert::{Conversion, ConvertError, Converter, driver, time_limit};
 use super::inspect::{ImageFile, Inspection, inspect};
 use super::job::{
-    Folder, ImportError, ImportSpec, Imported, Ingest, Progress, SLACK_BYTES, Shown, allocated, compare,
-    create, must_fit, on, remove,
+    Folder, ImportError, ImportSpec, Imported, Ingest, Progress, SLACK_BYTES, Shown, allocated, create,
+    must_fit, on, remove,
 };
+use super::publish::Made;
 
 /// A cluster of the encrypted file is written whole although one block of 4 KiB of the disk is in use: at worst so many times
 /// the bytes that the image's tables announce.
@@ -79,10 +80,7 @@ impl Ingest {
         progress: &mut Progress<'_>,
     ) -> Result<Encrypted, ImportError> {
         progress(ImportStage::Inspecting, 0);
-        let original = self.originals.open(spec.image)?;
-        let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
-        let sums = spec.sums.clone().map_or_else(|| original.sums(), Ok)?;
-        compare(&spec.expected, &sums)?;
+        let sums = self.expected_sums(spec, cancel)?;
         let folder = self.staging.join(spec.image.to_string());
         remove(&folder)?;
         let staging = Folder(create(folder)?);
@@ -106,24 +104,7 @@ impl Ingest {
         let staged = self.cut(spec, &encrypted, cancel, progress)?;
         drop(staging);
         self.read_back(&staged, cancel, progress)?;
-        let root = staged.root().clone();
-        let stored_bytes = staged.stored_bytes();
-        let published = self.content.publish(staged, cancel)?;
-        progress(ImportStage::Checksumming, 100);
-        let imported = Imported {
-            format: inspection.format,
-            content: root.content_id(),
-            kind: root.kind(),
-            virtual_bytes: root.raw_bytes(),
-            data_bytes: root.data_bytes(),
-            stored_bytes,
-            n_chunks: root.n_chunks(),
-            sums,
-            partition_table: inspection.partition_table,
-            warnings: inspection.warnings,
-            scan,
-            published,
-        };
+        let imported = self.publish(Made { inspection, staged, scan }, sums, cancel, progress)?;
         Ok(Encrypted { imported, disk_bytes })
     }
 

@@ -27,6 +27,7 @@ use hearth_protocol::words::{ContentKind, DiskFormat, ImportStage};
 use super::chunk::{self, Chunking};
 use super::convert::{Conversion, ConvertError, Converter, time_limit};
 use super::inspect::{ImageFile, InspectError, InspectWarning, Inspection, PartitionTable, inspect};
+use super::publish::Made;
 use super::sandbox::{SandboxError, SandboxMode, landlock_available};
 use super::scan::{ScanError, Scanner};
 use super::space::{Reservation, Space, SpaceError};
@@ -34,7 +35,6 @@ use super::unpack::{self, UnpackError, Unpacking};
 use crate::content::{
     CONTENT_FOLDER, ContentError, ContentStore, Originals, Published, Staged, Sums, Variants,
 };
-use crate::logic::catalog::first_mismatch;
 
 /// Room for the file system's own blocks beside what the image's tables announce: block lists and a last, partly filled
 /// block per extent of a sparse file.
@@ -313,30 +313,10 @@ impl Ingest {
         progress: &mut Progress<'_>,
     ) -> Result<Imported, ImportError> {
         progress(ImportStage::Inspecting, 0);
-        let original = self.originals.open(spec.image)?;
-        let original = original.ok_or(ImportError::NoOriginal { image: spec.image })?;
-        let sums = spec.sums.clone().map_or_else(|| original.sums_unless(cancel), Ok)?;
-        compare(&spec.expected, &sums)?;
+        let sums = self.expected_sums(spec, cancel)?;
         let source = Source { image: spec.image, declared: spec.declared, disk_bytes: spec.disk_bytes };
         let made = self.make(source, self.scanner.as_ref(), cancel, progress)?;
-        let root = made.staged.root().clone();
-        let stored_bytes = made.staged.stored_bytes();
-        let published = self.content.publish(made.staged, cancel)?;
-        progress(ImportStage::Checksumming, 100);
-        Ok(Imported {
-            format: made.inspection.format,
-            content: root.content_id(),
-            kind: root.kind(),
-            virtual_bytes: root.raw_bytes(),
-            data_bytes: root.data_bytes(),
-            stored_bytes,
-            n_chunks: root.n_chunks(),
-            sums,
-            partition_table: made.inspection.partition_table,
-            warnings: made.inspection.warnings,
-            scan: made.scan,
-            published,
-        })
+        self.publish(made, sums, cancel, progress)
     }
 
     /// Makes a damaged content again from its original and puts it in its place. `disk_bytes`: what its disk was grown to.
@@ -529,13 +509,6 @@ struct Source {
     disk_bytes: Option<u64>,
 }
 
-/// A staged content and what it was made of.
-struct Made {
-    inspection: Inspection,
-    staged: Staged,
-    scan: Option<String>,
-}
-
 /// Passes on whole percentages only, below 100: the end of a stage is the next stage.
 pub(super) struct Shown<'a, 'b> {
     pub(super) progress: &'a mut Progress<'b>,
@@ -551,13 +524,6 @@ impl Shown<'_, '_> {
             (self.progress)(self.stage, percent);
         }
     }
-}
-
-/// Compares whatever the uploader gave.
-pub(super) fn compare(expected: &Checksums, sums: &Sums) -> Result<(), ImportError> {
-    let counted = sums.clone().into();
-    let Some((algorithm, expected, got)) = first_mismatch(expected, &counted) else { return Ok(()) };
-    Err(ImportError::Checksum { algorithm, expected: expected.to_owned(), got: got.to_owned() })
 }
 
 /// A staging folder, removed when dropped.

@@ -16,6 +16,7 @@ pub mod encrypt;
 pub mod inspect;
 pub mod intake;
 pub mod job;
+mod publish;
 pub mod sandbox;
 pub mod scan;
 pub mod sources;
