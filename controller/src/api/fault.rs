@@ -97,6 +97,13 @@ impl Fault {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
+    /// 409: what was asked for is being made; the same call will do later.
+    pub fn not_ready(message: impl Into<String>) -> Self {
+        let mut fault = Self::new(StatusCode::CONFLICT, "not_ready", message);
+        fault.0.retry_after_s = Some(RETRY_AFTER_S);
+        fault
+    }
+
     /// 409: bytes were sent for another place of an upload than the next one.
     pub fn offset(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "offset", message)

@@ -129,7 +129,11 @@ async fn opened(app: &App, link: &Link) -> Result<(Image, FileToServe), Fault> {
     let Some(image) = image else { return Err(not_available()) };
     match file_of(app, &image, link.format).await {
         Ok(Some(file)) => Ok((image, file)),
-        // It is made again, or the store has trouble: the same address will do later.
+        // Programs that follow a link know 503 alone as "try again".
+        Err(fault) if fault.parts().code == "not_ready" => {
+            Err(Fault::unavailable(fault.parts().message.clone()))
+        }
+        // The store has trouble: the same address will do later.
         Err(fault) if fault.parts().status.is_server_error() => Err(fault),
         Ok(None) | Err(_) => Err(not_available()),
     }

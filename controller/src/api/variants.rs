@@ -100,7 +100,7 @@ pub async fn delete(
     params(("id" = ImageId, Path), ("format" = DiskFormat, Path)),
     responses((status = 200, description = "The file", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "A range of it"), (status = 304, description = "You have it already"),
-        (status = 409, description = "It could not be made", body = ErrorBody),
+        (status = 409, description = "It could not be made, or is being made (`not_ready`, `Retry-After`)", body = ErrorBody),
         (status = 416, description = "There is no such range", body = ErrorBody)))]
 pub async fn download(
     State(app): State<App>,
@@ -119,7 +119,7 @@ pub async fn download(
 /// The variant of an image in `format` as a file to serve; `op` says who takes it out, if the caller does not note it.
 ///
 /// # Errors
-/// 404 with the formats that there are if it is none of them; 503 while it waits or is made; 409 if it could not be made.
+/// 404 with the formats that there are if it is none of them; 409 `not_ready` while it waits or is made; 409 if it could not be made.
 pub async fn variant_of(
     app: &App,
     image: &Image,
@@ -133,7 +133,7 @@ pub async fn variant_of(
         (VariantStatus::Active, Some(sums), Some(file)) => {
             if !is_there(app, &row).await? {
                 app.db.requeue_variant(&row).await?;
-                return Err(Fault::unavailable(format!("the {said} was lost and is made again")));
+                return Err(Fault::not_ready(format!("the {said} was lost and is made again")));
             }
             let name = name_with(&image.facts.name, Some(format));
             let (path, sha256) = (app.ingest.variants.path(&file), sums.sha256.clone());
@@ -145,9 +145,9 @@ pub async fn variant_of(
         }
         (VariantStatus::Saving, ..) => {
             let percent = app.jobs.variant_percent(image.id, format).unwrap_or(0);
-            Err(Fault::unavailable(format!("the {said} is being made: {percent} %")))
+            Err(Fault::not_ready(format!("the {said} is being made: {percent} %")))
         }
-        _ => Err(Fault::unavailable(format!("the {said} waits to be made"))),
+        _ => Err(Fault::not_ready(format!("the {said} waits to be made"))),
     }
 }
 

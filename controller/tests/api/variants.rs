@@ -166,7 +166,7 @@ async fn a_format_that_is_not_there_is_named_and_made_on_demand() {
     let early = get(client, id, "vhdx").await;
     if early.status() != StatusCode::OK {
         assert!(early.headers().contains_key("retry-after"));
-        assert!(fault(early, 503).await.message.contains("vhdx of image disk"));
+        assert!(fault(early, 409).await.message.contains("vhdx of image disk"));
     }
     settled(client, id).await;
     assert_eq!(get(client, id, "vhdx").await.status(), StatusCode::OK);
@@ -177,7 +177,7 @@ async fn a_format_that_is_not_there_is_named_and_made_on_demand() {
     for file in files(&folder(&place.config)) {
         std::fs::remove_file(file).unwrap();
     }
-    assert!(fault(get(client, id, "vhdx").await, 503).await.message.contains("made again"));
+    assert!(fault(get(client, id, "vhdx").await, 409).await.message.contains("made again"));
     settled(client, id).await;
     assert_eq!(get(client, id, "vhdx").await.status(), StatusCode::OK);
     for file in files(&folder(&place.config)) {
