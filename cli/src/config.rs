@@ -147,6 +147,10 @@ pub(crate) fn load(
             })?
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => ConfigFile::default(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let told = format!("there is no configuration file {}", path.display());
+            return Err(Failure::new(Exit::Usage, told).hint("`hearth login URL` writes it").into());
+        }
         Err(e) => return Err(e).with_context(|| format!("reading {}", path.display())),
     };
     let set = |name: &str| env(name).filter(|value| !value.is_empty());
