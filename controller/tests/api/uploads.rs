@@ -1,16 +1,14 @@
 //! Uploads in many requests: what was acknowledged stays, whoever dies.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
-use hearth_controller::config::{self, Config};
 use hearth_controller::task;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, OsType};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::crash::serve;
+use super::crash::{serve, set_up};
 use super::harness::{self, Client, Place, body, fault, files, noise, qcow2, sha256, until};
 
 /// A client's view of one upload.
@@ -43,22 +41,6 @@ impl<'a> Upload<'a> {
 
 fn offset_of(answer: &Response) -> u64 {
     answer.headers()["upload-offset"].to_str().unwrap().parse().unwrap()
-}
-
-/// A configuration of the program itself, on a port that is free now.
-async fn program(dir: &std::path::Path) -> (Config, Client) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let file = dir.join("controller.toml");
-    let text = format!(
-        "state_dir = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:0\"\nsandbox = \"{}\"\n",
-        dir.join("state"),
-        harness::sandbox().as_str()
-    );
-    std::fs::write(&file, text).unwrap();
-    let config = config::load(Some(&file)).unwrap().config;
-    let token = harness::init(&config).await;
-    let client = Client::new(&config, port, &token);
-    (config, client)
 }
 
 /// IN-1: a file comes in as many requests as it takes, and every offset is checked.
@@ -190,7 +172,7 @@ async fn a_broken_connection_loses_next_to_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_the_controller() {
     let dir = tempfile::tempdir().unwrap();
-    let (config, client) = program(dir.path()).await;
+    let (config, client) = set_up(dir.path(), "").await;
     let mut running = Some(serve(&config, &client).await);
     let bytes = noise(40 << 20);
     let id = client.image(json!({ "name": "survivor", "expected": { "sha256": sha256(&bytes) } })).await;
