@@ -14,15 +14,14 @@ use crate::names;
 use crate::output::Cell;
 use crate::progress::{Mode, Steps};
 
-/// Beginnings of what is a URL and no file.
-const SCHEMES: [&str; 5] = ["http://", "https://", "ftp://", "ftps://", "s3://"];
 /// Endings of packed files, which are not part of a name.
 const PACKED: [&str; 3] = [".gz", ".xz", ".zst"];
 
-/// The text if it is a URL.
+/// The text if it is a URL, of whatever scheme: the controller says which ones it takes.
 pub(super) fn url_of(file: &std::path::Path) -> Option<&str> {
     let text = file.to_str()?;
-    SCHEMES.iter().any(|scheme| text.to_ascii_lowercase().starts_with(scheme)).then_some(text)
+    let (scheme, _) = text.split_once("://")?;
+    (!scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(text)
 }
 
 /// The last part of a path or URL without what says how it is packed.
