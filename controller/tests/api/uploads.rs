@@ -8,8 +8,9 @@ use hearth_protocol::words::{ImageStatus, OsType};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::crash::{serve, set_up};
+use super::crash::{check, serve, set_up};
 use super::harness::{self, Client, Place, body, fault, files, noise, qcow2, sha256, until};
+use super::sources::file_bytes;
 
 /// A client's view of one upload.
 struct Upload<'a> {
@@ -174,10 +175,10 @@ async fn an_upload_survives_the_controller() {
     let dir = tempfile::tempdir().unwrap();
     let (config, client) = set_up(dir.path(), "").await;
     let mut running = Some(serve(&config, &client).await);
-    let bytes = noise(40 << 20);
+    let bytes = noise(file_bytes());
     let id = client.image(json!({ "name": "survivor", "expected": { "sha256": sha256(&bytes) } })).await;
     let upload = Upload::open(&client, id, json!({ "size_bytes": bytes.len() })).await;
-    for kill_at in [12_u64 << 20, 26 << 20] {
+    for kill_at in [file_bytes() / 3, file_bytes() * 2 / 3] {
         let from = upload.offset().await;
         let until_kill = usize::try_from(kill_at).unwrap();
         let part = bytes::Bytes::from(bytes[usize::try_from(from).unwrap()..until_kill].to_vec());
@@ -215,6 +216,7 @@ async fn an_upload_survives_the_controller() {
     let image = client.ended(id).await;
     assert_eq!((image.status, image.checksums.sha256), (ImageStatus::Active, Some(sha256(&bytes))));
     drop(running);
+    check(&config, false).await;
 }
 
 /// IN-1, DL-2: an upload ends when it is given up, when its image goes, and when nobody goes on with it for too long.
