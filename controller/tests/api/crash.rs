@@ -31,6 +31,12 @@ pub(crate) async fn serve(config: &Config, client: &Client) -> Running {
     let mut command = Command::new(PROGRAM);
     command.arg("serve").arg("--config").arg(file).stderr(Stdio::null()).stdout(Stdio::null());
     let running = Running(command.spawn().unwrap());
+    wait_until_it_answers(client).await;
+    running
+}
+
+/// Waits for a program that was just started.
+pub(crate) async fn wait_until_it_answers(client: &Client) {
     let begun = clock::monotonic();
     while client.ask(Method::GET, "/whoami").send().await.map(|answer| answer.status()).ok()
         != Some(StatusCode::OK)
@@ -38,7 +44,6 @@ pub(crate) async fn serve(config: &Config, client: &Client) -> Running {
         assert!(begun.elapsed() < Duration::from_secs(60), "the controller does not answer");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    running
 }
 
 /// A controller that is set up below `dir`, and who talks to it once it runs; `more` is added to its configuration.

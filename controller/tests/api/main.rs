@@ -35,6 +35,7 @@ mod scan;
 mod servers;
 mod sharing;
 mod sources;
+mod traced;
 mod upgrade;
 mod upload;
 mod uploads;

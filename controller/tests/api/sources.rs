@@ -389,11 +389,7 @@ async fn s3_goes_on_after_cuts() {
     // The server hashes an object before it answers: a large one would take longer than a check waits.
     std::fs::write(dir.path().join("s3/images/debian/small.img"), &bytes[..1 << 20]).unwrap();
     let checked = client.post("/sources/check", json!({ "url": "s3://images/debian/small.img" })).await;
-    assert_eq!(
-        (&checked["size_bytes"], &checked["resumable"]),
-        (&json!(1 << 20), &json!(true)),
-        "{checked}"
-    );
+    assert_eq!((&checked["size_bytes"], &checked["resumable"]), (&json!(1 << 20), &json!(true)), "{checked}");
     let id = import(client, "s3", url, json!({})).await;
     for (n, cut) in cuts().into_iter().enumerate() {
         until("it comes", || wire.sent() > cut).await;
