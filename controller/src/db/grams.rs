@@ -102,12 +102,16 @@ pub(super) fn where_name_holds(stmt: Stmt, text: &str) -> Stmt {
     stmt.text(" AND image.name_folded LIKE ").arg(contains(text)).text(" ESCAPE '\\'")
 }
 
+/// Whether a search for a folded text is the look-up of one piece: who has the piece has all that is asked for.
+pub(super) fn is_piece(folded: &str) -> bool {
+    matches!(folded.chars().count(), 1 | 2)
+}
+
 /// Appends the condition that an image's name or description holds `text`, or that its status begins with it.
 pub(super) fn where_searched(stmt: Stmt, text: &str) -> Stmt {
     let folded = fold(text);
-    let n_chars = folded.chars().count();
     let mut stmt = stmt.text(" AND ((1 = 1");
-    if n_chars <= 2 {
+    if folded.is_empty() || is_piece(&folded) {
         // One or two characters are a gram of the one or the other: nothing is left to compare.
         stmt = where_grams(stmt, &folded);
     } else {

@@ -16,7 +16,7 @@ use hearth_protocol::words::{
 };
 
 use super::error::DbError;
-use super::grams::{fold, where_name_holds, where_searched};
+use super::grams::{fold, is_piece, where_name_holds, where_searched};
 use super::images::{Image, image};
 use super::narrow::{Set, within};
 use super::page::PageRequest;
@@ -173,7 +173,7 @@ impl ImageFilter {
 impl Db {
     /// All images of a list, if they are at most [`FEW`].
     async fn few(&self, scope: Scope, filter: &ImageFilter) -> Result<Option<Vec<String>>, DbError> {
-        let stmt = filtered(viewed_as(IDS, scope, filter.view), filter, ImageSort::Created);
+        let stmt = filtered(viewed_as(IDS, scope, filter.view), filter, ImageSort::Created, None);
         let stmt = stmt.text(" ORDER BY image.created_us DESC, image.id DESC LIMIT ").arg(FEW as u64 + 1);
         let ids = self.each(stmt, |row| row.text("id")).await?;
         Ok((ids.len() <= FEW).then_some(ids))
@@ -204,7 +204,7 @@ impl Db {
         page: &PageRequest,
     ) -> Result<Page<Image>, DbError> {
         let narrow = self.narrowest(Set::of(scope, filter)).await?;
-        let mut stmt = filtered(viewed(scope, filter.view), filter, order.by);
+        let mut stmt = filtered(viewed(scope, filter.view), filter, order.by, narrow.as_ref());
         let few = match &narrow {
             None if order.by != ImageSort::Created && filter.is_by_facts(scope) => {
                 self.few(scope, filter).await?
@@ -239,10 +239,11 @@ impl Db {
     /// A failed statement.
     pub async fn count_images(&self, scope: Scope, filter: &ImageFilter) -> Result<Count, DbError> {
         let narrow = self.narrowest_to_count(Set::of(scope, filter)).await?;
-        let stmt = filtered(viewed_as(IDS, scope, filter.view), filter, ImageSort::Created);
+        let ids = narrow.as_ref().map_or(IDS, Set::ids_to_join);
+        let stmt = filtered(viewed_as(ids, scope, filter.view), filter, ImageSort::Created, narrow.as_ref());
         // In an order, or SQLite would read the rows in that of an index that does not have the facts.
         let stmt = match &narrow {
-            Some(_) => within(stmt, narrow.as_ref()),
+            Some(set) => set.joined(stmt),
             None => stmt.text(" ORDER BY image.created_us DESC, image.id DESC"),
         };
         let stmt = stmt.text(" LIMIT ").arg(COUNT_MAX + 1);
@@ -252,11 +253,11 @@ impl Db {
     }
 }
 
-/// Adds the conditions of `filter` for a list in the order of `by`.
+/// Adds the conditions of `filter` for a list in the order of `by`, but for what all images of `given` have anyway.
 ///
 /// What many images may have in common is compared as an expression, which no index serves: SQLite would collect and sort all of
 /// them for each page. [`super::narrow`] begins with them where they are few.
-fn filtered(stmt: Stmt, filter: &ImageFilter, by: ImageSort) -> Stmt {
+fn filtered(stmt: Stmt, filter: &ImageFilter, by: ImageSort, given: Option<&Set>) -> Stmt {
     let mut stmt = stmt.text(" AND image.deleted_us IS NULL");
     stmt = match filter.status {
         Some(status) => stmt.text(" AND image.status = ").arg(status),
@@ -266,10 +267,11 @@ fn filtered(stmt: Stmt, filter: &ImageFilter, by: ImageSort) -> Stmt {
     if let Some(part) = &filter.name_contains {
         stmt = where_name_holds(stmt, part);
     }
-    if let Some(text) = &filter.search {
-        stmt = where_searched(stmt, text);
+    let text = filter.search.as_deref().map(fold);
+    if let Some(text) = text.filter(|text| !is_piece(text) || given != Some(&Set::Gram(text.clone()))) {
+        stmt = where_searched(stmt, &text);
     }
-    for tag in &filter.tags {
+    for tag in filter.tags.iter().filter(|tag| given != Some(&Set::Tag(fold(tag)))) {
         stmt = stmt.text(
             " AND EXISTS (SELECT image_tag.tag_folded FROM image_tag WHERE image_tag.image_id = image.id",
         );
