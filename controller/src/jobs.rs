@@ -20,7 +20,7 @@
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
-mod encrypted;
+pub(crate) mod encrypted;
 pub mod fetch;
 pub mod forget;
 mod purge;
@@ -248,6 +248,10 @@ impl Jobs {
             };
             if self.closing.is_cancelled() || error.is_cancelled() {
                 return Ok(None);
+            }
+            if matches!(error, ImportError::Waits { .. }) {
+                tracing::error!(image = %image.id, %error, "an import is put off");
+                return self.db.put_job_off(job.id).await.map(|()| None);
             }
             tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
             // Deletions may be what makes the room that this waits for.

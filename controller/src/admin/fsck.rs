@@ -30,6 +30,7 @@ use crate::db::{Db, DbError};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
 use crate::jobs::Jobs;
+use crate::jobs::encrypted::noted_contents;
 use crate::state::{StateError, StateFolder, refuse_foreign_root};
 
 /// What to do.
@@ -191,7 +192,9 @@ async fn find(
     problems.extend(
         rows.missing_contents.iter().map(|(image, content)| Problem::NoContentRecord(*image, *content)),
     );
-    let known: HashSet<ContentId> = rows.contents.iter().map(|content| content.id).collect();
+    let mut known: HashSet<ContentId> = rows.contents.iter().map(|content| content.id).collect();
+    // All that is left of an encrypted import that is not recorded yet.
+    known.extend(noted_contents(db).await?.into_values());
     for content in &known {
         let (contents, content) = (Arc::clone(contents), *content);
         let fault = tokio::task::spawn_blocking(move || content_fault(&contents, content, deep)).await;
@@ -275,8 +278,11 @@ async fn repair(problem: &Problem, db: &Db, ingest: &Arc<Ingest>, jobs: &Jobs) -
             }
             // Agents that have it can still mend it, once the controller runs.
             let op = Draft::system("content.damaged").on("content", content, "");
-            db.set_content_damaged(*content, true, &op).await?;
-            Ok(false)
+            match db.set_content_damaged(*content, true, &op).await {
+                // Of an import that is not recorded yet.
+                Ok(()) | Err(DbError::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
         }
         Problem::Database(_)
         | Problem::Chain(_)

@@ -21,6 +21,7 @@ use crate::content::{
     CONTENT_FOLDER, Carried, Carrying, ContentError, ContentStore, Originals, VARIANTS_FOLDER,
 };
 use crate::db::Db;
+use crate::jobs::encrypted::noted_contents;
 
 /// Folder of contents, in the state folder and in a backup alike.
 pub(super) const CONTENT: &str = CONTENT_FOLDER;
@@ -56,7 +57,10 @@ pub(super) struct Held {
 }
 
 async fn referred(db: &Db) -> Result<Referred, BackupError> {
-    let contents = db.contents().await?.into_iter().map(|content| content.id).collect();
+    let mut contents: BTreeSet<ContentId> =
+        db.contents().await?.into_iter().map(|content| content.id).collect();
+    // The plain original of such an import is gone, or is not to be saved: this is the image.
+    contents.extend(noted_contents(db).await?.into_values());
     let images = db.all_images().await?.into_iter();
     let originals = images.filter_map(|image| {
         let compared = Some(image.checksums.blake3.clone().unwrap_or_default());

@@ -53,6 +53,16 @@ impl Db {
         row.map(|row| row.text("made")).transpose()
     }
 
+    /// What was noted of every image.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn all_noted_encrypted(&self) -> Result<Vec<(ImageId, String)>, DbError> {
+        let select = "SELECT image_id, made FROM encrypted_import ORDER BY image_id";
+        let stmt = sql("encrypted_import", select);
+        self.each(stmt, |row| Ok((row.parse("image_id")?, row.text("made")?))).await
+    }
+
     /// Forgets what was noted of an image.
     ///
     /// # Errors

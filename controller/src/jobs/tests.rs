@@ -1,28 +1,115 @@
-//! The sweep on a real database and folder: it waits for no import and keeps none waiting.
+//! Imports, sweep and mending on a real database and folder, each step by hand.
 
-use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind};
+use bytes::Bytes;
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::id::KeyId;
+use hearth_protocol::words::{ContentKind, ImageKind};
 
 use super::*;
-use crate::db::images::{ImageFacts, NewImage};
+use crate::db::images::{FixedFacts, ImageFacts, NewImage};
+use crate::db::keys::NewKey;
 use crate::ingest::convert::Converter;
 use crate::ingest::sandbox::SandboxMode;
 
-/// An image that went through the catalog and was deleted: its content is left.
-async fn unused_content(db: &Db) {
+/// A controller's stores in a folder, and a runner without workers.
+pub(super) struct World {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) db: Db,
+    pub(super) ingest: Arc<Ingest>,
+    pub(super) closing: CancellationToken,
+    pub(super) jobs: Arc<Jobs>,
+}
+
+impl World {
+    pub(super) async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&format!("sqlite://{}", folder.path().join("db").display())).await.unwrap();
+        let converter = Converter {
+            controller: "/bin/false".into(),
+            qemu_img: "/bin/false".into(),
+            mode: SandboxMode::BestEffort,
+        };
+        let ingest = Arc::new(Ingest::new(folder.path(), converter, 1).unwrap());
+        let closing = CancellationToken::new();
+        let jobs = Jobs::new(db.clone(), Arc::clone(&ingest), true, Vec::new(), closing.clone());
+        Self { folder, db, ingest, closing, jobs }
+    }
+
+    /// A key; what is sealed in it was made for `sealed_for`.
+    pub(super) async fn key(&self, keys: &KeyStore, id: KeyId, sealed_for: KeyId) -> KeyId {
+        let (domain, project) = self.db.default_tenants().await.unwrap();
+        let sealed = keys.make(sealed_for, project).unwrap();
+        let new = NewKey { id, name: id.to_string(), domain, project, sealed };
+        self.db.create_key(&new, &op()).await.unwrap();
+        id
+    }
+
+    /// An image whose file is here, and its job as a worker gets it.
+    pub(super) async fn uploaded(&self, name: &str, bytes: &[u8], key: Option<KeyId>) -> (Image, Job) {
+        let new = new_image(&self.db, name, key).await;
+        self.db.create_image(&new, &op()).await.unwrap();
+        self.db.start_upload(new.id).await.unwrap();
+        let mut writer = self.ingest.originals.create(new.id).unwrap();
+        writer.write(Bytes::copy_from_slice(bytes)).unwrap();
+        let sums = writer.finish().unwrap();
+        let original = Original { bytes: sums.size_bytes, checksums: sums.into() };
+        self.db.accept_upload(new.id, &original, (new_id(), "{}"), &op()).await.unwrap();
+        let job = self.db.claim_job().await.unwrap().unwrap();
+        assert_eq!(job.image, new.id);
+        (self.image(new.id).await, job)
+    }
+
+    pub(super) async fn image(&self, id: ImageId) -> Image {
+        self.db.image(id).await.unwrap().unwrap()
+    }
+
+    /// Imports in the plain, as far as to the published content.
+    pub(super) fn publish(&self, image: &Image) -> Imported {
+        let spec = ImportSpec {
+            image: image.id,
+            declared: None,
+            expected: Checksums::default(),
+            disk_bytes: None,
+            sums: known_sums(image),
+        };
+        self.ingest.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap()
+    }
+
+    pub(super) fn has_original(&self, image: &Image) -> bool {
+        self.ingest.originals.open(image.id).unwrap().is_some()
+    }
+}
+
+pub(super) fn op() -> Draft {
+    Draft::system("test")
+}
+
+/// Bytes that nothing packs.
+pub(super) fn noise(n: usize) -> Vec<u8> {
+    let mut bytes = vec![0; n];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+async fn new_image(db: &Db, name: &str, key: Option<KeyId>) -> NewImage {
     let (domain, project) = db.default_tenants().await.unwrap();
-    let (id, job, op) = (new_id(), new_id(), || Draft::system("test"));
-    let facts = ImageFacts::named("gone");
-    let new = NewImage {
-        id,
+    NewImage {
+        id: new_id(),
         kind: ImageKind::Disk,
         format: None,
         container_format: "bare".to_owned(),
         domain,
         project,
         expected: Default::default(),
-        fixed: Default::default(),
-        facts,
-    };
+        fixed: FixedFacts { key, ..FixedFacts::default() },
+        facts: ImageFacts::named(name),
+    }
+}
+
+/// An image that went through the catalog and was deleted: its content is left.
+async fn unused_content(db: &Db) {
+    let new = new_image(db, "gone", None).await;
+    let (id, job) = (new.id, new_id());
     db.create_image(&new, &op()).await.unwrap();
     db.start_upload(id).await.unwrap();
     let original = Original { bytes: 1, checksums: Default::default() };
@@ -44,15 +131,7 @@ async fn unused_content(db: &Db) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_waits_for_no_import_and_keeps_none_waiting() {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Db::open(&format!("sqlite://{}", folder.path().join("db").display())).await.unwrap();
-    let converter = Converter {
-        controller: "/bin/false".into(),
-        qemu_img: "/bin/false".into(),
-        mode: SandboxMode::BestEffort,
-    };
-    let ingest = Arc::new(Ingest::new(folder.path(), converter, 1).unwrap());
-    let jobs = Jobs::new(db.clone(), ingest, true, Vec::new(), CancellationToken::new());
+    let World { folder: _folder, db, jobs, .. } = World::new().await;
     unused_content(&db).await;
     let import = jobs.files.read().await;
     let now = tokio::time::timeout(Duration::from_secs(20), jobs.sweep()).await;

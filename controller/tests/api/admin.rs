@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::harness::{self, Client, PROGRAM, Place, config_in, files, noise};
 
-async fn check(config: &Config, deep: bool, repair: bool) -> (usize, String) {
+pub(super) async fn check(config: &Config, deep: bool, repair: bool) -> (usize, String) {
     let mut out = Vec::new();
     let left = fsck::fsck(config, fsck::Options { deep, repair }, PROGRAM.into(), &mut out).await.unwrap();
     (left, String::from_utf8(out).unwrap())
@@ -62,14 +62,18 @@ impl std::io::Write for Full {
     }
 }
 
-async fn save(config: &Config, to: &Path, with_contents: bool) -> Result<String, backup::BackupError> {
+pub(super) async fn save(
+    config: &Config,
+    to: &Path,
+    with_contents: bool,
+) -> Result<String, backup::BackupError> {
     let mut out = Vec::new();
     backup::backup(config, to, with_contents, &mut out).await?;
     Ok(String::from_utf8(out).unwrap())
 }
 
 /// Restores into an empty folder; returns what was said and how many problems there are.
-async fn bring_back(config: &Config, from: &Path) -> Result<(usize, String), backup::BackupError> {
+pub(super) async fn bring_back(config: &Config, from: &Path) -> Result<(usize, String), backup::BackupError> {
     let mut out = Vec::new();
     let problems = restore::restore(config, from, &mut out).await?;
     Ok((problems, String::from_utf8(out).unwrap()))

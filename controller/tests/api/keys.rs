@@ -18,7 +18,7 @@ fn master(config: &Config, byte: u8) -> Master {
     Master::Credential(path)
 }
 
-fn with_master(config: &mut Config) {
+pub(super) fn with_master(config: &mut Config) {
     config.master_keys = MasterPaths { current: Some(master(config, 1)), old: None };
     config.sharing.quota.images = 0;
 }
@@ -107,7 +107,7 @@ async fn without_a_master_key_the_way_to_one_is_told() {
     assert_eq!(place.client.get("/images").await["items"], json!([]));
 }
 
-async fn import(client: &Client, sent: Value, bytes: Vec<u8>) -> ImageId {
+pub(super) async fn import(client: &Client, sent: Value, bytes: Vec<u8>) -> ImageId {
     let id = client.image(sent).await;
     assert_eq!(client.put(id, bytes).await.status(), StatusCode::ACCEPTED);
     let image = client.ended(id).await;

@@ -1,0 +1,63 @@
+//! What encrypted imports leave behind when something is missing. A plain content stands for the encrypted one: nothing here looks
+//! into it.
+
+use hearth_protocol::words::ImageStatus;
+
+use super::super::tests::{World, noise, op};
+use super::super::{ATTEMPTS_MAX, Jobs};
+use super::*;
+use crate::db::jobs::Job;
+use crate::db::new_id;
+use crate::ingest::encrypt::Encrypted;
+use crate::keys::KeyStore;
+use crate::keys::master::Master;
+
+fn keys() -> KeyStore {
+    KeyStore::new(Some(Master::from_bytes([1; 32])), None)
+}
+
+/// An image that is to be encrypted and whose file is here.
+async fn uploaded(world: &World, bytes: usize) -> (Image, Job) {
+    let id = new_id();
+    let key = world.key(&keys(), id, id).await;
+    world.uploaded(&id.to_string(), &noise(bytes), Some(key)).await
+}
+
+/// Marks, publishes and notes, as an import does that dies then.
+async fn noted(world: &World, image: &Image) -> ContentId {
+    let imported = world.publish(image);
+    world.ingest.content.leaving(imported.content).unwrap();
+    let text = serde_json::to_string(&Noted::of(&imported)).unwrap();
+    world.db.note_encrypted(image.id, 1 << 30, &text).await.unwrap();
+    imported.content
+}
+
+/// IN-9: what may be all that is left of an image is given up for its absence alone, not for a file that cannot be read just now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_is_forgotten_only_where_its_content_is_gone() {
+    let world = World::new().await;
+    let (image, job) = uploaded(&world, 100_000).await;
+    let content = noted(&world, &image).await;
+    let id = content.to_string();
+    let index = format!("content/objects/{}/{id}.index", id.split_at(2).0);
+    let index = world.folder.path().join(index);
+    let moved = world.folder.path().join("moved");
+    std::fs::rename(&index, &moved).unwrap();
+    // Opens, and cannot be read.
+    std::fs::create_dir(&index).unwrap();
+    assert_eq!(world.jobs.import(&job).await.unwrap(), None, "it waits");
+    assert!(world.db.noted_encrypted(image.id).await.unwrap().is_some());
+    assert_eq!(world.image(image.id).await.status, ImageStatus::Importing);
+    assert_eq!(world.db.unfinished_jobs().await.unwrap()[0].attempt, 0, "no try of its file");
+    std::fs::remove_dir(&index).unwrap();
+    std::fs::rename(&moved, &index).unwrap();
+    assert_eq!(world.jobs.import(&job).await.unwrap(), Some(true));
+    assert_eq!(world.image(image.id).await.content, Some(content));
+    assert_eq!(world.ingest.content.undecided().unwrap(), [], "it is recorded");
+    let (lost, _) = uploaded(&world, 200_000).await;
+    let content = noted(&world, &lost).await;
+    world.ingest.content.remove(content).unwrap();
+    assert!(world.jobs.noted(&lost).await.unwrap().is_none());
+    assert_eq!(world.db.noted_encrypted(lost.id).await.unwrap(), None);
+    world.db.close().await;
+}
