@@ -7,7 +7,8 @@
 //! the database is copied, the copy and the files belong together. Each further round carries only what is new.
 //!
 //! **Invariants.** What an image that is not `active` refers to is hashed, because another upload may take its place. What is
-//! missing or damaged is named, never silently left out.
+//! missing or damaged is named, never silently left out. No plain file of an image that is to be encrypted is carried: the import
+//! removes it here, and could not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,6 +22,7 @@ use crate::content::{
     CONTENT_FOLDER, Carried, Carrying, ContentError, ContentStore, Originals, VARIANTS_FOLDER,
 };
 use crate::db::Db;
+use crate::db::images::Image;
 use crate::jobs::encrypted::noted_contents;
 
 /// Folder of contents, in the state folder and in a backup alike.
@@ -35,6 +37,8 @@ const TRIES_MAX: u32 = 100;
 struct Referred {
     contents: BTreeSet<ContentId>,
     originals: BTreeMap<ImageId, Wanted>,
+    /// Images that are to be encrypted, and of which nothing but the plain file is there yet.
+    plain: BTreeSet<ImageId>,
 }
 
 /// An original that a database refers to.
@@ -60,9 +64,13 @@ async fn referred(db: &Db) -> Result<Referred, BackupError> {
     let mut contents: BTreeSet<ContentId> =
         db.contents().await?.into_iter().map(|content| content.id).collect();
     // The plain original of such an import is gone, or is not to be saved: this is the image.
-    contents.extend(noted_contents(db).await?.into_values());
-    let images = db.all_images().await?.into_iter();
-    let originals = images.filter_map(|image| {
+    let noted = noted_contents(db).await?;
+    contents.extend(noted.values());
+    let (encrypted, others): (Vec<_>, Vec<_>) =
+        db.all_images().await?.into_iter().partition(|image| image.fixed.key.is_some());
+    let waits = |image: &Image| image.status == ImageStatus::Importing && !noted.contains_key(&image.id);
+    let plain = encrypted.into_iter().filter(waits).map(|image| image.id).collect();
+    let originals = others.into_iter().filter_map(|image| {
         let compared = Some(image.checksums.blake3.clone().unwrap_or_default());
         let wanted = match image.kept_as() {
             ImageStatus::Importing => Wanted { blake3: compared, is_promised: true },
@@ -75,7 +83,7 @@ async fn referred(db: &Db) -> Result<Referred, BackupError> {
         };
         Some((image.id, wanted))
     });
-    Ok(Referred { contents, originals: originals.collect() })
+    Ok(Referred { contents, originals: originals.collect(), plain })
 }
 
 /// Carries contents and originals from `state` into the backup `to`, and copies the database that refers to them to
@@ -129,7 +137,10 @@ async fn in_thread<T: Send + 'static>(
 
 /// Carries what is wanted and not held yet.
 fn carry_missing(from: &Stores, to: &Stores, wanted: &Referred, held: Held) -> Result<Held, ContentError> {
-    let mut held = Held { missing: Vec::new(), ..held };
+    let plain = wanted.plain.iter().map(|image| {
+        format!("the original of image {image}: it is to be encrypted and not saved in the plain; make a backup after its import")
+    });
+    let mut held = Held { missing: plain.collect(), ..held };
     for content in &wanted.contents {
         if held.contents.contains(content) {
             continue;

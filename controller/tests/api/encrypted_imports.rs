@@ -78,3 +78,26 @@ async fn what_is_stored_and_not_recorded_yet_is_kept_by_checks_and_backups() {
         assert_eq!(check(&config, true, false).await.0, 0);
     }
 }
+
+/// IN-9: a backup has no plain file of an image that is to be encrypted, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_has_nothing_in_the_plain() {
+    let (dir, config, _, id) = before_its_import(Place::with(with_master).await).await;
+    let original = config.state_dir.join("originals").join(id.to_string());
+    assert!(original.exists());
+    let saved = dir.path().join("saved");
+    let said = save(&config, &saved, true).await.unwrap();
+    assert!(
+        said.contains("0 originals") && said.contains(&format!("MISSING: the original of image {id}")),
+        "{said}"
+    );
+    assert_eq!(files(&saved.join("originals")), Vec::<std::path::PathBuf>::new());
+    // That of a failed import is no loss: it would be removed.
+    let db = Db::open(&config.database_url).await.unwrap();
+    db.fail_image(id, None, "test", &Draft::system("test")).await.unwrap();
+    db.close().await;
+    let later = dir.path().join("later");
+    let said = save(&config, &later, true).await.unwrap();
+    assert!(said.contains("0 originals") && !said.contains("MISSING"), "{said}");
+    assert_eq!(files(&later.join("originals")), Vec::<std::path::PathBuf>::new());
+}
