@@ -88,21 +88,27 @@ impl Jobs {
     /// What opens the image, if it is to be encrypted.
     pub(super) async fn passphrase(&self, image: &Image) -> Result<Option<Passphrase>, ImportError> {
         let Some(id) = image.fixed.key else { return Ok(None) };
-        match self.unsealed(image.id, id).await {
-            Ok(passphrase) => Ok(Some(passphrase)),
-            Err(error) => {
-                // It came to be encrypted: rather sent again than left here in the plain.
-                self.remove_original(image.id).await;
-                Err(error)
-            }
+        let opened = self.unsealed(image.id, id).await;
+        if matches!(opened, Err(ImportError::NoKey { .. })) {
+            // It came to be encrypted, which cannot be any more: rather sent again than left here in the plain.
+            self.remove_original(image.id).await;
         }
+        opened.map(Some)
     }
 
     async fn unsealed(&self, image: ImageId, id: KeyId) -> Result<Passphrase, ImportError> {
-        let key = self.db.key(id).await.map_err(|error| ImportError::NoKey { why: error.to_string() })?;
+        let key = loop {
+            match self.db.key(id).await {
+                Err(error) if self.may_write_later(image, &error).await => {}
+                found => break found.map_err(|error| ImportError::Waits { why: chain(&error) })?,
+            }
+        };
         let key = key.ok_or_else(|| ImportError::NoKey { why: "it was deleted".to_owned() })?;
         let passphrase = self.keys.passphrase(key.id, key.project, &key.sealed, image);
-        passphrase.map_err(|error| ImportError::NoKey { why: error.to_string() })
+        passphrase.map_err(|error| match error.is_final() {
+            true => ImportError::NoKey { why: error.to_string() },
+            false => ImportError::Waits { why: error.to_string() },
+        })
     }
 
     /// What an earlier run made of the image, if that is still there; its original, should it have been left, is gone then.

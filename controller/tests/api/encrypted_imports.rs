@@ -101,3 +101,30 @@ async fn a_backup_has_nothing_in_the_plain() {
     assert!(said.contains("0 originals") && !said.contains("MISSING"), "{said}");
     assert_eq!(files(&later.join("originals")), Vec::<std::path::PathBuf>::new());
 }
+
+/// IN-9: a start without the master key, however often, costs no upload: the import goes on with the first start that has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_waits_for_its_master_key() {
+    let (_dir, mut config, token, id) = before_its_import(Place::with(with_master).await).await;
+    let original = config.state_dir.join("originals").join(id.to_string());
+    let with = std::mem::replace(&mut config.master_keys, MasterPaths { current: None, old: None });
+    for round in 0..7 {
+        let controller = harness::start(&config).await;
+        let client = Client::new(&config, controller.https.port(), &token);
+        // The one worker took the older job before this one.
+        import(&client, json!({ "name": format!("plain-{round}") }), noise(51_200)).await;
+        let image: Value = client.get(&format!("/images/{id}")).await;
+        assert_eq!(image["status"], "importing", "round {round}: {}", image["reason"]);
+        assert!(original.exists(), "round {round}");
+        drop(client);
+        controller.stop().await;
+    }
+    config.master_keys = with;
+    let controller = harness::start(&config).await;
+    let client = Client::new(&config, controller.https.port(), &token);
+    let image = client.ended(id).await;
+    assert_eq!(image.status, ImageStatus::Active, "{}", image.reason);
+    assert!(!original.exists());
+    drop(client);
+    controller.stop().await;
+}

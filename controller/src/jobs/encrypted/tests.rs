@@ -61,3 +61,30 @@ async fn a_note_is_forgotten_only_where_its_content_is_gone() {
     assert_eq!(world.db.noted_encrypted(lost.id).await.unwrap(), None);
     world.db.close().await;
 }
+
+/// IN-9: an upload is deleted where nothing can encrypt it any more, and not for what passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_key_that_is_lost_for_good_costs_the_upload() {
+    let world = World::new().await;
+    let (image, job) = uploaded(&world, 100_000).await;
+    assert_eq!(world.jobs.import(&job).await.unwrap(), None, "no master key");
+    assert!(world.has_original(&image));
+    let other = KeyStore::new(Some(Master::from_bytes([9; 32])), None);
+    let jobs = |keys| {
+        let (db, ingest) = (world.db.clone(), Arc::clone(&world.ingest));
+        Jobs::new(db, ingest, true, Vec::new(), world.closing.clone()).with_keys(Arc::new(keys))
+    };
+    assert_eq!(jobs(other).import(&job).await.unwrap(), None, "another one");
+    assert!(world.has_original(&image));
+    // Sealed for another key: damaged.
+    let key = world.key(&keys(), new_id(), new_id()).await;
+    let (lost, lost_job) = world.uploaded("lost", &noise(100_000), Some(key)).await;
+    assert_eq!(jobs(keys()).import(&lost_job).await.unwrap(), Some(false));
+    assert_eq!(world.image(lost.id).await.status, ImageStatus::Killed);
+    assert!(!world.has_original(&lost));
+    // A database that is away while the controller stops.
+    world.closing.cancel();
+    world.db.close().await;
+    assert!(matches!(jobs(keys()).passphrase(&image).await, Err(ImportError::Waits { .. })));
+    assert!(world.has_original(&image));
+}
