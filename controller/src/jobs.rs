@@ -232,13 +232,12 @@ impl Jobs {
         }
         loop {
             let together = self.files.read().await;
-            let cancel = Arc::new(AtomicBool::new(false));
-            self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
+            let running = self.begins(image.id);
             let ended = match self.noted(&image).await? {
                 Some(noted) => noted,
-                None => self.run_import(&image, &cancel).await,
+                None => self.run_import(&image, &running.cancel).await,
             };
-            self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
+            drop(running);
             let error = match ended {
                 Ok(imported) => match self.record(job, &image, &imported, together).await? {
                     None => continue,
@@ -259,6 +258,13 @@ impl Jobs {
             self.failed(job, &image, &error.to_string()).await?;
             return Ok(Some(false));
         }
+    }
+
+    /// Notes that an import of `image` runs, until what this returns is dropped.
+    fn begins(&self, image: ImageId) -> Running<'_> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image, Arc::clone(&cancel));
+        Running { jobs: self, image, cancel }
     }
 
     /// Stores checksums that were counted during the import: nobody counted them while the file came.
@@ -409,8 +415,10 @@ impl Jobs {
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
             Ok(()) => {}
             Err(DbError::State { .. } | DbError::NotFound { .. }) => {
-                // Deleted at the last moment: the content has no row. The next fsck would find it; better now.
-                self.drop_unrecorded(imported.content).await?;
+                // Deleted at the last moment: the content has no row. Not removed here, beside imports that run: one of the same
+                // bytes may have found it and be about to record it.
+                self.leaves(imported.content).await;
+                self.swept.notify_one();
                 return Ok(false);
             }
             Err(error) => return Err(error),
@@ -419,14 +427,6 @@ impl Jobs {
             self.remove_original(image.id).await;
         }
         Ok(true)
-    }
-
-    async fn drop_unrecorded(&self, content: ContentId) -> Result<(), DbError> {
-        let alone = self.running.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if alone && self.db.content(content).await?.is_none() {
-            self.remove_content(content).await;
-        }
-        Ok(())
     }
 
     /// The image is `killed`, as soon as that can be written.
@@ -489,6 +489,20 @@ impl Jobs {
             }
         }
         Ok(false)
+    }
+}
+
+/// An import that runs.
+struct Running<'a> {
+    jobs: &'a Jobs,
+    image: ImageId,
+    /// Stops it.
+    cancel: Arc<AtomicBool>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.jobs.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.image);
     }
 }
 

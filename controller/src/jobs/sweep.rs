@@ -3,6 +3,9 @@
 //!
 //! **What.** The sweeper, and what a start finds half done. Why there is a lock, says the module above.
 //!
+//! **Why marks.** A content that is being forgotten, or whose import ended without a record, has an empty file in `leaving/`. Whoever
+//! holds the lock alone, as the sweep and a start do, reads in the database which of them really go.
+//!
 //! **Invariants.** A sweep never waits for an import; whoever lets go of the lock makes the sweeper look again.
 
 use std::sync::Arc;
@@ -37,22 +40,29 @@ impl Jobs {
         Ok(())
     }
 
-    /// Contents that were being forgotten when the process died: without a row their files go.
-    pub(super) async fn finish_removals(&self) -> Result<(), DbError> {
-        let ingest = Arc::clone(&self.ingest);
-        let listed = tokio::task::spawn_blocking(move || ingest.content.undecided()).await;
-        let Ok(Ok(contents)) = listed else {
-            tracing::error!("cannot list the contents that are leaving; run fsck");
-            return Ok(());
-        };
-        for id in contents {
+    /// Contents that are marked as leaving: without a row their files go. For who holds the lock alone. Returns how many
+    /// went.
+    pub(super) async fn finish_removals(&self) -> Result<u32, DbError> {
+        let mut n = 0;
+        for id in self.undecided().await {
             if self.db.content(id).await?.is_none() {
                 self.remove_content(id).await;
+                n += 1;
             } else {
                 self.decided(id).await;
             }
         }
-        Ok(())
+        Ok(n)
+    }
+
+    async fn undecided(&self) -> Vec<ContentId> {
+        let ingest = Arc::clone(&self.ingest);
+        let listed = tokio::task::spawn_blocking(move || ingest.content.undecided()).await;
+        let Ok(Ok(contents)) = listed else {
+            tracing::error!(?listed, "cannot list the contents that are leaving; run fsck");
+            return Vec::new();
+        };
+        contents
     }
 
     /// Removes the files of a deleted image: original and variants now, the content as soon as no import runs.
@@ -93,24 +103,21 @@ impl Jobs {
         }
     }
 
-    /// Removes contents that no image and no intent refers to; none while an import runs, whose end is reason to look again.
+    /// Removes contents that no image and no intent refers to, and those that are marked as leaving; none while an import runs,
+    /// whose end is reason to look again.
     ///
     /// # Errors
     /// The database does not answer.
     pub async fn sweep(&self) -> Result<u32, DbError> {
-        if self.db.unused_contents().await?.is_empty() {
+        if self.undecided().await.is_empty() && self.db.unused_contents().await?.is_empty() {
             return Ok(0);
         }
         let Ok(_alone) = self.files.try_write() else { return Ok(0) };
         let mut n = 0;
         for content in self.db.unused_contents().await? {
-            // Noted on disk before the row goes: a crash in between must not leave files that nobody knows.
-            let (ingest, id) = (Arc::clone(&self.ingest), content.id);
-            let noted = tokio::task::spawn_blocking(move || ingest.content.leaving(id)).await;
-            if !matches!(noted, Ok(Ok(()))) {
-                // On a full disk there may be no room for the note, and this is what makes room.
-                tracing::warn!(content = %id, ?noted, "a crash during this removal would leave files to fsck");
-            }
+            let id = content.id;
+            // Before the row goes: a crash in between must not leave files that nobody knows.
+            self.leaves(id).await;
             if self.db.forget_content(id).await? {
                 self.remove_content(id).await;
                 n += 1;
@@ -118,7 +125,17 @@ impl Jobs {
                 self.decided(id).await;
             }
         }
-        Ok(n)
+        Ok(n + self.finish_removals().await?)
+    }
+
+    /// Marks a content as leaving; see the module.
+    pub(super) async fn leaves(&self, id: ContentId) {
+        let ingest = Arc::clone(&self.ingest);
+        let marked = tokio::task::spawn_blocking(move || ingest.content.leaving(id)).await;
+        if !matches!(marked, Ok(Ok(()))) {
+            // On a full disk there may be no room for the mark, and what leaves makes room.
+            tracing::warn!(content = %id, ?marked, "if this removal breaks off, files are left to fsck");
+        }
     }
 
     pub(super) async fn remove_content(&self, id: ContentId) {

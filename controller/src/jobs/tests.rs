@@ -141,3 +141,50 @@ async fn a_sweep_waits_for_no_import_and_keeps_none_waiting() {
     assert_eq!(jobs.sweep().await.unwrap(), 1);
     db.close().await;
 }
+
+/// An image is deleted at the last moment of its import; the content stays for another import of the same bytes that found it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_not_recorded_takes_nothing_from_another() {
+    let world = World::new().await;
+    let (jobs, bytes) = (&world.jobs, noise(300_000));
+    let (first, first_job) = world.uploaded("first", &bytes, None).await;
+    let (second, second_job) = world.uploaded("second", &bytes, None).await;
+    let together = jobs.files.read().await;
+    let (gone, found) = (world.publish(&first), world.publish(&second));
+    assert_eq!(gone.content, found.content);
+    world.db.cancel_image(first.id, &op()).await.unwrap();
+    assert!(!jobs.imported(&first_job, &first, &gone).await.unwrap());
+    assert_eq!(jobs.sweep().await.unwrap(), 0, "an import runs");
+    assert!(jobs.imported(&second_job, &second, &found).await.unwrap());
+    drop(together);
+    jobs.sweep().await.unwrap();
+    assert_eq!(world.image(second.id).await.status, ImageStatus::Active);
+    world.ingest.content.open(found.content).expect("an active image has its files");
+    assert_eq!(world.ingest.content.undecided().unwrap(), []);
+    // One that nobody else wants goes.
+    let (third, third_job) = world.uploaded("third", &noise(200_000), None).await;
+    let alone = world.publish(&third);
+    world.db.cancel_image(third.id, &op()).await.unwrap();
+    assert!(!jobs.imported(&third_job, &third, &alone).await.unwrap());
+    assert_eq!(jobs.sweep().await.unwrap(), 1);
+    assert!(!world.ingest.content.contains(alone.content));
+    world.db.close().await;
+}
+
+/// A database that stops answering in the middle of an import leaves no import that seems to run.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_breaks_off_does_not_seem_to_run() {
+    let world = World::new().await;
+    let keys = KeyStore::new(Some(crate::keys::master::Master::from_bytes([1; 32])), None);
+    let id = new_id();
+    let key = world.key(&keys, id, id).await;
+    let (image, job) = world.uploaded("secret", &noise(100_000), Some(key)).await;
+    let url = format!("sqlite://{}", world.folder.path().join("db").display());
+    let broken = sqlx::SqlitePool::connect(&url).await.unwrap();
+    sqlx::query("ALTER TABLE encrypted_import RENAME COLUMN made TO unmade").execute(&broken).await.unwrap();
+    broken.close().await;
+    assert!(world.jobs.import(&job).await.is_err());
+    assert!(world.jobs.running.lock().unwrap().is_empty());
+    assert!(world.has_original(&image));
+    world.db.close().await;
+}
