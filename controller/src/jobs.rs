@@ -154,6 +154,7 @@ impl Jobs {
             tracing::info!(jobs, uploads = uploads.len(), "taking up what the last run left");
         }
         self.finish_deletions().await?;
+        self.mark_noted().await?;
         self.finish_removals().await?;
         self.recover_variants().await?;
         let mut tasks = vec![task::spawn("sweep", Arc::clone(self).sweeper())];
@@ -422,6 +423,9 @@ impl Jobs {
                 return Ok(false);
             }
             Err(error) => return Err(error),
+        }
+        if image.fixed.key.is_some() {
+            self.decided(imported.content).await;
         }
         if !self.keep_originals {
             self.remove_original(image.id).await;

@@ -1,10 +1,13 @@
 //! Imports that encrypt: between the encrypted content and the `active` image the plain original goes.
 //!
 //! ```text
-//! published ─► noted in the database ─► original removed ─► recorded: `active`
+//! marked as leaving ─► published ─► noted in the database ─► original removed ─► recorded: `active` ─► the mark goes
 //! ```
 //! **Why a note.** A crash after the original went would leave nothing to import; with the note the job only records. From there
 //! until the record the note is all that refers to the content: `fsck` and backups count it among what is known.
+//!
+//! **Why a mark.** A second run makes another content. One whose import died before the note, or whose image was deleted after it, is
+//! found by its mark and removed ([`super::sweep`]).
 //!
 //! **Invariants.** A note is forgotten only where its content is not there; one that cannot be read waits for the next start. When
 //! the image is `active` nothing of it is on this disk in the plain: no original, no staging folder. What a crash left is removed at
@@ -109,6 +112,14 @@ impl Jobs {
             true => ImportError::NoKey { why: error.to_string() },
             false => ImportError::Waits { why: error.to_string() },
         })
+    }
+
+    /// At start: marks what is noted, for a backup that was restored has no marks.
+    pub(super) async fn mark_noted(&self) -> Result<(), DbError> {
+        for content in noted_contents(&self.db).await?.into_values() {
+            self.leaves(content).await;
+        }
+        Ok(())
     }
 
     /// What an earlier run made of the image, if that is still there; its original, should it have been left, is gone then.

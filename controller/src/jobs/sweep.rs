@@ -8,11 +8,13 @@
 //!
 //! **Invariants.** A sweep never waits for an import; whoever lets go of the lock makes the sweeper look again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::ImageId;
 
+use super::encrypted::noted_contents;
 use super::{Jobs, LOOK_EVERY, wait_for};
 use crate::db::images::Image;
 use crate::db::{Change, DbError};
@@ -40,11 +42,12 @@ impl Jobs {
         Ok(())
     }
 
-    /// Contents that are marked as leaving: without a row their files go. For who holds the lock alone. Returns how many
+    /// Contents that are marked as leaving: without a row or a note their files go. For who holds the lock alone. Returns how many
     /// went.
     pub(super) async fn finish_removals(&self) -> Result<u32, DbError> {
-        let mut n = 0;
-        for id in self.undecided().await {
+        let (undecided, mut n) = (self.undecided().await, 0);
+        let noted: BTreeSet<ContentId> = noted_contents(&self.db).await?.into_values().collect();
+        for id in undecided.into_iter().filter(|id| !noted.contains(id)) {
             if self.db.content(id).await?.is_none() {
                 self.remove_content(id).await;
                 n += 1;
@@ -148,8 +151,8 @@ impl Jobs {
         }
     }
 
-    /// The content stays: it is no longer noted as leaving.
-    async fn decided(&self, id: ContentId) {
+    /// The content stays: it is no longer marked as leaving.
+    pub(super) async fn decided(&self, id: ContentId) {
         let ingest = Arc::clone(&self.ingest);
         if !matches!(tokio::task::spawn_blocking(move || ingest.content.decided(id)).await, Ok(Ok(()))) {
             tracing::warn!(content = %id, "its note stays until the next start, which reads it again");

@@ -143,7 +143,9 @@ async fn an_encrypted_image_is_nowhere_in_the_plain() {
         (Some(64 << 20), Some(false))
     );
     assert_eq!(holding(state, &marker), Vec::<std::path::PathBuf>::new());
-    assert!(files(&state.join("originals")).is_empty() && files(&state.join("staging")).is_empty());
+    for folder in ["originals", "staging", "content/leaving"] {
+        assert_eq!(files(&state.join(folder)), Vec::<std::path::PathBuf>::new(), "{folder}");
+    }
     let refused = fault(client.ask(Method::GET, &format!("{path}/file")).send().await.unwrap(), 409).await;
     assert!(refused.message.contains("not kept"), "{}", refused.message);
     let refused =

@@ -143,7 +143,15 @@ async fn an_encrypted_import_is_noted_until_it_is_recorded(place: Place) {
         db.note_encrypted(new.id, 1, text).await.unwrap();
         assert_eq!(db.noted_encrypted(new.id).await.unwrap().as_deref(), Some(text));
     }
+    assert_eq!(db.all_noted_encrypted().await.unwrap(), [(new.id, "{\"a\":1}".to_owned())]);
     db.forget_encrypted(new.id).await.unwrap();
+    assert_eq!(db.noted_encrypted(new.id).await.unwrap(), None);
+    // Other bytes are another import, and a deleted image has none.
+    db.note_encrypted(new.id, 1, "{}").await.unwrap();
+    db.start_upload(new.id).await.unwrap();
+    assert_eq!(db.noted_encrypted(new.id).await.unwrap(), None);
+    db.note_encrypted(new.id, 1, "{}").await.unwrap();
+    db.cancel_image(new.id, &op("image.delete")).await.unwrap();
     assert_eq!(db.noted_encrypted(new.id).await.unwrap(), None);
     assert!(matches!(db.note_encrypted(new_id(), 1, "{}").await, Err(DbError::NotFound { .. })));
 }

@@ -88,3 +88,45 @@ async fn only_a_key_that_is_lost_for_good_costs_the_upload() {
     assert!(matches!(jobs(keys()).passphrase(&image).await, Err(ImportError::Waits { .. })));
     assert!(world.has_original(&image));
 }
+
+/// IN-9: an encrypted content that no record came to know goes; one that a note knows stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_content_that_nobody_knows_goes() {
+    let world = World::new().await;
+    let content = &world.ingest.content;
+    // Died before the note.
+    let (image, _) = uploaded(&world, 100_000).await;
+    let unknown = world.publish(&image).content;
+    content.leaving(unknown).unwrap();
+    let (image, job) = uploaded(&world, 200_000).await;
+    let known = noted(&world, &image).await;
+    // A backup that was restored has no marks.
+    content.decided(known).unwrap();
+    world.jobs.mark_noted().await.unwrap();
+    assert_eq!(world.jobs.finish_removals().await.unwrap(), 1);
+    assert!(!content.contains(unknown) && content.contains(known));
+    assert_eq!(world.jobs.sweep().await.unwrap(), 0);
+    // Deleted between note and record, by whoever comes first.
+    world.db.cancel_image(image.id, &op()).await.unwrap();
+    assert_eq!(world.jobs.sweep().await.unwrap(), 1);
+    assert!(!content.contains(known));
+    assert_eq!(content.undecided().unwrap(), []);
+    assert_eq!(world.jobs.import(&job).await.unwrap(), None);
+    world.db.close().await;
+}
+
+/// IN-9: what cannot be noted is not kept, neither in the plain nor encrypted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_before_the_note_goes() {
+    let world = World::new().await;
+    let (image, _) = uploaded(&world, 100_000).await;
+    let imported = world.publish(&image);
+    world.ingest.content.leaving(imported.content).unwrap();
+    world.db.cancel_image(image.id, &op()).await.unwrap();
+    let made = Encrypted { imported, disk_bytes: 1 << 30 };
+    let refused = world.jobs.leave_nothing_plain(&image, made.clone()).await;
+    assert!(matches!(refused, Err(ImportError::NotNoted { .. })));
+    assert!(!world.ingest.content.contains(made.imported.content));
+    assert_eq!(world.ingest.content.undecided().unwrap(), []);
+    world.db.close().await;
+}
