@@ -433,8 +433,11 @@ impl Jobs {
         Ok(true)
     }
 
-    /// The image is `killed`, as soon as that can be written.
+    /// The image is `killed`, as soon as that can be written. One that was to be encrypted leaves no plain file.
     async fn failed(&self, job: &Job, image: &Image, reason: &str) -> Result<(), DbError> {
+        if image.fixed.key.is_some() {
+            self.remove_original(image.id).await;
+        }
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).failed(reason);
         loop {
             match self.db.fail_image(image.id, Some(job.id), reason, &op).await {

@@ -89,6 +89,18 @@ async fn only_a_key_that_is_lost_for_good_costs_the_upload() {
     assert!(world.has_original(&image));
 }
 
+/// IN-9: whatever ends an import for good, nothing plain is left of an image that was to be encrypted.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_gives_up_leaves_nothing_plain() {
+    let world = World::new().await;
+    let (image, job) = uploaded(&world, 100_000).await;
+    let job = Job { attempt: ATTEMPTS_MAX + 1, ..job };
+    assert_eq!(world.jobs.import(&job).await.unwrap(), Some(false));
+    assert_eq!(world.image(image.id).await.status, ImageStatus::Killed);
+    assert!(!world.has_original(&image));
+    world.db.close().await;
+}
+
 /// IN-9: an encrypted content that no record came to know goes; one that a note knows stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_content_that_nobody_knows_goes() {
