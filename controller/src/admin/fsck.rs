@@ -81,6 +81,8 @@ pub enum Problem {
     BadOriginal(ImageId),
     /// An original that no record knows.
     LeakedOriginal(ImageId),
+    /// An original that was to be removed.
+    NeedlessOriginal(ImageId),
     /// A variant without its file.
     NoVariant(Variant),
     /// A variant with other bytes than were made.
@@ -104,6 +106,9 @@ impl fmt::Display for Problem {
                 write!(f, "image {image}: its original has other bytes than were uploaded")
             }
             Self::LeakedOriginal(image) => write!(f, "original {image}: a file that no record knows"),
+            Self::NeedlessOriginal(image) => {
+                write!(f, "image {image}: its original is not to be kept; the next start removes it")
+            }
             Self::NoVariant(row) => {
                 write!(
                     f,
@@ -214,6 +219,10 @@ async fn find(
             problems.push(Problem::LeakedOriginal(id));
             continue;
         };
+        if image.is_original_over() {
+            problems.push(Problem::NeedlessOriginal(id));
+            continue;
+        }
         let (originals, image) = (Arc::clone(originals), image.clone());
         let bad = tokio::task::spawn_blocking(move || original_is_bad(&originals, &image, deep)).await;
         if bad.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
@@ -261,7 +270,7 @@ async fn repair(problem: &Problem, db: &Db, ingest: &Arc<Ingest>, jobs: &Jobs) -
             ingest.content.remove(*content)?;
             Ok(true)
         }
-        Problem::LeakedOriginal(image) => {
+        Problem::LeakedOriginal(image) | Problem::NeedlessOriginal(image) => {
             ingest.originals.remove(*image)?;
             Ok(true)
         }

@@ -20,7 +20,7 @@ use crate::db::images::Image;
 use crate::db::{Change, DbError};
 
 impl Jobs {
-    /// Originals of images that were deleted just before the process died.
+    /// Originals of images that were deleted, or recorded as not kept, just before the process died.
     pub(super) async fn finish_deletions(&self) -> Result<(), DbError> {
         let ingest = Arc::clone(&self.ingest);
         let listed = tokio::task::spawn_blocking(move || ingest.originals.list()).await;
@@ -31,7 +31,7 @@ impl Jobs {
         let mut unknown = 0_u32;
         for id in images {
             match self.db.image(id).await? {
-                Some(image) if image.deleted_us.is_some() => self.remove_original(id).await,
+                Some(image) if image.is_original_over() => self.remove_original(id).await,
                 Some(_) => {}
                 None => unknown += 1,
             }

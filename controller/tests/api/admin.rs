@@ -328,6 +328,25 @@ async fn fsck_finds_leaks_and_removes_them_only_when_told() {
     assert!(left == 1 && changed.exists(), "a changed original is reported and left: {report}");
 }
 
+/// An import whose controller died before it had removed the file that it was not to keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_that_is_not_kept_goes_with_the_next_start_or_repair() {
+    let place = Place::with(|config| config.keep_originals = false).await;
+    let id = place.client.image(json!({ "name": "disk" })).await;
+    place.client.put(id, noise(100_000)).await;
+    assert_eq!(place.client.ended(id).await.status, ImageStatus::Active);
+    let (_dir, config, _) = place.stop().await;
+    let original = config.state_dir.join("originals").join(id.to_string());
+    std::fs::write(&original, noise(100_000)).unwrap();
+    let (left, report) = check(&config, false, false).await;
+    assert!(left == 1 && report.contains("not to be kept") && original.exists(), "{report}");
+    assert_eq!(check(&config, false, true).await.0, 0);
+    assert!(!original.exists());
+    std::fs::write(&original, noise(100_000)).unwrap();
+    harness::start(&config).await.stop().await;
+    assert!(!original.exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fsck_does_not_run_beside_a_controller() {
     let place = Place::new().await;
