@@ -1,5 +1,5 @@
-//! Work that outlives a request: imports, ([`variants`]) other formats of what was imported, and ([`sweep`]) the files of what
-//! was deleted.
+//! Work that outlives a request: imports, ([`variants`]) other formats of what was imported, ([`remake`]) contents that were
+//! damaged, and ([`sweep`]) the files of what was deleted.
 //!
 //! **What.** [`Jobs`] claims import jobs from the database, runs them on blocking threads, writes progress at most once
 //! a second and records the result in one transaction. [`Jobs::sweep`] removes contents nobody refers to.
@@ -13,8 +13,8 @@
 //! sweep for one that takes an hour. An import that waits for room in the database lets go of it, for the sweep is what
 //! makes room, and then looks whether its content is still there.
 //!
-//! **Why one file for an import.** Claim, run, record and mend share the lock, the flags and the order of both; read apart they
-//! hide who holds what.
+//! **Why one file for an import.** Claim, run and record share the lock, the flags and the order of both; read apart they hide who
+//! holds what.
 //!
 //! **Invariants.** A passing fault of the database strands no job. An image is `active` only after its content is durable.
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
@@ -24,6 +24,7 @@ pub(crate) mod encrypted;
 pub mod fetch;
 pub mod forget;
 mod purge;
+mod remake;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -75,6 +76,7 @@ pub struct Jobs {
     uploads: Mutex<HashMap<ImageId, (UploadId, CancellationToken)>>,
     /// The variant that is being made.
     making: Mutex<Option<variants::Making>>,
+    remaking: remake::Remaking,
     /// Imports that run, with the flag that stops each.
     running: Mutex<HashMap<ImageId, Arc<AtomicBool>>>,
     /// Held together by imports, alone by the sweep.
@@ -94,7 +96,7 @@ impl Jobs {
     ) -> Arc<Self> {
         let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
         let (uploads, making) = (Mutex::default(), Mutex::default());
-        let keys = Arc::default();
+        let (keys, remaking) = (Arc::default(), remake::Remaking::default());
         Arc::new(Self {
             db,
             ingest,
@@ -104,6 +106,7 @@ impl Jobs {
             closing,
             uploads,
             making,
+            remaking,
             running,
             files,
             swept,
@@ -447,55 +450,6 @@ impl Jobs {
                 ended => return ended,
             }
         }
-    }
-
-    /// Makes a damaged content again from the original of an image that has it. Returns at once.
-    pub fn remake(self: &Arc<Self>, content: ContentId) {
-        let this = Arc::clone(self);
-        task::spawn("remake", async move {
-            match this.remake_now(content).await {
-                Ok(true) => tracing::info!(%content, "a damaged content was made again from its original"),
-                Ok(false) => tracing::error!(%content, "a content is damaged and no original can mend it"),
-                Err(error) => {
-                    tracing::error!(%content, error = crate::api::fault::chain(&error), "cannot mend a content")
-                }
-            }
-        });
-    }
-
-    /// As [`Jobs::remake`]; says whether it is mended.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn remake_now(&self, content: ContentId) -> Result<bool, DbError> {
-        let together = self.files.read().await;
-        let mended = self.remake_from_originals(content).await;
-        drop(together);
-        self.swept.notify_one();
-        mended
-    }
-
-    async fn remake_from_originals(&self, content: ContentId) -> Result<bool, DbError> {
-        for image in self.db.images_of_contents(&[content]).await? {
-            let Some(format) = image.format.filter(|_| image.original_kept) else { continue };
-            let ingest = Arc::clone(&self.ingest);
-            let made = tokio::task::spawn_blocking(move || {
-                let (id, disk_bytes) = (image.id, image.fixed.disk_bytes);
-                ingest.heal_from_original(id, format, disk_bytes, content, &AtomicBool::new(false))
-            });
-            match made.await {
-                Ok(Ok(_)) => {
-                    let op = Draft::system("content.mend").on("content", content, image.facts.name);
-                    self.db.set_content_damaged(content, false, &op).await?;
-                    return Ok(true);
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%content, error = crate::api::fault::chain(&error), "not mended")
-                }
-                Err(error) => tracing::error!(%content, %error, "not mended"),
-            }
-        }
-        Ok(false)
     }
 }
 

@@ -188,3 +188,31 @@ async fn an_import_that_breaks_off_does_not_seem_to_run() {
     assert!(world.has_original(&image));
     world.db.close().await;
 }
+
+/// A disk that goes bad reports many chunks of one content: each report makes all of it again, and none disturbs another.
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_are_made_again_one_after_the_other() {
+    let world = World::new().await;
+    let (image, job) = world.uploaded("disk", &noise(8 << 20), None).await;
+    let imported = world.publish(&image);
+    assert!(world.jobs.imported(&job, &image, &imported).await.unwrap());
+    let content = imported.content;
+    for _ in 0..3 {
+        let calls = (0..8).map(|_| world.jobs.remake_now(content));
+        let made = futures::future::join_all(calls).await;
+        assert!(made.iter().all(|made| matches!(made, Ok(true))), "{made:?}");
+        let object = world.ingest.content.open(content).unwrap();
+        assert!(object.verify_all(1, &AtomicBool::new(false), &|_| ()).unwrap().is_empty());
+    }
+    // Of those that nobody waits for, one is enough.
+    let busy = world.jobs.files.write().await;
+    for _ in 0..8 {
+        world.jobs.remake(content);
+    }
+    assert_eq!(world.jobs.remaking.waits(), 1);
+    drop(busy);
+    while world.jobs.remaking.waits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    world.db.close().await;
+}
