@@ -36,7 +36,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::api::image::Checksums;
-use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{ImageId, UploadId};
 use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
