@@ -1,5 +1,5 @@
-//! Work that outlives a request: imports, ([`variants`]) other formats of what was imported, and ([`sweep`]) the files of what
-//! was deleted.
+//! Work that outlives a request: imports, ([`variants`]) other formats of what was imported, ([`remake`]) contents that were
+//! damaged, and ([`sweep`]) the files of what was deleted.
 //!
 //! **What.** [`Jobs`] claims import jobs from the database, runs them on blocking threads, writes progress at most once
 //! a second and records the result in one transaction. [`Jobs::sweep`] removes contents nobody refers to.
@@ -13,17 +13,18 @@
 //! sweep for one that takes an hour. An import that waits for room in the database lets go of it, for the sweep is what
 //! makes room, and then looks whether its content is still there.
 //!
-//! **Why one file for an import.** Claim, run, record and mend share the lock, the flags and the order of both; read apart they
-//! hide who holds what.
+//! **Why one file for an import.** Claim, run and record share the lock, the flags and the order of both; read apart they hide who
+//! holds what.
 //!
 //! **Invariants.** A passing fault of the database strands no job. An image is `active` only after its content is durable.
 //! Files go after the row that named them. What no row names is left alone at start (an older database may have been
 //! restored): `fsck` shows and removes it.
 
-mod encrypted;
+pub(crate) mod encrypted;
 pub mod fetch;
 pub mod forget;
 mod purge;
+mod remake;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::api::image::Checksums;
-use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{ImageId, UploadId};
 use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
@@ -75,6 +75,7 @@ pub struct Jobs {
     uploads: Mutex<HashMap<ImageId, (UploadId, CancellationToken)>>,
     /// The variant that is being made.
     making: Mutex<Option<variants::Making>>,
+    remaking: remake::Remaking,
     /// Imports that run, with the flag that stops each.
     running: Mutex<HashMap<ImageId, Arc<AtomicBool>>>,
     /// Held together by imports, alone by the sweep.
@@ -94,7 +95,7 @@ impl Jobs {
     ) -> Arc<Self> {
         let (running, files, swept) = (Mutex::default(), RwLock::new(()), Notify::new());
         let (uploads, making) = (Mutex::default(), Mutex::default());
-        let keys = Arc::default();
+        let (keys, remaking) = (Arc::default(), remake::Remaking::default());
         Arc::new(Self {
             db,
             ingest,
@@ -104,6 +105,7 @@ impl Jobs {
             closing,
             uploads,
             making,
+            remaking,
             running,
             files,
             swept,
@@ -154,6 +156,7 @@ impl Jobs {
             tracing::info!(jobs, uploads = uploads.len(), "taking up what the last run left");
         }
         self.finish_deletions().await?;
+        self.mark_noted().await?;
         self.finish_removals().await?;
         self.recover_variants().await?;
         let mut tasks = vec![task::spawn("sweep", Arc::clone(self).sweeper())];
@@ -232,13 +235,12 @@ impl Jobs {
         }
         loop {
             let together = self.files.read().await;
-            let cancel = Arc::new(AtomicBool::new(false));
-            self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id, Arc::clone(&cancel));
+            let running = self.begins(image.id);
             let ended = match self.noted(&image).await? {
                 Some(noted) => noted,
-                None => self.run_import(&image, &cancel).await,
+                None => self.run_import(&image, &running.cancel).await,
             };
-            self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.id);
+            drop(running);
             let error = match ended {
                 Ok(imported) => match self.record(job, &image, &imported, together).await? {
                     None => continue,
@@ -249,12 +251,23 @@ impl Jobs {
             if self.closing.is_cancelled() || error.is_cancelled() {
                 return Ok(None);
             }
+            if matches!(error, ImportError::Waits { .. }) {
+                tracing::error!(image = %image.id, %error, "an import is put off");
+                return self.db.put_job_off(job.id).await.map(|()| None);
+            }
             tracing::warn!(image = %image.id, error = crate::api::fault::chain(&error), "an import failed");
             // Deletions may be what makes the room that this waits for.
             drop(together);
             self.failed(job, &image, &error.to_string()).await?;
             return Ok(Some(false));
         }
+    }
+
+    /// Notes that an import of `image` runs, until what this returns is dropped.
+    fn begins(&self, image: ImageId) -> Running<'_> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(image, Arc::clone(&cancel));
+        Running { jobs: self, image, cancel }
     }
 
     /// Stores checksums that were counted during the import: nobody counted them while the file came.
@@ -405,11 +418,16 @@ impl Jobs {
         match self.db.finish_import(image.id, job.id, &recorded, &op).await {
             Ok(()) => {}
             Err(DbError::State { .. } | DbError::NotFound { .. }) => {
-                // Deleted at the last moment: the content has no row. The next fsck would find it; better now.
-                self.drop_unrecorded(imported.content).await?;
+                // Deleted at the last moment: the content has no row. Not removed here, beside imports that run: one of the same
+                // bytes may have found it and be about to record it.
+                self.leaves(imported.content).await;
+                self.swept.notify_one();
                 return Ok(false);
             }
             Err(error) => return Err(error),
+        }
+        if image.fixed.key.is_some() {
+            self.decided(imported.content).await;
         }
         if !self.keep_originals {
             self.remove_original(image.id).await;
@@ -417,16 +435,11 @@ impl Jobs {
         Ok(true)
     }
 
-    async fn drop_unrecorded(&self, content: ContentId) -> Result<(), DbError> {
-        let alone = self.running.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if alone && self.db.content(content).await?.is_none() {
-            self.remove_content(content).await;
-        }
-        Ok(())
-    }
-
-    /// The image is `killed`, as soon as that can be written.
+    /// The image is `killed`, as soon as that can be written. One that was to be encrypted leaves no plain file.
     async fn failed(&self, job: &Job, image: &Image, reason: &str) -> Result<(), DbError> {
+        if image.fixed.key.is_some() {
+            self.remove_original(image.id).await;
+        }
         let op = Draft::system("image.import").on("image", image.id, image.facts.name.clone()).failed(reason);
         loop {
             match self.db.fail_image(image.id, Some(job.id), reason, &op).await {
@@ -437,54 +450,19 @@ impl Jobs {
             }
         }
     }
+}
 
-    /// Makes a damaged content again from the original of an image that has it. Returns at once.
-    pub fn remake(self: &Arc<Self>, content: ContentId) {
-        let this = Arc::clone(self);
-        task::spawn("remake", async move {
-            match this.remake_now(content).await {
-                Ok(true) => tracing::info!(%content, "a damaged content was made again from its original"),
-                Ok(false) => tracing::error!(%content, "a content is damaged and no original can mend it"),
-                Err(error) => {
-                    tracing::error!(%content, error = crate::api::fault::chain(&error), "cannot mend a content")
-                }
-            }
-        });
-    }
+/// An import that runs.
+struct Running<'a> {
+    jobs: &'a Jobs,
+    image: ImageId,
+    /// Stops it.
+    cancel: Arc<AtomicBool>,
+}
 
-    /// As [`Jobs::remake`]; says whether it is mended.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn remake_now(&self, content: ContentId) -> Result<bool, DbError> {
-        let together = self.files.read().await;
-        let mended = self.remake_from_originals(content).await;
-        drop(together);
-        self.swept.notify_one();
-        mended
-    }
-
-    async fn remake_from_originals(&self, content: ContentId) -> Result<bool, DbError> {
-        for image in self.db.images_of_contents(&[content]).await? {
-            let Some(format) = image.format.filter(|_| image.original_kept) else { continue };
-            let ingest = Arc::clone(&self.ingest);
-            let made = tokio::task::spawn_blocking(move || {
-                let (id, disk_bytes) = (image.id, image.fixed.disk_bytes);
-                ingest.heal_from_original(id, format, disk_bytes, content, &AtomicBool::new(false))
-            });
-            match made.await {
-                Ok(Ok(_)) => {
-                    let op = Draft::system("content.mend").on("content", content, image.facts.name);
-                    self.db.set_content_damaged(content, false, &op).await?;
-                    return Ok(true);
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%content, error = crate::api::fault::chain(&error), "not mended")
-                }
-                Err(error) => tracing::error!(%content, %error, "not mended"),
-            }
-        }
-        Ok(false)
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.jobs.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.image);
     }
 }
 

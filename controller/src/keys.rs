@@ -48,6 +48,12 @@ pub enum KeyError {
 }
 
 impl KeyError {
+    /// Whether no other start of the controller, with whatever master keys, can use the key.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Damaged)
+    }
+
     /// What to do about it.
     #[must_use]
     pub const fn cure(&self) -> Option<&'static str> {

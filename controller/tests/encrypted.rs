@@ -132,6 +132,8 @@ fn an_encrypted_content_is_the_disk_for_whoever_has_the_passphrase() {
         place.upload(&upload);
         let made = place.import(None, false).unwrap();
         assert_eq!((made.imported.kind, made.disk_bytes), (ContentKind::File, DISK_BYTES), "{format}");
+        let marked = place.ingest.content.undecided().unwrap();
+        assert!(marked.contains(&made.imported.content), "until it is recorded nobody else knows it");
         assert_eq!(place.staged(), 0);
         let file = place.file(&made);
         let raw = place.opened(&file, secret().reveal()).expect("it opens");

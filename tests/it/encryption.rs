@@ -173,6 +173,39 @@ async fn an_encrypted_image_opens_on_its_host_against_a_lease() {
     assert!(cluster.ask_agent(0, &Request::Key { lease: lease.lease }).is_err());
 }
 
+/// IN-9: who deletes an image takes nothing from the machines on it: their host opens the copy also when both daemons were started
+/// anew, and the key stays as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_run_on_when_their_encrypted_image_is_deleted() {
+    let (mut cluster, keys) = start(1).await;
+    let source = keys.path().join("disk.raw");
+    marked_disk(&source);
+    let file = source.to_str().unwrap();
+    check(&cluster, &["image", "import", file, "--name", "payroll", "--encrypt", "new"], 0);
+    check(&cluster, &["prewarm", "create", "payroll", "--to", "host-1", "--wait", "--quiet"], 0);
+    let printed = text(&cluster.hearth_agent(0, &["lease", "payroll", "vm-1"]).unwrap());
+    let [lease, path] = printed.lines().collect::<Vec<_>>()[..] else { panic!("{printed}") };
+    let key = cluster.hearth_agent(0, &["key", lease]).unwrap();
+    assert!(key.status.success(), "{}", text(&key));
+    check(&cluster, &["image", "delete", "payroll", "--now", "--force", "--yes"], 0);
+    let used = check(&cluster, &["key", "delete", "payroll", "--yes"], 4);
+    assert!(text(&used).contains("copies of deleted images"), "{}", text(&used));
+    cluster.kill_controller().unwrap();
+    cluster.kill_agent(0).unwrap();
+    cluster.start_controller().await.unwrap();
+    cluster.start_agent(0).unwrap();
+    wait::until("the agent knows the key again", WORK_WAIT_MAX, async || {
+        let again = cluster.hearth_agent(0, &["key", lease])?;
+        Ok(again.status.success() && again.stdout == key.stdout)
+    })
+    .await
+    .unwrap();
+    let (secret, raw) = (keys.path().join("vm-1.key"), keys.path().join("opened.raw"));
+    std::fs::write(&secret, &key.stdout).unwrap();
+    assert!(opened(Path::new(path), &secret, &raw), "it does not open");
+    check(&cluster, &["key", "delete", "payroll", "--yes"], 4);
+}
+
 /// Files below `folder` that hold a text.
 fn holding_text(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);

@@ -6,7 +6,7 @@
 //! started anew meanwhile has to wait for its controller.
 //!
 //! **Invariants.** A passphrase is in memory and nowhere else. One whose content left the cache, or that the controller takes
-//! back, is forgotten. At most [`ASKS_AT_ONCE`] questions are put at a time.
+//! back, is forgotten; that a content is plain takes none back. At most [`ASKS_AT_ONCE`] questions are put at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -70,6 +70,8 @@ impl KeyRing {
     pub(super) fn answered(&self, given: KeyGivenV1) {
         let known = match given.key {
             KeyAnswer::Given(passphrase) => Known::Opens(passphrase),
+            // Its image was deleted, and nobody there remembers it. Machines run on it.
+            KeyAnswer::Plain if matches!(self.of(given.content), Some(Known::Opens(_))) => return,
             KeyAnswer::Plain => Known::Plain,
             // It asks to be asked later: what is held stays.
             KeyAnswer::Refused { fault: FaultCode::Busy | FaultCode::Internal, text } => {
@@ -166,6 +168,9 @@ mod tests {
         assert_eq!(next_session.due(&ring, &here, now), [content(2)], "asked again in each session");
         next_session.answered(&ring, refused(2, FaultCode::Busy));
         assert!(matches!(ring.of(content(2)), Some(Known::Opens(_))), "not now is not never");
+        let plain = KeyGivenV1 { content: content(2), key: KeyAnswer::Plain };
+        next_session.answered(&ring, plain);
+        assert!(matches!(ring.of(content(2)), Some(Known::Opens(_))), "its image was deleted, not decrypted");
         next_session.answered(&ring, refused(2, FaultCode::NotPlaced));
         assert_eq!(ring.of(content(2)), Some(Known::Refused("no".to_owned())));
     }

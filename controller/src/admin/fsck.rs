@@ -30,6 +30,7 @@ use crate::db::{Db, DbError};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
 use crate::jobs::Jobs;
+use crate::jobs::encrypted::noted_contents;
 use crate::state::{StateError, StateFolder, refuse_foreign_root};
 
 /// What to do.
@@ -80,6 +81,8 @@ pub enum Problem {
     BadOriginal(ImageId),
     /// An original that no record knows.
     LeakedOriginal(ImageId),
+    /// An original that was to be removed.
+    NeedlessOriginal(ImageId),
     /// A variant without its file.
     NoVariant(Variant),
     /// A variant with other bytes than were made.
@@ -103,6 +106,9 @@ impl fmt::Display for Problem {
                 write!(f, "image {image}: its original has other bytes than were uploaded")
             }
             Self::LeakedOriginal(image) => write!(f, "original {image}: a file that no record knows"),
+            Self::NeedlessOriginal(image) => {
+                write!(f, "image {image}: its original is not to be kept; the next start removes it")
+            }
             Self::NoVariant(row) => {
                 write!(
                     f,
@@ -191,7 +197,9 @@ async fn find(
     problems.extend(
         rows.missing_contents.iter().map(|(image, content)| Problem::NoContentRecord(*image, *content)),
     );
-    let known: HashSet<ContentId> = rows.contents.iter().map(|content| content.id).collect();
+    let mut known: HashSet<ContentId> = rows.contents.iter().map(|content| content.id).collect();
+    // All that is left of an encrypted import that is not recorded yet.
+    known.extend(noted_contents(db).await?.into_values());
     for content in &known {
         let (contents, content) = (Arc::clone(contents), *content);
         let fault = tokio::task::spawn_blocking(move || content_fault(&contents, content, deep)).await;
@@ -211,6 +219,10 @@ async fn find(
             problems.push(Problem::LeakedOriginal(id));
             continue;
         };
+        if image.is_original_over() {
+            problems.push(Problem::NeedlessOriginal(id));
+            continue;
+        }
         let (originals, image) = (Arc::clone(originals), image.clone());
         let bad = tokio::task::spawn_blocking(move || original_is_bad(&originals, &image, deep)).await;
         if bad.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
@@ -258,7 +270,7 @@ async fn repair(problem: &Problem, db: &Db, ingest: &Arc<Ingest>, jobs: &Jobs) -
             ingest.content.remove(*content)?;
             Ok(true)
         }
-        Problem::LeakedOriginal(image) => {
+        Problem::LeakedOriginal(image) | Problem::NeedlessOriginal(image) => {
             ingest.originals.remove(*image)?;
             Ok(true)
         }
@@ -275,8 +287,11 @@ async fn repair(problem: &Problem, db: &Db, ingest: &Arc<Ingest>, jobs: &Jobs) -
             }
             // Agents that have it can still mend it, once the controller runs.
             let op = Draft::system("content.damaged").on("content", content, "");
-            db.set_content_damaged(*content, true, &op).await?;
-            Ok(false)
+            match db.set_content_damaged(*content, true, &op).await {
+                // Of an import that is not recorded yet.
+                Ok(()) | Err(DbError::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
         }
         Problem::Database(_)
         | Problem::Chain(_)

@@ -6,8 +6,10 @@
 //! database refers to is read, carried, and read again; only when nothing came or went since, and nothing comes or goes while
 //! the database is copied, the copy and the files belong together. Each further round carries only what is new.
 //!
-//! **Invariants.** What an image that is not `active` refers to is hashed, because another upload may take its place. What is
-//! missing or damaged is named, never silently left out.
+//! **Invariants.** What an image that is not `active` refers to is hashed, because another upload may take its place; of a file
+//! that came in several goes, which nobody hashed yet, the length is compared, and the import hashes it. What is
+//! missing or damaged is named, never silently left out. No plain file of an image that is to be encrypted is carried: the import
+//! removes it here, and could not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,6 +23,8 @@ use crate::content::{
     CONTENT_FOLDER, Carried, Carrying, ContentError, ContentStore, Originals, VARIANTS_FOLDER,
 };
 use crate::db::Db;
+use crate::db::images::Image;
+use crate::jobs::encrypted::noted_contents;
 
 /// Folder of contents, in the state folder and in a backup alike.
 pub(super) const CONTENT: &str = CONTENT_FOLDER;
@@ -34,44 +38,59 @@ const TRIES_MAX: u32 = 100;
 struct Referred {
     contents: BTreeSet<ContentId>,
     originals: BTreeMap<ImageId, Wanted>,
+    /// Images that are to be encrypted, and of which nothing but the plain file is there yet.
+    plain: BTreeSet<ImageId>,
 }
 
 /// An original that a database refers to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Wanted {
-    /// To compare, where the file may be replaced by another upload.
-    blake3: Option<String>,
+    /// Where the file may be replaced by another upload.
+    compared: Option<Compared>,
     /// Whether its absence is a loss: that of a `killed` image may have been removed.
     is_promised: bool,
+}
+
+/// By what a file is known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Compared {
+    Blake3(String),
+    Bytes(u64),
 }
 
 /// What a backup has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
     pub(super) contents: BTreeSet<ContentId>,
-    /// With the BLAKE3 that was compared, if it was.
-    pub(super) originals: BTreeMap<ImageId, Option<String>>,
+    /// With what was compared, if it was.
+    pub(super) originals: BTreeMap<ImageId, Option<Compared>>,
     pub(super) missing: Vec<String>,
     pub(super) carried: Carried,
 }
 
 async fn referred(db: &Db) -> Result<Referred, BackupError> {
-    let contents = db.contents().await?.into_iter().map(|content| content.id).collect();
-    let images = db.all_images().await?.into_iter();
-    let originals = images.filter_map(|image| {
-        let compared = Some(image.checksums.blake3.clone().unwrap_or_default());
+    let mut contents: BTreeSet<ContentId> =
+        db.contents().await?.into_iter().map(|content| content.id).collect();
+    // The plain original of such an import is gone, or is not to be saved: this is the image.
+    let noted = noted_contents(db).await?;
+    contents.extend(noted.values());
+    let (encrypted, others): (Vec<_>, Vec<_>) =
+        db.all_images().await?.into_iter().partition(|image| image.fixed.key.is_some());
+    let waits = |image: &Image| image.status == ImageStatus::Importing && !noted.contains_key(&image.id);
+    let plain = encrypted.into_iter().filter(waits).map(|image| image.id).collect();
+    let originals = others.into_iter().filter_map(|image| {
+        let sum = image.checksums.blake3.clone().map(Compared::Blake3);
+        let compared = sum.or_else(|| image.original_bytes.map(Compared::Bytes));
         let wanted = match image.kept_as() {
-            ImageStatus::Importing => Wanted { blake3: compared, is_promised: true },
+            ImageStatus::Importing => Wanted { compared, is_promised: true },
             // Its import can be tried again.
-            ImageStatus::Killed if image.original_bytes.is_some() => {
-                Wanted { blake3: compared, is_promised: false }
-            }
-            _ if image.original_kept => Wanted { blake3: None, is_promised: true },
+            ImageStatus::Killed if image.original_bytes.is_some() => Wanted { compared, is_promised: false },
+            _ if image.original_kept => Wanted { compared: None, is_promised: true },
             _ => return None,
         };
         Some((image.id, wanted))
     });
-    Ok(Referred { contents, originals: originals.collect() })
+    Ok(Referred { contents, originals: originals.collect(), plain })
 }
 
 /// Carries contents and originals from `state` into the backup `to`, and copies the database that refers to them to
@@ -125,7 +144,10 @@ async fn in_thread<T: Send + 'static>(
 
 /// Carries what is wanted and not held yet.
 fn carry_missing(from: &Stores, to: &Stores, wanted: &Referred, held: Held) -> Result<Held, ContentError> {
-    let mut held = Held { missing: Vec::new(), ..held };
+    let plain = wanted.plain.iter().map(|image| {
+        format!("the original of image {image}: it is to be encrypted and not saved in the plain; make a backup after its import")
+    });
+    let mut held = Held { missing: plain.collect(), ..held };
     for content in &wanted.contents {
         if held.contents.contains(content) {
             continue;
@@ -142,32 +164,36 @@ fn carry_missing(from: &Stores, to: &Stores, wanted: &Referred, held: Held) -> R
             Err(error) => return Err(error),
         }
     }
-    for (image, Wanted { blake3, is_promised }) in &wanted.originals {
+    for (image, Wanted { compared, is_promised }) in &wanted.originals {
         // What is held cannot change any more: another upload makes another file.
-        if held.originals.get(image).is_some_and(|compared| blake3.is_none() || compared == blake3) {
+        if held.originals.get(image).is_some_and(|held| compared.is_none() || held == compared) {
             continue;
         }
         held.originals.remove(image);
         let carried = from.originals.carry(*image, &to.originals, Carrying::Link)?;
-        match (carried, blake3) {
+        match (carried, compared) {
             (None, _) if !is_promised => {}
             (None, _) => held.missing.push(format!("the original of image {image}: its file is not there")),
-            (Some(_), Some(blake3)) if !has_sum(&to.originals, *image, blake3)? => {
+            (Some(_), Some(compared)) if !is_it(&to.originals, *image, compared)? => {
                 to.originals.remove(*image)?;
                 held.missing
                     .push(format!("the original of image {image}: it has other bytes than were uploaded"));
             }
             (Some(carried), _) => {
                 held.carried.add(carried);
-                held.originals.insert(*image, blake3.clone());
+                held.originals.insert(*image, compared.clone());
             }
         }
     }
     Ok(held)
 }
 
-fn has_sum(originals: &Originals, image: ImageId, blake3: &str) -> Result<bool, ContentError> {
-    originals.open(image)?.map_or(Ok(false), |original| Ok(original.sums()?.blake3 == blake3))
+fn is_it(originals: &Originals, image: ImageId, compared: &Compared) -> Result<bool, ContentError> {
+    let Some(original) = originals.open(image)? else { return Ok(false) };
+    Ok(match compared {
+        Compared::Blake3(sum) => original.sums()?.blake3 == *sum,
+        Compared::Bytes(bytes) => original.size_bytes() == *bytes,
+    })
 }
 
 /// Takes away what was carried and went away meanwhile.

@@ -114,10 +114,11 @@ pub async fn show(
     find(&app, &caller, id).await.map(|key| axum::Json(record(&key)))
 }
 
-/// Deletes a key for good. One that encrypts an image, also one in the recycle bin, stays.
+/// Deletes a key for good. One that encrypts an image, also one in the recycle bin, stays; so does one that opens copies of deleted
+/// images that are still on hosts.
 #[utoipa::path(delete, path = "/api/v1/keys/{id}", tag = "keys", params(("id" = KeyId, Path)),
     responses((status = 204, description = "Deleted"),
-        (status = 409, description = "It encrypts an image", body = ErrorBody)))]
+        (status = 409, description = "It encrypts an image, or copies that are still on hosts", body = ErrorBody)))]
 pub async fn delete(
     State(app): State<App>,
     caller: Caller,

@@ -35,7 +35,7 @@ const VERIFY_THREADS: usize = 2;
 #[derive(Debug)]
 pub struct ContentStore {
     objects: PathBuf,
-    /// An empty file per content whose row is being deleted; see [`ContentStore::leaving`].
+    /// An empty file per content that may have to go; see [`ContentStore::leaving`].
     leaving: PathBuf,
     open: Mutex<HashMap<ContentId, Arc<ContentObject>>>,
     /// Publishing, mending and removing happen one at a time.
@@ -223,8 +223,9 @@ impl ContentStore {
         Ok(())
     }
 
-    /// Notes that a content is about to be forgotten: whoever deletes its row calls this before and [`Self::decided`]
-    /// after the files are gone, or when the row stays. Of what is noted at start, the rows say which of the two it is.
+    /// Marks a content that is about to be forgotten: whoever deletes its row calls this before and [`Self::decided`]
+    /// after the files are gone, or when the row stays. The same for one that is published and may never get a row. Of what is
+    /// marked at start, the rows say which of the two it is.
     ///
     /// # Errors
     /// [`ContentError::File`] or [`ContentError::NoSpace`].
@@ -242,7 +243,7 @@ impl ContentStore {
         remove_file(&self.leaving.join(content.to_string()))
     }
 
-    /// Contents that were being forgotten when the process died.
+    /// Contents that are marked.
     ///
     /// # Errors
     /// [`ContentError::File`].

@@ -3,7 +3,7 @@
 //! **Why a note.** The original must be gone before the image is `active`, and a crash in between must not lose the image: the
 //! note says what was made, so the job that is taken up needs no original.
 //!
-//! **Invariants.** A note exists only while its image is not `active`.
+//! **Invariants.** A note exists only while its image is not `active`, not deleted, and gets no other bytes.
 
 use hearth_protocol::id::ImageId;
 
@@ -19,6 +19,11 @@ impl Tx<'_> {
         let disk_bytes: u64 = row.size("disk_bytes")?;
         let update = sql("image", "UPDATE image SET virtual_bytes = $1 WHERE id = $2");
         self.run(update.bind(disk_bytes).bind(image)).await?;
+        self.delete_note(image).await
+    }
+
+    /// Forgets what was noted of an image: it is over, or gets other bytes.
+    pub(super) async fn delete_note(&mut self, image: ImageId) -> Result<(), DbError> {
         let delete = "DELETE FROM encrypted_import WHERE image_id = $1";
         self.run(sql("encrypted_import", delete).bind(image)).await.map(drop)
     }
@@ -53,13 +58,21 @@ impl Db {
         row.map(|row| row.text("made")).transpose()
     }
 
+    /// What was noted of every image.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn all_noted_encrypted(&self) -> Result<Vec<(ImageId, String)>, DbError> {
+        let select = "SELECT image_id, made FROM encrypted_import ORDER BY image_id";
+        let stmt = sql("encrypted_import", select);
+        self.each(stmt, |row| Ok((row.parse("image_id")?, row.text("made")?))).await
+    }
+
     /// Forgets what was noted of an image.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn forget_encrypted(&self, image: ImageId) -> Result<(), DbError> {
-        let delete = "DELETE FROM encrypted_import WHERE image_id = $1";
-        let stmt = move || sql("encrypted_import", delete).bind(image);
-        self.write_tx(move |tx| Box::pin(tx.run(stmt()))).await.map(drop::<u64>)
+        self.write_tx(move |tx| Box::pin(tx.delete_note(image))).await
     }
 }

@@ -241,6 +241,7 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     tx.delete_shares(id).await?;
     tx.delete_variants(id).await?;
     tx.delete_tags(id).await?;
+    tx.delete_note(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     tx.close_upload(id).await?;
     // The spec of a fetch may hold a password.

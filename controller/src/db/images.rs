@@ -22,6 +22,7 @@ use super::shares::{View, owned_by, shared_with};
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 use super::tokens::Scope;
+use crate::logic::deletion::is_original_over;
 
 /// What an operator says about an image; everything here can be edited.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -201,6 +202,12 @@ impl Image {
     #[must_use]
     pub fn kept_as(&self) -> ImageStatus {
         self.binned.map_or(self.status, |binned| binned.from)
+    }
+
+    /// Whether its uploaded file may go.
+    #[must_use]
+    pub fn is_original_over(&self) -> bool {
+        is_original_over(self.kept_as(), self.original_kept, self.fixed.key.is_some())
     }
 }
 

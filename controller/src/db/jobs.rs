@@ -161,6 +161,19 @@ impl Db {
         self.write_tx(move |tx| Box::pin(tx.set_job(id, state, error))).await
     }
 
+    /// Lets a running job wait for the next start: it stays `running`, and this try does not count. Nothing happens to a job that
+    /// ended meanwhile.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn put_job_off(&self, id: JobId) -> Result<(), DbError> {
+        let update = "UPDATE job SET attempt = attempt - 1, updated_us = $1 WHERE id = $2 AND state = 'running' AND attempt > 0";
+        self.write_tx(move |tx| {
+            Box::pin(async move { tx.run(sql("job", update).bind(tx.now_us()).bind(id)).await.map(drop) })
+        })
+        .await
+    }
+
     /// Jobs that are queued or running, oldest first.
     ///
     /// # Errors

@@ -2,11 +2,11 @@
 //!
 //! **What.** Records with the sealed key beside them. Images refer to their key for good.
 //!
-//! **Why a grant is kept.** A copy outlives the intent that brought it, and so do the machines that run on it. Who was given a
-//! passphrase when the copy was placed gets it again while the copy is there; who never was, must have it placed.
+//! **Why a grant is kept.** A copy outlives the intent that brought it, and the image too, and so do the machines that run on it. Who
+//! was given a passphrase when the copy was placed gets it again while the copy is there; who never was, must have it placed.
 //!
-//! **Invariants.** A key that encrypts an image is not deleted, whatever two callers do at once. Keys are changed by sealing them
-//! anew, all in one transaction.
+//! **Invariants.** A key that encrypts an image, or a copy whose host was given it, is not deleted, whatever two callers do at once.
+//! Keys are changed by sealing them anew, all in one transaction.
 
 use hearth_protocol::api::Page;
 use hearth_protocol::digest::ContentId;
@@ -104,6 +104,11 @@ fn key(row: &Row) -> Result<Key, DbError> {
         sealed_us: row.int("sealed_us")?,
     })
 }
+
+/// Whether the copy that a row of `key_given` is about is still there, by the word of its location.
+const COPY_STANDS: &str = " (EXISTS (SELECT entry.content_id FROM entry WHERE entry.location_id = key_given.location_id \
+     AND entry.content_id = key_given.content_id) OR EXISTS (SELECT lease.lease_id FROM lease \
+     WHERE lease.location_id = key_given.location_id AND lease.content_id = key_given.content_id))";
 
 fn inside(stmt: Stmt, scope: Scope) -> Stmt {
     match scope {
@@ -205,7 +210,8 @@ impl Db {
     /// Deletes a key for good.
     ///
     /// # Errors
-    /// [`DbError::State`] while it encrypts an image; [`DbError::NotFound`]; a failed statement.
+    /// [`DbError::State`] while it encrypts an image, or a copy that somebody was given the means to open; [`DbError::NotFound`]; a
+    /// failed statement.
     pub async fn delete_key(&self, id: KeyId, op: &Draft) -> Result<(), DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
@@ -216,6 +222,13 @@ impl Db {
                     let state = format!("used by {} images", found.images);
                     let allowed =
                         "delete them first, also from the recycle bin: without the key nothing opens them";
+                    return Err(DbError::State { what: "key", key: found.name, state, allowed });
+                }
+                let copies = "SELECT key_given.given_us FROM key_given JOIN image ON image.id = key_given.image_id WHERE image.key_id = $1 AND";
+                let copies = sql("key_given", copies).bind(id).text(COPY_STANDS).text(" LIMIT 1");
+                if tx.row(copies).await?.is_some() {
+                    let state = "needed for copies of deleted images".to_owned();
+                    let allowed = "machines may run on them: wait until no host has such a copy";
                     return Err(DbError::State { what: "key", key: found.name, state, allowed });
                 }
                 tx.run(sql("image_key", "DELETE FROM image_key WHERE id = $1").bind(id)).await?;
@@ -265,7 +278,8 @@ impl Db {
         rows.iter().map(|row| Ok((row.text("master")?, row.size("n")?))).collect()
     }
 
-    /// The image that is not deleted and whose encrypted bytes are `content`, with its key. An encrypted content is one image's.
+    /// The image whose encrypted bytes are `content`, with its key; also one that is deleted, if a location was given the key. An
+    /// encrypted content is one image's.
     ///
     /// # Errors
     /// A failed statement.
@@ -273,40 +287,41 @@ impl Db {
         &self,
         content: ContentId,
     ) -> Result<Option<(ImageId, String, Key)>, DbError> {
-        let select = "SELECT id, name, key_id FROM image WHERE content_id = $1 AND key_id IS NOT NULL \
-             AND deleted_us IS NULL ORDER BY id LIMIT 1";
+        let select = "SELECT id, name, key_id FROM image WHERE key_id IS NOT NULL AND (content_id = $1 \
+             OR id IN (SELECT image_id FROM key_given WHERE content_id = $1 AND image_id IS NOT NULL)) ORDER BY id LIMIT 1";
         let Some(row) = self.row(sql("image", select).bind(content)).await? else { return Ok(None) };
         let found = self.key(row.parse("key_id")?).await?;
         let (image, name) = (row.parse("id")?, row.text("name")?);
         Ok(found.map(|key| (image, name, key)))
     }
 
-    /// Whether a location was given what opens `content`, and still holds a copy of it by its own word.
+    /// Whether a location was given what opens `content`, and still holds or leases a copy of it by its own word.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn key_was_given(&self, location: LocationId, content: ContentId) -> Result<bool, DbError> {
-        let select = "SELECT key_given.given_us FROM key_given JOIN entry ON entry.location_id = key_given.location_id \
-             AND entry.content_id = key_given.content_id WHERE key_given.location_id = $1 AND key_given.content_id = $2";
-        Ok(self.row(sql("key_given", select).bind(location).bind(content)).await?.is_some())
+        let select = "SELECT key_given.given_us FROM key_given WHERE key_given.location_id = $1 AND key_given.content_id = $2 AND";
+        let stmt = sql("key_given", select).bind(location).bind(content).text(COPY_STANDS);
+        Ok(self.row(stmt).await?.is_some())
     }
 
-    /// Notes that a location is given what opens `content`; only the first time leaves a row in the operation log.
+    /// Notes that a location is given what opens `content`, the bytes of `image`; only the first time leaves a row in the operation
+    /// log.
     ///
     /// # Errors
     /// A failed statement.
     pub async fn note_key_given(
         &self,
         location: LocationId,
-        content: ContentId,
+        (content, image): (ContentId, ImageId),
         op: &Draft,
     ) -> Result<(), DbError> {
-        let insert = "INSERT INTO key_given (location_id, content_id, given_us) VALUES ($1, $2, $3) \
+        let insert = "INSERT INTO key_given (location_id, content_id, image_id, given_us) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (location_id, content_id) DO NOTHING";
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let stmt = sql("key_given", insert).bind(location).bind(content).bind(tx.now_us());
-                if tx.run(stmt).await? == 1 { tx.record(op).await } else { Ok(()) }
+                let stmt = sql("key_given", insert).bind(location).bind(content).bind(image);
+                if tx.run(stmt.bind(tx.now_us())).await? == 1 { tx.record(op).await } else { Ok(()) }
             })
         })
         .await

@@ -116,6 +116,7 @@ impl Tx<'_> {
         let forget = "UPDATE image SET original_bytes = NULL, sha256 = NULL, sha512 = NULL, md5 = NULL, blake3 = NULL, \
              source = '', source_hidden = 0 WHERE id = $1";
         self.run(sql("image", forget).bind(new.image)).await?;
+        self.delete_note(new.image).await?;
         let insert = "INSERT INTO upload (id, image_id, kind, size_bytes, offset_bytes, mark, created_us, updated_us) \
              VALUES ($1, $2, $3, $4, 0, $5, $6, $6)";
         let stmt = sql("upload", insert).bind(new.id).bind(new.image).bind(new.kind).bind(new.size_bytes);

@@ -3,7 +3,8 @@
 //! **What.** Answers with the passphrase of the image, if the host may run it.
 //!
 //! **Who may.** A host where the content is placed by the plan, whoever placed it; and one that was given it before and still holds
-//! a copy, so that machines on a copy that nobody holds any more start again. Its own word that it has a copy is not enough.
+//! a copy, so that machines on a copy that nobody holds any more start again, also after the image was deleted. Its own word that it
+//! has a copy is not enough.
 //!
 //! **Why asked for and not sent.** The agent knows what it holds; it asks again in every session, so nothing that was lost or
 //! restarted needs to be found out here, and a right that ended ends with the session.
@@ -53,6 +54,6 @@ async fn try_to(shared: &Shared, session: &Session, content: ContentId) -> Resul
     };
     let op = Draft::new(WhoKind::Agent, session.agent.to_string(), "key.give").on("image", image, name);
     let op = op.with(serde_json::json!({ "location": location, "key": key.id, "content": content }));
-    shared.db.note_key_given(location, content, &op).await?;
+    shared.db.note_key_given(location, (content, image), &op).await?;
     Ok(KeyAnswer::Given(passphrase))
 }

@@ -53,8 +53,9 @@ pub struct Encrypted {
 }
 
 impl Ingest {
-    /// As [`Ingest::run_import`], but what is published opens only with `passphrase`. The original stays until the caller
-    /// removes it, but for an import that failed.
+    /// As [`Ingest::run_import`], but what is published opens only with `passphrase`, and is marked as leaving
+    /// ([`ContentStore::leaving`](crate::content::ContentStore::leaving)) until the caller has recorded it. The original stays until
+    /// the caller removes it, but for an import that failed.
     ///
     /// # Errors
     /// [`ImportError`]; unless [`ImportError::is_cancelled`], the original has been removed.
@@ -104,6 +105,8 @@ impl Ingest {
         let staged = self.cut(spec, &encrypted, cancel, progress)?;
         drop(staging);
         self.read_back(&staged, cancel, progress)?;
+        // Another run makes another content: one that nobody comes to know must not stay.
+        self.content.leaving(staged.root().content_id())?;
         let imported = self.publish(Made { inspection, staged, scan }, sums, cancel, progress)?;
         Ok(Encrypted { imported, disk_bytes })
     }

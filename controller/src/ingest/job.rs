@@ -195,6 +195,12 @@ pub enum ImportError {
         /// Why.
         why: String,
     },
+    /// What stands in its way may be gone when the controller is started again.
+    #[error("the import waits until the controller is started again: {why}")]
+    Waits {
+        /// What stands in its way.
+        why: String,
+    },
     /// A staging file could not be handled.
     #[error("cannot {action} {path}")]
     File {
@@ -230,6 +236,7 @@ impl ImportError {
             | Self::ReadBack { .. }
             | Self::OtherContent { .. }
             | Self::NotNoted { .. }
+            | Self::Waits { .. }
             | Self::File { .. } => false,
         }
     }

@@ -1,9 +1,10 @@
-//! What it means to delete an image, and when the recycle bin lets go of it.
+//! What it means to delete an image, when the recycle bin lets go of it, and when its uploaded file may go.
 //!
 //! **What.** [`deletion`] reads a request to delete against the image's state; [`purge_before_us`] and [`destroyed_us`] are the
-//! end of its days in the bin.
+//! end of its days in the bin; [`is_original_over`] says which files a crash left behind.
 //! **Why one function.** A single call, a batch and the command line must not differ in what "delete" does.
-//! **Invariants.** `only_finished_images_go_into_the_bin`; `what_is_being_made_is_cancelled`; `both_ends_of_the_days_agree`.
+//! **Invariants.** `only_finished_images_go_into_the_bin`; `what_is_being_made_is_cancelled`; `both_ends_of_the_days_agree`;
+//! `an_original_is_over_when_nothing_can_need_it`.
 
 use hearth_protocol::words::ImageStatus;
 
@@ -47,9 +48,37 @@ pub fn destroyed_us(binned_us: i64, bin_days: u32) -> i64 {
     binned_us.saturating_add(i64::from(bin_days).saturating_mul(DAY_US))
 }
 
+/// Whether the uploaded file of an image may go: nothing that can still happen to the image needs it. `status` is the state that it
+/// has or had before it came into the bin.
+#[must_use]
+pub const fn is_original_over(status: ImageStatus, is_kept: bool, is_encrypted: bool) -> bool {
+    match status {
+        ImageStatus::Deleted => true,
+        ImageStatus::Active | ImageStatus::Deactivated => !is_kept,
+        // Its import can be tried again, unless the file must not lie here in the plain.
+        ImageStatus::Killed => is_encrypted,
+        ImageStatus::Queued | ImageStatus::Saving | ImageStatus::Importing | ImageStatus::PendingDelete => {
+            false
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_original_is_over_when_nothing_can_need_it() {
+        for status in [ImageStatus::Active, ImageStatus::Deactivated] {
+            assert!(is_original_over(status, false, false) && !is_original_over(status, true, false));
+        }
+        assert!(is_original_over(ImageStatus::Killed, false, true));
+        assert!(!is_original_over(ImageStatus::Killed, false, false), "it can be tried again");
+        assert!(is_original_over(ImageStatus::Deleted, true, false));
+        for status in [ImageStatus::Queued, ImageStatus::Saving, ImageStatus::Importing] {
+            assert!(!is_original_over(status, false, false) && !is_original_over(status, false, true));
+        }
+    }
 
     #[test]
     fn only_finished_images_go_into_the_bin() {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::harness::{self, Client, PROGRAM, Place, config_in, files, noise};
 
-async fn check(config: &Config, deep: bool, repair: bool) -> (usize, String) {
+pub(super) async fn check(config: &Config, deep: bool, repair: bool) -> (usize, String) {
     let mut out = Vec::new();
     let left = fsck::fsck(config, fsck::Options { deep, repair }, PROGRAM.into(), &mut out).await.unwrap();
     (left, String::from_utf8(out).unwrap())
@@ -62,14 +62,18 @@ impl std::io::Write for Full {
     }
 }
 
-async fn save(config: &Config, to: &Path, with_contents: bool) -> Result<String, backup::BackupError> {
+pub(super) async fn save(
+    config: &Config,
+    to: &Path,
+    with_contents: bool,
+) -> Result<String, backup::BackupError> {
     let mut out = Vec::new();
     backup::backup(config, to, with_contents, &mut out).await?;
     Ok(String::from_utf8(out).unwrap())
 }
 
 /// Restores into an empty folder; returns what was said and how many problems there are.
-async fn bring_back(config: &Config, from: &Path) -> Result<(usize, String), backup::BackupError> {
+pub(super) async fn bring_back(config: &Config, from: &Path) -> Result<(usize, String), backup::BackupError> {
     let mut out = Vec::new();
     let problems = restore::restore(config, from, &mut out).await?;
     Ok((problems, String::from_utf8(out).unwrap()))
@@ -322,6 +326,25 @@ async fn fsck_finds_leaks_and_removes_them_only_when_told() {
     std::fs::write(&changed, noise(10)).unwrap();
     let (left, report) = check(&config, false, true).await;
     assert!(left == 1 && changed.exists(), "a changed original is reported and left: {report}");
+}
+
+/// An import whose controller died before it had removed the file that it was not to keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_that_is_not_kept_goes_with_the_next_start_or_repair() {
+    let place = Place::with(|config| config.keep_originals = false).await;
+    let id = place.client.image(json!({ "name": "disk" })).await;
+    place.client.put(id, noise(100_000)).await;
+    assert_eq!(place.client.ended(id).await.status, ImageStatus::Active);
+    let (_dir, config, _) = place.stop().await;
+    let original = config.state_dir.join("originals").join(id.to_string());
+    std::fs::write(&original, noise(100_000)).unwrap();
+    let (left, report) = check(&config, false, false).await;
+    assert!(left == 1 && report.contains("not to be kept") && original.exists(), "{report}");
+    assert_eq!(check(&config, false, true).await.0, 0);
+    assert!(!original.exists());
+    std::fs::write(&original, noise(100_000)).unwrap();
+    harness::start(&config).await.stop().await;
+    assert!(!original.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

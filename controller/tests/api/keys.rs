@@ -18,7 +18,7 @@ fn master(config: &Config, byte: u8) -> Master {
     Master::Credential(path)
 }
 
-fn with_master(config: &mut Config) {
+pub(super) fn with_master(config: &mut Config) {
     config.master_keys = MasterPaths { current: Some(master(config, 1)), old: None };
     config.sharing.quota.images = 0;
 }
@@ -107,7 +107,7 @@ async fn without_a_master_key_the_way_to_one_is_told() {
     assert_eq!(place.client.get("/images").await["items"], json!([]));
 }
 
-async fn import(client: &Client, sent: Value, bytes: Vec<u8>) -> ImageId {
+pub(super) async fn import(client: &Client, sent: Value, bytes: Vec<u8>) -> ImageId {
     let id = client.image(sent).await;
     assert_eq!(client.put(id, bytes).await.status(), StatusCode::ACCEPTED);
     let image = client.ended(id).await;
@@ -143,7 +143,9 @@ async fn an_encrypted_image_is_nowhere_in_the_plain() {
         (Some(64 << 20), Some(false))
     );
     assert_eq!(holding(state, &marker), Vec::<std::path::PathBuf>::new());
-    assert!(files(&state.join("originals")).is_empty() && files(&state.join("staging")).is_empty());
+    for folder in ["originals", "staging", "content/leaving"] {
+        assert_eq!(files(&state.join(folder)), Vec::<std::path::PathBuf>::new(), "{folder}");
+    }
     let refused = fault(client.ask(Method::GET, &format!("{path}/file")).send().await.unwrap(), 409).await;
     assert!(refused.message.contains("not kept"), "{}", refused.message);
     let refused =

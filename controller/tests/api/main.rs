@@ -12,6 +12,7 @@ mod batch;
 mod catalog;
 mod crash;
 mod crash_bin;
+mod encrypted_imports;
 mod export;
 mod fleet_rights;
 mod garbage;

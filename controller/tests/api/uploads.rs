@@ -8,8 +8,9 @@ use hearth_protocol::words::{ImageStatus, OsType};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::admin::{bring_back, save};
 use super::crash::{check, serve, set_up};
-use super::harness::{self, Client, Place, body, fault, files, noise, qcow2, sha256, until};
+use super::harness::{self, Client, Place, body, config_in, fault, files, noise, qcow2, sha256, until};
 use super::sources::file_bytes;
 
 /// A client's view of one upload.
@@ -86,6 +87,35 @@ async fn a_file_comes_in_pieces() {
     let back = client.ask(Method::GET, &format!("/images/{id}/file")).send().await.unwrap();
     assert_eq!(back.bytes().await.unwrap(), file);
     place.stop().await;
+}
+
+/// IN-1: a backup has a file that came in several goes, which nobody hashed yet, and names one that is not whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_has_what_came_in_pieces() {
+    // Nothing imports it meanwhile.
+    let place = Place::with(|config| config.parallel_imports = 0).await;
+    let (id, bytes) = (place.client.image(json!({ "name": "pieces" })).await, noise(300_000));
+    let upload = Upload::open(&place.client, id, json!({ "size_bytes": bytes.len() })).await;
+    assert_eq!(upload.send(0, bytes[..100_000].to_vec(), false).await.status(), StatusCode::OK);
+    assert_eq!(upload.send(100_000, bytes[100_000..].to_vec(), false).await.status(), StatusCode::ACCEPTED);
+    let (dir, config, token) = place.stop().await;
+    let saved = dir.path().join("saved");
+    let said = save(&config, &saved, true).await.unwrap();
+    assert!(said.contains("1 originals") && !said.contains("MISSING"), "{said}");
+    let other = tempfile::tempdir().unwrap();
+    let restored = config_in(other.path());
+    assert_eq!(bring_back(&restored, &saved).await.unwrap().0, 0);
+    let controller = harness::start(&restored).await;
+    let client = Client::new(&restored, controller.https.port(), &token);
+    let image = client.ended(id).await;
+    assert_eq!((image.status, image.checksums.sha256), (ImageStatus::Active, Some(sha256(&bytes))));
+    drop(client);
+    controller.stop().await;
+    let original = config.state_dir.join("originals").join(id.to_string());
+    std::fs::remove_file(&original).unwrap();
+    std::fs::write(&original, &bytes[..200_000]).unwrap();
+    let said = save(&config, &dir.path().join("cut"), true).await.unwrap();
+    assert!(said.contains("0 originals") && said.contains("other bytes than were uploaded"), "{said}");
 }
 
 /// IN-1: without a size the last request says that it is the last.

@@ -7,8 +7,9 @@ use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{Db, DbError, PageRequest, new_id};
 use hearth_controller::keys::KeyStore;
 use hearth_controller::keys::master::Master;
-use hearth_protocol::id::{ImageId, KeyId};
-use hearth_protocol::words::{DiskFormat, EntryStatus};
+use hearth_protocol::id::{ImageId, KeyId, LeaseId};
+use hearth_protocol::message::control::Lease;
+use hearth_protocol::words::{ConsumerKind, DiskFormat, EntryStatus};
 
 use crate::engines::Place;
 use crate::fixture::{content_named, locations, new_image, observed, op, original, project_in};
@@ -18,6 +19,7 @@ on_both_engines! {
     a_key_that_encrypts_an_image_stays_whoever_is_faster
     keys_are_sealed_again_all_or_none
     who_was_given_a_passphrase_gets_it_again_while_the_copy_is_there
+    a_deleted_image_opens_where_its_copy_stands
     an_encrypted_import_is_noted_until_it_is_recorded
 }
 
@@ -120,14 +122,50 @@ async fn who_was_given_a_passphrase_gets_it_again_while_the_copy_is_there(place:
     db.apply_inventory(here, std::slice::from_ref(&entry)).await.unwrap();
     assert!(!db.key_was_given(here, content).await.unwrap());
     for _ in 0..2 {
-        db.note_key_given(here, content, &op("key.give")).await.unwrap();
+        db.note_key_given(here, (content, image), &op("key.give")).await.unwrap();
     }
     assert!(db.key_was_given(here, content).await.unwrap());
     db.apply_inventory(here, &[]).await.unwrap();
     assert!(!db.key_was_given(here, content).await.unwrap(), "the copy is gone");
     db.delete_image(image, None, &op("image.delete")).await.unwrap();
-    assert!(db.encrypted_image(content).await.unwrap().is_none());
     db.delete_key(key.id, &op("key.delete")).await.unwrap();
+    assert!(db.encrypted_image(content).await.unwrap().is_none());
+}
+
+/// IN-9: machines run on after their image was deleted; as long as a copy stands, or a lease on it, its host is answered and the key
+/// stays.
+async fn a_deleted_image_opens_where_its_copy_stands(place: Place) {
+    let db = place.open().await;
+    let key = make(&db, &keys(1), "k").await;
+    let (image, content) = (active(&db, &key, "secret").await, content_named("secret").id);
+    let [here, there] = locations(&db, 2).await[..] else { unreachable!("two were asked for") };
+    let entry = observed(content, EntryStatus::Active, 1);
+    for location in [here, there] {
+        db.apply_inventory(location, std::slice::from_ref(&entry)).await.unwrap();
+    }
+    db.note_key_given(here, (content, image), &op("key.give")).await.unwrap();
+    db.delete_image(image, None, &op("image.delete")).await.unwrap();
+    let (found, name, with) = db.encrypted_image(content).await.unwrap().expect("it is remembered");
+    assert_eq!((found, name.as_str(), with.id, with.images), (image, "secret", key.id, 0));
+    assert!(
+        db.key_was_given(here, content).await.unwrap() && !db.key_was_given(there, content).await.unwrap()
+    );
+    let stands = db.delete_key(key.id, &op("key.delete")).await.unwrap_err();
+    assert!(stands.to_string().contains("copies of deleted images"), "{stands}");
+    let lease = Lease {
+        lease: LeaseId::from_bytes([9; 16]),
+        content,
+        kind: ConsumerKind::Vm,
+        consumer: "vm-1".to_owned(),
+        since_unix_ms: 1,
+    };
+    db.replace_leases(here, &[lease]).await.unwrap();
+    db.apply_inventory(here, &[]).await.unwrap();
+    assert!(db.key_was_given(here, content).await.unwrap(), "leased");
+    assert!(db.delete_key(key.id, &op("key.delete")).await.is_err());
+    db.replace_leases(here, &[]).await.unwrap();
+    db.delete_key(key.id, &op("key.delete")).await.unwrap();
+    assert!(db.encrypted_image(content).await.unwrap().is_none());
 }
 
 /// IN-9: what is noted of an encrypted import gives the image the size of its disk, and is forgotten.
@@ -143,7 +181,15 @@ async fn an_encrypted_import_is_noted_until_it_is_recorded(place: Place) {
         db.note_encrypted(new.id, 1, text).await.unwrap();
         assert_eq!(db.noted_encrypted(new.id).await.unwrap().as_deref(), Some(text));
     }
+    assert_eq!(db.all_noted_encrypted().await.unwrap(), [(new.id, "{\"a\":1}".to_owned())]);
     db.forget_encrypted(new.id).await.unwrap();
+    assert_eq!(db.noted_encrypted(new.id).await.unwrap(), None);
+    // Other bytes are another import, and a deleted image has none.
+    db.note_encrypted(new.id, 1, "{}").await.unwrap();
+    db.start_upload(new.id).await.unwrap();
+    assert_eq!(db.noted_encrypted(new.id).await.unwrap(), None);
+    db.note_encrypted(new.id, 1, "{}").await.unwrap();
+    db.cancel_image(new.id, &op("image.delete")).await.unwrap();
     assert_eq!(db.noted_encrypted(new.id).await.unwrap(), None);
     assert!(matches!(db.note_encrypted(new_id(), 1, "{}").await, Err(DbError::NotFound { .. })));
 }
