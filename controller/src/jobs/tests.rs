@@ -1,17 +1,50 @@
-//! The sweep on a real database and folder: it waits for no import and keeps none waiting.
+//! Jobs on a real database and folder, where what matters is who comes first.
 
 use hearth_protocol::words::{ContentKind, DiskFormat, ImageKind};
 
+use super::fetch::{Fetches, Limits};
 use super::*;
 use crate::db::images::{ImageFacts, NewImage};
+use crate::db::uploads::{SourceNote, UploadKind, new_upload};
 use crate::ingest::convert::Converter;
 use crate::ingest::sandbox::SandboxMode;
+use crate::ingest::sources::{SourceConfig, Sources};
+use crate::logic::fetch::Patience;
 
-/// An image that went through the catalog and was deleted: its content is left.
-async fn unused_content(db: &Db) {
+/// Longest wait for what takes moments.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Place {
+    _folder: tempfile::TempDir,
+    db: Db,
+    ingest: Arc<Ingest>,
+}
+
+async fn place() -> Place {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::open(&format!("sqlite://{}", folder.path().join("db").display())).await.unwrap();
+    let converter = Converter {
+        controller: "/bin/false".into(),
+        qemu_img: "/bin/false".into(),
+        mode: SandboxMode::BestEffort,
+    };
+    let ingest = Arc::new(Ingest::new(folder.path(), converter, 1).unwrap());
+    Place { _folder: folder, db, ingest }
+}
+
+/// Asks until the answer is yes.
+async fn until(what: &str, done: impl AsyncFn() -> bool) {
+    let begun = clock::monotonic();
+    while !done().await {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn queued(db: &Db, name: &str) -> ImageId {
     let (domain, project) = db.default_tenants().await.unwrap();
-    let (id, job, op) = (new_id(), new_id(), || Draft::system("test"));
-    let facts = ImageFacts::named("gone");
+    let (id, op) = (new_id(), Draft::system("test"));
+    let facts = ImageFacts::named(name);
     let new = NewImage {
         id,
         kind: ImageKind::Disk,
@@ -23,7 +56,13 @@ async fn unused_content(db: &Db) {
         fixed: Default::default(),
         facts,
     };
-    db.create_image(&new, &op()).await.unwrap();
+    db.create_image(&new, &op).await.unwrap();
+    id
+}
+
+/// An image that went through the catalog and was deleted: its content is left.
+async fn unused_content(db: &Db) {
+    let (id, job, op) = (queued(db, "gone").await, new_id(), || Draft::system("test"));
     db.start_upload(id).await.unwrap();
     let original = Original { bytes: 1, checksums: Default::default() };
     db.accept_upload(id, &original, (job, "{}"), &op()).await.unwrap();
@@ -44,14 +83,7 @@ async fn unused_content(db: &Db) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_waits_for_no_import_and_keeps_none_waiting() {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Db::open(&format!("sqlite://{}", folder.path().join("db").display())).await.unwrap();
-    let converter = Converter {
-        controller: "/bin/false".into(),
-        qemu_img: "/bin/false".into(),
-        mode: SandboxMode::BestEffort,
-    };
-    let ingest = Arc::new(Ingest::new(folder.path(), converter, 1).unwrap());
+    let Place { db, ingest, _folder } = place().await;
     let jobs = Jobs::new(db.clone(), ingest, true, Vec::new(), CancellationToken::new());
     unused_content(&db).await;
     let import = jobs.files.read().await;
@@ -60,5 +92,40 @@ async fn a_sweep_waits_for_no_import_and_keeps_none_waiting() {
     let another = jobs.files.try_read().expect("nobody waits before it");
     drop((import, another));
     assert_eq!(jobs.sweep().await.unwrap(), 1);
+    db.close().await;
+}
+
+/// Who ends an upload may be late: its image may have the next one by then, whose file is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_an_upload_leaves_the_file_of_the_next_one() {
+    let Place { db, ingest, _folder } = place().await;
+    let limits =
+        Limits { image_bytes_max: 1 << 30, upload_idle: Duration::ZERO, patience: Patience::default() };
+    let closing = CancellationToken::new();
+    let sources = Sources::new(SourceConfig::default());
+    let fetches = Fetches::new(db.clone(), Arc::clone(&ingest), sources, limits, closing.clone());
+    let tasks = fetches.start(1).await.unwrap();
+    let (idle, fetched) = (queued(&db, "idle").await, queued(&db, "fetched").await);
+    let next = [(idle, new_id()), (fetched, new_id())];
+    for (image, upload) in next {
+        ingest.originals.open_part(image, upload, 0).unwrap();
+    }
+    let op = Draft::system("test");
+    let upload = db.open_upload(&new_upload(idle, UploadKind::Resumable, None, ""), &op).await.unwrap();
+    ingest.originals.open_part(idle, upload.id, 0).unwrap();
+    until("its end", async || fetches.clean().await.unwrap() == 1).await;
+    // Of a source that may not be asked.
+    let new = new_upload(fetched, UploadKind::Fetch, None, "");
+    let note = SourceNote { shown: "http://127.0.0.1/x".to_owned(), hidden: false };
+    db.open_fetch(&new, &note, (new_id(), "http://127.0.0.1/x"), &Draft::system("test")).await.unwrap();
+    let status = async || db.image(fetched).await.unwrap().unwrap().status;
+    until("the fetch failed", async || status().await == ImageStatus::Killed).await;
+    closing.cancel();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let mut left = ingest.originals.parts().unwrap();
+    left.sort_unstable();
+    assert_eq!(left, next, "nothing but the files of the next ones is left");
     db.close().await;
 }
