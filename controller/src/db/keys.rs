@@ -3,7 +3,8 @@
 //! **What.** Records with the sealed key beside them. Images refer to their key for good.
 //!
 //! **Why a grant is kept.** A copy outlives the intent that brought it, and so do the machines that run on it. Who was given a
-//! passphrase when the copy was placed gets it again while the copy is there; who never was, must have it placed.
+//! passphrase when the copy was placed gets it again while the copy is there; who never was, must have it placed. The grant goes
+//! with the copy's entry: one that comes back by the host's own word is not the one that was placed.
 //!
 //! **Invariants.** A key that encrypts an image is not deleted, whatever two callers do at once. Keys are changed by sealing them
 //! anew, all in one transaction.
@@ -289,6 +290,16 @@ impl Db {
         let select = "SELECT key_given.given_us FROM key_given JOIN entry ON entry.location_id = key_given.location_id \
              AND entry.content_id = key_given.content_id WHERE key_given.location_id = $1 AND key_given.content_id = $2";
         Ok(self.row(sql("key_given", select).bind(location).bind(content)).await?.is_some())
+    }
+
+    /// Forgets grants from before `before_us` of copies that never came. Returns how many.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn forget_keys_given(&self, before_us: i64) -> Result<u64, DbError> {
+        const LEFT: &str = "DELETE FROM key_given WHERE NOT EXISTS (SELECT entry.content_id FROM entry \
+             WHERE entry.location_id = key_given.location_id AND entry.content_id = key_given.content_id) AND given_us < ";
+        self.write_tx(move |tx| Box::pin(tx.run(sql("key_given", LEFT).arg(before_us)))).await
     }
 
     /// Notes that a location is given what opens `content`; only the first time leaves a row in the operation log.
