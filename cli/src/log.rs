@@ -1,7 +1,7 @@
 //! `hearth log`: the operation log.
 
 use clap::{Args, Subcommand};
-use hearth_protocol::api::operation::{LogVerification, Operation};
+use hearth_protocol::api::operation::{LogAnchor, LogVerification, Operation};
 
 use crate::args::Session;
 use crate::clock;
@@ -246,6 +246,22 @@ impl ExportLog {
     }
 }
 
+/// What an anchor is worth.
+const ANCHORS: &str = "Whoever can write the database can plant one. What proves it is the file (hearth-controller log-verify FILE),
+or a head that was kept elsewhere (--head).";
+
+fn anchors(anchors: &[LogAnchor]) -> Grid {
+    const COLUMNS: &[&str] = &["ARCHIVED UP TO", "FILE", "TOLD IN ROW", "HASH"];
+    Grid::of(COLUMNS, anchors, |anchor| {
+        vec![
+            Cell::Number(anchor.seq),
+            Cell::maybe(anchor.file.as_ref()),
+            Cell::maybe(anchor.told_seq),
+            Cell::text(&anchor.hash),
+        ]
+    })
+}
+
 impl Verify {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
         let asked = self.head.is_some();
@@ -261,6 +277,10 @@ impl Verify {
             ("given head", Cell::maybe(found.known_head_seq.map(|seq| format!("is row {seq}")))),
         ];
         session.out.facts(&found, facts)?;
+        if !found.anchors.is_empty() {
+            session.out.below(&anchors(&found.anchors))?;
+            session.out.say(ANCHORS)?;
+        }
         if found.intact {
             return Ok(Exit::Ok);
         }

@@ -23,6 +23,7 @@
 pub(crate) mod encrypted;
 pub mod fetch;
 pub mod forget;
+mod patience;
 mod purge;
 mod remake;
 mod sweep;
@@ -41,6 +42,7 @@ use hearth_protocol::words::{DiskFormat, ImageStatus, ImportStage};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::patience::{may_work_later, patiently};
 use crate::content::Sums;
 use crate::db::contents::Content;
 use crate::db::image_changes::{Imported as Recorded, Original};
@@ -218,12 +220,7 @@ impl Jobs {
 
     /// Whether it succeeded; `None`: it was stopped.
     async fn import(&self, job: &Job) -> Result<Option<bool>, DbError> {
-        let image = loop {
-            match self.db.image(job.image).await {
-                Err(error) if self.may_write_later(job.image, &error).await => {}
-                found => break found?,
-            }
-        };
+        let image = patiently(&self.closing, job.image, || self.db.image(job.image)).await?;
         let Some(image) = image.filter(|image| image.deleted_us.is_none()) else { return Ok(None) };
         if job.attempt > ATTEMPTS_MAX {
             let reason = format!(
@@ -305,17 +302,9 @@ impl Jobs {
         }
     }
 
-    /// Waits a little where a statement failed that may succeed later, as on a full disk; `false`: it never will, or the
-    /// controller stops. Until it is written the image shows that its import still runs.
+    /// See [`may_work_later`]. Until it is written the image shows that its import still runs.
     async fn may_write_later(&self, image: ImageId, error: &DbError) -> bool {
-        if !error.is_passing() {
-            return false;
-        }
-        tracing::error!(%image, error = crate::api::fault::chain(error), "a job cannot go on without the database; tried again");
-        tokio::select! {
-            () = self.closing.cancelled() => false,
-            () = tokio::time::sleep(LOOK_EVERY) => true,
-        }
+        may_work_later(&self.closing, image, error).await
     }
 
     async fn run_import(&self, image: &Image, cancel: &Arc<AtomicBool>) -> Result<Imported, ImportError> {

@@ -19,14 +19,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::db::archive::{Archivable, ArchivedRow, Segment};
-use crate::db::sealer::genesis_hash;
+use crate::db::archived::{Archivable, ArchivedRow, Segment, genesis_hash};
 use crate::logic::chain::{Link, Mark, Verdict, Walk};
 
 /// Form of the file; a newer program may raise it.
 const FORMAT: u32 = 1;
 /// Longest line, bytes: details come from JSON bodies of a megabyte, and are a text inside a text here.
 const LINE_BYTES_MAX: u64 = 16 << 20;
+/// Largest number of a row: the database's own. Protects the arithmetic of whoever reads a file of a stranger.
+const SEQ_MAX: u64 = i64::MAX as u64;
 /// Largest window that a file may ask for, as a power of two: 8 MiB. Protects the reader's memory.
 const WINDOW_LOG_MAX: u32 = 23;
 /// Level of compression: texts of one form pack well at the default.
@@ -229,7 +230,8 @@ pub fn read(path: &Path, marks: &[Mark]) -> Result<Proof, LogFileError> {
         }
         _ => return Err(lines.wrong("this is no archive of an operation log")),
     };
-    if begin.first_seq == 0 || begin.first_seq == 1 && begin.prev_hash != genesis_hash(&begin.instance) {
+    let genesis = || genesis_hash(&begin.instance);
+    if !(1..=SEQ_MAX).contains(&begin.first_seq) || begin.first_seq == 1 && begin.prev_hash != genesis() {
         return Err(lines.wrong("it does not begin where the log of its instance does"));
     }
     let mut walk = Walk::new(&Mark { seq: begin.first_seq - 1, hash: begin.prev_hash.clone() });
@@ -240,6 +242,9 @@ pub fn read(path: &Path, marks: &[Mark]) -> Result<Proof, LogFileError> {
             Some(Line::Row(row)) => {
                 let computed = row.computed();
                 let (seq, id) = (row.seq, row.id.as_str());
+                if seq > SEQ_MAX {
+                    return Err(lines.wrong(format!("no log has a row {seq}")));
+                }
                 if seq <= last.seq {
                     return Err(lines.wrong(format!("row {seq} stands after row {}", last.seq)));
                 }
@@ -292,5 +297,30 @@ impl Lines {
 
     fn wrong(&self, what: impl Into<String>) -> LogFileError {
         LogFileError::Form { path: self.path.clone(), line: self.line, what: what.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_log_has_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.zst");
+        let begin = |first_seq: u64| {
+            let (instance, prev_hash, build) = ("i".to_owned(), String::new(), String::new());
+            Line::Begin(Begin { format: FORMAT, instance, first_seq, prev_hash, build, made_unix_ms: 0 })
+        };
+        let row = serde_json::json!({ "row": {
+            "seq": u64::MAX, "id": "", "time_us": 0, "who": "", "who_kind": "", "action": "", "target_kind": "",
+            "target_id": "", "target_name": "", "result": "", "details": "", "prev_hash": "", "hash": "",
+        }});
+        for (begin, wrong) in [(begin(u64::MAX), "does not begin"), (begin(2), "no log has a row")] {
+            let lines = format!("{}\n{row}\n", serde_json::to_string(&begin).unwrap());
+            std::fs::write(&path, zstd::encode_all(lines.as_bytes(), 1).unwrap()).unwrap();
+            let error = read(&path, &[]).unwrap_err();
+            assert!(error.to_string().contains(wrong), "{error}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::ingest::job::Ingest;
 use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
 use crate::keys::KeyStore;
+use crate::logic::downloads::Downloads;
 use crate::logic::guesses::Guesses;
 use crate::passwords::Passwords;
 
@@ -61,6 +62,8 @@ pub struct Inner {
     pub source_checks: Arc<Semaphore>,
     /// Places for downloads.
     pub downloads: Arc<Semaphore>,
+    /// Downloads of which the log tells.
+    pub told_downloads: Mutex<Downloads>,
     /// Places for exports.
     pub exports: Arc<Semaphore>,
     /// Who tried addresses of download links that do not exist.
@@ -130,6 +133,7 @@ impl App {
             sources,
             source_checks: Arc::new(Semaphore::new(SOURCE_CHECKS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            told_downloads: Mutex::default(),
             exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             guesses: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),

@@ -5,9 +5,11 @@
 //!
 //! **Why the tag is compared here.** `ServeFile` knows only the time of a file; two originals may have the same.
 //!
-//! **Invariants.** The whole file or the asked range, or an error: never other bytes.
+//! **Invariants.** The whole file or the asked range, or an error: never other bytes. None go out before the log says who takes
+//! them.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -23,6 +25,7 @@ use super::body::Path;
 use super::caller::Caller;
 use super::fault::Fault;
 use super::images::find;
+use crate::clock;
 use crate::db::images::Image;
 use crate::db::operations::Draft;
 
@@ -77,7 +80,7 @@ pub fn original_of(app: &App, image: &Image, op: Draft) -> Result<FileToServe, F
 /// Answers `request` with a file or a range of it. Whoever calls has asked for the rights.
 ///
 /// # Errors
-/// 503 if too many downloads run; 416 for a range that is not there; 500 if the file is missing.
+/// 503 if too many downloads run or the log cannot be written; 416 for a range that is not there; 500 if the file is missing.
 pub async fn serve_file(app: &App, file: FileToServe, mut request: Request) -> Result<Response, Fault> {
     let place = app.downloads.clone().try_acquire_owned();
     let place =
@@ -103,8 +106,8 @@ pub async fn serve_file(app: &App, file: FileToServe, mut request: Request) -> R
         return Err(Fault::internal_text(format!("the file {} is missing: run fsck", path.display())));
     }
     let mut answer = answer.map(|body| Body::new(HoldingPlace { body, _place: place })).into_response();
-    if let Some(op) = op.filter(|_| begins(&answer)) {
-        note(app, &op).await;
+    if let Some(op) = op.filter(|_| answer.status().is_success()) {
+        note(app, &op, &sha256, begins(&answer)).await?;
     }
     let headers = answer.headers_mut();
     headers.remove(header::LAST_MODIFIED);
@@ -141,11 +144,19 @@ pub(super) fn must_be_open(caller: &Caller, image: &Image) -> Result<(), Fault> 
     }
 }
 
-/// Who took image bytes out stands in the log.
-async fn note(app: &App, op: &Draft) {
-    if let Err(error) = app.db.record(op).await {
-        tracing::error!(error = super::fault::chain(&error), "cannot note a download");
+/// Who takes image bytes out stands in the log before they go: each time from the file's begin, and once an hour for parts that
+/// begin elsewhere.
+async fn note(app: &App, op: &Draft, sha256: &str, begins: bool) -> Result<(), Fault> {
+    let told = || app.told_downloads.lock().unwrap_or_else(PoisonError::into_inner);
+    if !begins && told().is_told(&op.who, sha256, clock::monotonic()) {
+        return Ok(());
     }
+    if let Err(error) = app.db.record(op).await {
+        tracing::error!(error = super::fault::chain(&error), "a download is refused: it cannot be noted");
+        return Err(Fault::unavailable("the download cannot be noted in the operation log; try again"));
+    }
+    told().told(&op.who, sha256, clock::monotonic());
+    Ok(())
 }
 
 /// The header that names the file: once in plain ASCII for simple programs, once as RFC 6266 wants it.

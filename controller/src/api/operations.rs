@@ -10,7 +10,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::Page;
 use hearth_protocol::api::error::ErrorBody;
-use hearth_protocol::api::operation::{LogFinding, LogVerification, Operation as OperationBody};
+use hearth_protocol::api::operation::{LogAnchor, LogFinding, LogVerification, Operation as OperationBody};
 use hearth_protocol::id::{DomainId, HostImageId, ImageId, LocationId, OperationId, ProjectId};
 use hearth_protocol::words::Visibility;
 use serde::Deserialize;
@@ -23,6 +23,7 @@ use super::fault::Fault;
 use super::{host_images, images, when};
 use crate::db::PageRequest;
 use crate::db::operations::{Draft, Operation, OperationFilter, Outcome};
+use crate::db::verify::Anchor;
 use crate::logic::authz::{Action, Resource};
 use crate::logic::catalog::check_search;
 
@@ -323,7 +324,13 @@ pub async fn verify(
         findings: found.findings.into_iter().map(finding).collect(),
         flaws: found.flaws,
         known_head_seq: found.known_head,
+        anchors: found.anchors.into_iter().map(anchor).collect(),
     }))
+}
+
+fn anchor(anchor: Anchor) -> LogAnchor {
+    let Anchor { mark, file, told_seq } = anchor;
+    LogAnchor { seq: mark.seq, hash: mark.hash, file: Some(file).filter(|file| !file.is_empty()), told_seq }
 }
 
 fn body(row: Operation) -> OperationBody {

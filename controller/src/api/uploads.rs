@@ -40,7 +40,7 @@ use crate::db::image_changes::Original;
 use crate::db::images::Image;
 use crate::db::uploads::{Upload, UploadKind, new_upload};
 use crate::db::{DbError, new_id};
-use crate::ingest::intake::{Intake, IntakeError, Taken};
+use crate::ingest::intake::{Intake, IntakeError, Taken, remove_unclaimed};
 use crate::ingest::space::SpaceError;
 use crate::logic::catalog::check_mark;
 use crate::{metrics, task};
@@ -325,6 +325,11 @@ async fn hand_over(
     match app.db.finish_upload(upload, &original, (new_id(), "{}"), None, &op.clone().with(details)).await {
         Err(error @ DbError::Quota { .. }) => {
             Err(super::upload::refuse_full(app, image, upload, error, op).await?)
+        }
+        Err(error @ (DbError::NotFound { .. } | DbError::State { .. })) => {
+            // Given up or deleted between the last byte and here: the file had its name already.
+            remove_unclaimed(&app.db, &app.ingest, id).await?;
+            Err(error.into())
         }
         ended => Ok(ended.map(|()| Received::Whole)?),
     }

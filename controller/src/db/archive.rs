@@ -9,68 +9,15 @@
 //! **Invariants.** Rows go only together with the anchor and the operation that says so, and only while the segment that
 //! was written elsewhere is exactly what stands here. Rows that wait for the sealer never go.
 
-use serde::{Deserialize, Serialize};
-
+pub use super::archived::{Archivable, ArchivedRow, Segment};
 use super::error::DbError;
 use super::operations::{COLUMNS, Draft, Operation, from_row};
 use super::schema::meta;
-use super::sealer::hash;
+use super::sealer::{hash, seal_in};
 use super::sql::sql;
 use super::store::Db;
 use super::verify::begin;
 use crate::logic::chain::Mark;
-
-/// A row as an archive holds it: every column as it is stored, so that its hash can be made again.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ArchivedRow {
-    /// Place in the chain.
-    pub seq: u64,
-    /// Id.
-    pub id: String,
-    /// When, microseconds since the epoch.
-    pub time_us: i64,
-    /// Who.
-    pub who: String,
-    /// Kind of actor.
-    pub who_kind: String,
-    /// What.
-    pub action: String,
-    /// Kind of the target.
-    pub target_kind: String,
-    /// Id of the target.
-    pub target_id: String,
-    /// Name of the target.
-    pub target_name: String,
-    /// How it ended.
-    pub result: String,
-    /// Details, byte for byte.
-    pub details: String,
-    /// Hash of the row before it, hex.
-    pub prev_hash: String,
-    /// Hash of this row, hex.
-    pub hash: String,
-}
-
-impl ArchivedRow {
-    /// The hash that these columns have after `prev_hash`.
-    #[must_use]
-    pub fn computed(&self) -> String {
-        let texts = [
-            &self.id,
-            &self.time_us.to_string(),
-            &self.who,
-            &self.who_kind,
-            &self.action,
-            &self.target_kind,
-            &self.target_id,
-            &self.target_name,
-            &self.result,
-            &self.details,
-        ];
-        super::sealer::hash_of(&self.prev_hash, self.seq, texts.map(String::as_str))
-    }
-}
 
 impl From<Operation> for ArchivedRow {
     fn from(row: Operation) -> Self {
@@ -91,29 +38,6 @@ impl From<Operation> for ArchivedRow {
             hash: row.hash.unwrap_or_default(),
         }
     }
-}
-
-/// What may be archived.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Archivable {
-    /// Id of the instance whose log it is.
-    pub instance: String,
-    /// What the first row follows.
-    pub begin: Mark,
-    /// The last row.
-    pub last_seq: u64,
-}
-
-/// A part of an archive that is removed at once.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Segment {
-    /// Number of its first row.
-    pub first_seq: u64,
-    /// Number of its last row.
-    pub last_seq: u64,
-    /// Hash of its last row, hex.
-    pub hash: String,
 }
 
 impl Db {
@@ -157,7 +81,8 @@ impl Db {
         rows.iter().map(|row| Ok(Mark { seq: row.size("seq")?, hash: row.text("hash")? })).collect()
     }
 
-    /// Removes the rows of `segment` and anchors the rest behind it. `op` gets number and hash as its details.
+    /// Removes the rows of `segment` and anchors the rest behind it. `op` tells of it: number and hash in its details, the file as
+    /// its target. It is sealed at once: an anchor that no sealed row tells of proves nothing.
     ///
     /// # Errors
     /// [`DbError::State`] if the log does not begin with this segment any more or has other rows; a failed statement.
@@ -187,10 +112,12 @@ impl Db {
                 if gone != segment.last_seq - segment.first_seq + 1 {
                     return Err(other("not complete in the database"));
                 }
-                let put = "INSERT INTO operation_anchor (seq, hash, operation_id, created_us) VALUES ($1, $2, $3, $4)";
+                let put = "INSERT INTO operation_anchor (seq, hash, operation_id, created_us, file) VALUES ($1, $2, $3, $4, $5)";
                 let put = sql("operation_anchor", put).bind(segment.last_seq).bind(&segment.hash);
-                tx.run(put.bind(op.id).bind(tx.now_us())).await?;
-                tx.record(op).await
+                tx.run(put.bind(op.id).bind(tx.now_us()).bind(&op.target_name)).await?;
+                tx.record(op).await?;
+                while seal_in(tx).await? > 0 {}
+                Ok(())
             })
         })
         .await

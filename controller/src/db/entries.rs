@@ -203,6 +203,11 @@ async fn apply(
         let delete =
             sql("entry", "DELETE FROM entry WHERE location_id = $1 AND content_id IN ").bind(location);
         tx.run(delete.list(gone.iter().map(|(content, _)| *content))).await?;
+        // With the copy goes the right to open one that comes back without being placed, but for machines that still run on it.
+        let rights = "DELETE FROM key_given WHERE location_id = $1 AND NOT EXISTS (SELECT lease.lease_id FROM lease \
+             WHERE lease.location_id = key_given.location_id AND lease.content_id = key_given.content_id) AND content_id IN ";
+        let rights = sql("key_given", rights).bind(location);
+        tx.run(rights.list(gone.iter().map(|(content, _)| *content))).await?;
     }
     if changes != EntryChanges::default() {
         tx.changed(Change::Entries(location));

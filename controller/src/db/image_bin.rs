@@ -244,6 +244,8 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     tx.delete_note(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
     tx.close_upload(id).await?;
+    tx.run(sql("market_import", "DELETE FROM market_import WHERE image_id = $1").bind(id)).await?;
+    tx.run(sql("encrypted_import", "DELETE FROM encrypted_import WHERE image_id = $1").bind(id)).await?;
     // The spec of a fetch may hold a password.
     let jobs = "UPDATE job SET state = 'failed', spec = '{}', error = $1, updated_us = $2 \
          WHERE image_id = $3 AND state IN ('queued', 'running')";

@@ -3,12 +3,13 @@
 //! **What.** One row per (image, location, origin, job). An operator and two jobs may want the same copy; each has a row
 //! of its own, and the reconciler merges them.
 //! **Why put, not create.** Repeating a call must not make a second wish: the same key updates the row and keeps its id.
-//! **Invariants.** An intent's content is its image's content. An intent whose hold ended is deleted, never kept as
-//! "expired": what has no intent is unheld cache.
+//! **Invariants.** An intent's content is its image's content, and no image that is deleted has one: both are asked in the
+//! transaction that puts it, since an image can go while a call is on its way. An intent whose hold ended is deleted, never kept
+//! as "expired": what has no intent is unheld cache.
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{ImageId, IntentId, LocationId, PrewarmId};
-use hearth_protocol::words::{Origin, Priority};
+use hearth_protocol::words::{ImageStatus, Origin, Priority};
 
 use super::changes::Change;
 use super::error::DbError;
@@ -175,8 +176,43 @@ fn insert(intents: &[Intent], now_us: i64) -> Stmt {
     )
 }
 
+impl Tx<'_> {
+    /// Refuses to place `content` for an image that is deleted or in the recycle bin, or that has another content. One that is
+    /// deactivated keeps its wishes: they wait.
+    pub(super) async fn must_be_placeable(
+        &mut self,
+        image: ImageId,
+        content: ContentId,
+    ) -> Result<(), DbError> {
+        let image = self.live_image(image).await?;
+        let placed = matches!(image.status, ImageStatus::Active | ImageStatus::Deactivated);
+        if placed && image.content == Some(content) {
+            return Ok(());
+        }
+        let state = if placed { "another content by now".to_owned() } else { image.status.to_string() };
+        let allowed = "only an active image can be cached";
+        Err(DbError::State { what: "image", key: image.facts.name, state, allowed })
+    }
+}
+
+/// Refuses intents of images that cannot have them. A copy can be wished away as long as its image is not deleted.
+async fn must_be_wishable(tx: &mut Tx<'_>, intents: &[Intent]) -> Result<(), DbError> {
+    let mut seen = std::collections::HashSet::new();
+    for intent in intents {
+        if !seen.insert((intent.image, intent.content, intent.wish)) {
+            continue;
+        }
+        match intent.wish {
+            IntentWish::Keep => tx.must_be_placeable(intent.image, intent.content).await?,
+            IntentWish::Remove => tx.live_image(intent.image).await.map(drop)?,
+        }
+    }
+    Ok(())
+}
+
 /// Puts intents inside a transaction. Of two with the same key the last counts.
 pub(super) async fn put(tx: &mut Tx<'_>, intents: &[Intent]) -> Result<(), DbError> {
+    must_be_wishable(tx, intents).await?;
     // PostgreSQL refuses a statement that would touch one row twice.
     let mut seen = std::collections::HashSet::new();
     let mut last: Vec<Intent> = intents.to_vec();
@@ -193,7 +229,8 @@ impl Db {
     /// Puts intents: makes them, or updates those with the same image, location, origin and job.
     ///
     /// # Errors
-    /// A failed statement; for example a content that is not stored or a location that does not exist.
+    /// [`DbError::NotFound`] for a deleted image; [`DbError::State`] for one in the recycle bin or with another content; a failed
+    /// statement, for example for a location that does not exist.
     pub async fn put_intents(&self, intents: &[Intent], op: &Draft) -> Result<(), DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
@@ -231,7 +268,7 @@ impl Db {
     /// for the image there is deleted too, so that nothing holds the copy, and jobs that wait for it there wait no longer.
     ///
     /// # Errors
-    /// A failed statement.
+    /// [`DbError::NotFound`] for a deleted image, or a failed statement.
     pub async fn wish_removed(
         &self,
         image: ImageId,

@@ -2,7 +2,7 @@
 //!
 //! **What.** A queue in the database. A worker claims the oldest job; after a restart everything that was running is
 //! queued again with a higher attempt.
-//! **Invariants.** A job is claimed by one worker at a time. A finished job is never claimed again.
+//! **Invariants.** A job is claimed by one worker at a time. A finished job is never claimed again, and forgotten in time.
 
 use hearth_protocol::id::{ImageId, JobId};
 
@@ -193,7 +193,16 @@ impl Db {
             .await
     }
 
-    /// The newest job of an image.
+    /// Forgets jobs that ended before `before_us`. Returns how many.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn forget_jobs(&self, before_us: i64) -> Result<u64, DbError> {
+        const OVER: &str = "DELETE FROM job WHERE state IN ('done', 'failed') AND updated_us < ";
+        self.write_tx(move |tx| Box::pin(tx.run(sql("job", OVER).arg(before_us)))).await
+    }
+
+    /// The newest job of an image that is not forgotten.
     ///
     /// # Errors
     /// A failed statement.

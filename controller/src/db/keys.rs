@@ -3,7 +3,9 @@
 //! **What.** Records with the sealed key beside them. Images refer to their key for good.
 //!
 //! **Why a grant is kept.** A copy outlives the intent that brought it, and the image too, and so do the machines that run on it. Who
-//! was given a passphrase when the copy was placed gets it again while the copy is there; who never was, must have it placed.
+//! was given a passphrase when the copy was placed gets it again while the copy is there; who never was, must have it placed. The
+//! grant goes with the copy's entry and the last lease: a copy that comes back by the host's own word is not the one that was
+//! placed.
 //!
 //! **Invariants.** A key that encrypts an image, or a copy whose host was given it, is not deleted, whatever two callers do at once.
 //! Keys are changed by sealing them anew, all in one transaction.
@@ -303,6 +305,18 @@ impl Db {
         let select = "SELECT key_given.given_us FROM key_given WHERE key_given.location_id = $1 AND key_given.content_id = $2 AND";
         let stmt = sql("key_given", select).bind(location).bind(content).text(COPY_STANDS);
         Ok(self.row(stmt).await?.is_some())
+    }
+
+    /// Forgets grants from before `before_us` of copies that are not there: they never came, or a lease outlived them. Returns how many.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn forget_keys_given(&self, before_us: i64) -> Result<u64, DbError> {
+        self.write_tx(move |tx| {
+            let stmt = sql("key_given", "DELETE FROM key_given WHERE given_us < $1 AND NOT").bind(before_us);
+            Box::pin(tx.run(stmt.text(COPY_STANDS)))
+        })
+        .await
     }
 
     /// Notes that a location is given what opens `content`, the bytes of `image`; only the first time leaves a row in the operation

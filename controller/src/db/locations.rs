@@ -319,6 +319,7 @@ impl Db {
                 tx.run(sql("intent", "DELETE FROM intent WHERE location_id = $1").bind(id)).await?;
                 tx.run(sql("lease", "DELETE FROM lease WHERE location_id = $1").bind(id)).await?;
                 tx.run(sql("entry", "DELETE FROM entry WHERE location_id = $1").bind(id)).await?;
+                tx.run(sql("key_given", "DELETE FROM key_given WHERE location_id = $1").bind(id)).await?;
                 tx.run(sql("location", update).bind(tx.now_us()).bind(id)).await?;
                 for change in [Change::Location(id), Change::Intents, Change::Entries(id)] {
                     tx.changed(change);

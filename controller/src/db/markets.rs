@@ -265,6 +265,16 @@ impl Db {
         .await
     }
 
+    /// Forgets notes from before `before_us` of images that were not made or are deleted. Returns how many.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn forget_imports(&self, before_us: i64) -> Result<u64, DbError> {
+        const LEFT: &str = "DELETE FROM market_import WHERE NOT EXISTS (SELECT image.id FROM image \
+             WHERE image.id = market_import.image_id AND image.deleted_us IS NULL) AND created_us < ";
+        self.write_tx(move |tx| Box::pin(tx.run(sql("market_import", LEFT).arg(before_us)))).await
+    }
+
     /// What became of the entries of a catalog: by key and SHA-256, the newest image that is neither deleted nor in a recycle bin.
     ///
     /// # Errors

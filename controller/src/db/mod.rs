@@ -16,6 +16,7 @@
 
 pub mod administrators;
 pub mod archive;
+pub mod archived;
 pub mod backup;
 pub mod cache_list;
 mod cache_pages;

@@ -3,7 +3,8 @@
 //! **Why publishing ends the shares.** Everybody has a public image, and its scope cannot be changed; made custom again it is
 //! private, not shared with whom it once was.
 //! **Invariants.** A public image has no shares. An image that goes to another owner is shared with nobody whom the new owner
-//! could not reach, and fits the new owner's quota. A call that changes nothing leaves revision and log alone.
+//! could not reach, and fits the new owner's quota. A call that changes nothing leaves revision and log alone. Nothing of this
+//! changes in the recycle bin.
 
 use hearth_protocol::id::{ImageId, ProjectId};
 use hearth_protocol::words::{ImageStatus, Visibility};
@@ -24,7 +25,8 @@ use crate::logic::sharing::{Receiver, beyond};
 const RECEIVERS_SHOWN: usize = 5;
 
 impl Tx<'_> {
-    /// The image if it still belongs to whom the caller saw, and has the revision `if_match` (if given).
+    /// The image if it still belongs to whom the caller saw, has the revision `if_match` (if given), and is not in the recycle
+    /// bin: there its name is nobody's, and an owner's change would take one.
     pub(super) async fn image_as_seen(
         &mut self,
         seen: &Image,
@@ -36,10 +38,15 @@ impl Tx<'_> {
         if image.project != seen.project {
             return Err(DbError::NotFound { what: "image", key });
         }
-        match if_match.filter(|expected| *expected != image.revision) {
-            Some(expected) => Err(DbError::Revision { what: "image", key, found: image.revision, expected }),
-            None => Ok(image),
+        if let Some(expected) = if_match.filter(|expected| *expected != image.revision) {
+            return Err(DbError::Revision { what: "image", key, found: image.revision, expected });
         }
+        if image.status == ImageStatus::PendingDelete {
+            let (key, state) = (image.facts.name, "in the recycle bin".to_owned());
+            let allowed = "restore it first (hearth image restore)";
+            return Err(DbError::State { what: "image", key, state, allowed });
+        }
+        Ok(image)
     }
 
     async fn set_visibility(&mut self, id: ImageId, visibility: Visibility) -> Result<(), DbError> {
@@ -55,7 +62,7 @@ impl Db {
     /// Makes an image public and ends its shares; one that is public stays as it is.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::Revision`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::Revision`], [`DbError::State`] (in the recycle bin) or a failed statement.
     pub async fn publish_image(
         &self,
         seen: &Image,
@@ -87,7 +94,7 @@ impl Db {
     /// Makes a public image its project's own again: private, and charged. One that is not public stays as it is.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::Revision`], [`DbError::Quota`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::Revision`], [`DbError::State`] (in the recycle bin), [`DbError::Quota`] or a failed statement.
     pub async fn unpublish_image(
         &self,
         seen: &Image,
@@ -115,7 +122,7 @@ impl Db {
     /// Recommends an image, or no longer.
     ///
     /// # Errors
-    /// [`DbError::NotFound`], [`DbError::Revision`] or a failed statement.
+    /// [`DbError::NotFound`], [`DbError::Revision`], [`DbError::State`] (in the recycle bin) or a failed statement.
     pub async fn set_featured(
         &self,
         seen: &Image,
@@ -145,8 +152,8 @@ impl Db {
     /// Gives an image to another project; its own project changes nothing.
     ///
     /// # Errors
-    /// [`DbError::NotFound`] (image or project); [`DbError::Revision`]; [`DbError::State`] if it is shared beyond the new
-    /// owner or the project is disabled; [`DbError::Exists`] if the project has an image of this name; [`DbError::Quota`];
+    /// [`DbError::NotFound`] (image or project); [`DbError::Revision`]; [`DbError::State`] if it is in the recycle bin, is shared
+    /// beyond the new owner or the project is disabled; [`DbError::Exists`] if the project has an image of this name; [`DbError::Quota`];
     /// or a failed statement.
     pub async fn change_owner(
         &self,

@@ -204,6 +204,8 @@ pub(super) async fn insert(tx: &mut Tx<'_>, job: &Prewarm, locations: &[Location
         Keep::Seconds(seconds) => ("seconds", Some(seconds)),
         Keep::Pinned => ("pinned", None),
     };
+    // Also for one that begins later: an image with a job that is not over is not deleted.
+    tx.must_be_placeable(job.image, job.content).await?;
     let group = job.group.as_ref();
     let stmt = sql("prewarm", insert).bind(job.id).bind(job.image).bind(job.content);
     let stmt = stmt.bind(&job.image_name).bind(job.state).bind(to_json(&job.targets)).bind(job.priority);

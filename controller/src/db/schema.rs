@@ -33,6 +33,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (11, include_str!("migrations/0011_location_domains.sql")),
     (12, include_str!("migrations/0012_markets.sql")),
     (13, include_str!("migrations/0013_given_images.sql")),
+    (14, include_str!("migrations/0014_anchor_files.sql")),
     (17, include_str!("migrations/0017_reading.sql")),
 ];
 

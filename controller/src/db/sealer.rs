@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
+use super::archived::{genesis_hash, hash_of};
 use super::changes::Change;
 use super::error::DbError;
 use super::operations::{COLUMNS, Operation, from_row};
@@ -24,8 +25,6 @@ use crate::logic::chain::Mark;
 const SEAL_ROWS_MAX: i64 = 500;
 /// A sealer that missed a change looks again after this long: rows are sealed within a second.
 const SEAL_EVERY: Duration = Duration::from_millis(900);
-/// First bytes of what is hashed, so that no other hash of this program can stand in for a row's.
-const HASH_DOMAIN: &str = "hearth operation row 1";
 
 impl Db {
     /// Numbers and chains rows that wait; at most [`SEAL_ROWS_MAX`]. Returns how many.
@@ -72,7 +71,8 @@ impl Db {
     }
 }
 
-async fn seal_in(tx: &mut Tx<'_>) -> Result<u64, DbError> {
+/// See [`Db::seal_once`].
+pub(super) async fn seal_in(tx: &mut Tx<'_>) -> Result<u64, DbError> {
     let waiting = sql("operation", COLUMNS).text(" WHERE seq IS NULL ORDER BY id LIMIT ").arg(SEAL_ROWS_MAX);
     let waiting = tx.rows(waiting).await?;
     if waiting.is_empty() {
@@ -112,12 +112,6 @@ pub(super) async fn genesis(tx: &mut Tx<'_>) -> Result<Mark, DbError> {
     Ok(Mark { seq: 0, hash: genesis_hash(&meta(tx, "instance_id").await?.unwrap_or_default()) })
 }
 
-/// The hash that stands before row 1 of this instance.
-#[must_use]
-pub fn genesis_hash(instance: &str) -> String {
-    blake3::hash(format!("{HASH_DOMAIN} {instance}").as_bytes()).to_hex().to_string()
-}
-
 /// The hash of a row.
 pub(super) fn hash(prev_hash: &str, seq: u64, row: &Operation) -> String {
     let (time_us, id) = (row.time_us.to_string(), row.draft.id.to_string());
@@ -135,15 +129,4 @@ pub(super) fn hash(prev_hash: &str, seq: u64, row: &Operation) -> String {
         &row.details_text,
     ];
     hash_of(prev_hash, seq, columns)
-}
-
-/// Every column with its length before it, so that no two rows share an encoding.
-pub(super) fn hash_of(prev_hash: &str, seq: u64, columns: [&str; 10]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let seq = seq.to_string();
-    for column in [HASH_DOMAIN, prev_hash, &seq].into_iter().chain(columns) {
-        hasher.update(&(column.len() as u64).to_le_bytes());
-        hasher.update(column.as_bytes());
-    }
-    hasher.finalize().to_hex().to_string()
 }

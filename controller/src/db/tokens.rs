@@ -150,20 +150,23 @@ fn token(row: &Row) -> Result<Token, DbError> {
     })
 }
 
-/// Removes what is over of a user's tokens, and the oldest beyond the limit, so that one more fits.
-async fn make_room(tx: &mut Tx<'_>, user: UserId) -> Result<(), DbError> {
+/// Removes what is over of a user's tokens, and the oldest beyond the limit, so that one more fits. Returns those that opened
+/// something until now.
+async fn make_room(tx: &mut Tx<'_>, user: UserId) -> Result<Vec<TokenId>, DbError> {
     let over = "DELETE FROM token WHERE user_id = $1 AND (revoked_us IS NOT NULL OR expires_us <= $2 \
          OR user_revision < (SELECT token_revision FROM user_account WHERE user_account.id = token.user_id))";
     tx.run(sql("token", over).bind(user).bind(tx.now_us())).await?;
     let beyond = "DELETE FROM token WHERE user_id = $1 AND id NOT IN \
-         (SELECT id FROM token WHERE user_id = $1 ORDER BY id DESC LIMIT $2)";
-    tx.run(sql("token", beyond).bind(user).bind(TOKENS_PER_USER_MAX - 1)).await.map(|_| ())
+         (SELECT id FROM token WHERE user_id = $1 ORDER BY id DESC LIMIT $2) RETURNING id";
+    let rows = tx.rows(sql("token", beyond).bind(user).bind(TOKENS_PER_USER_MAX - 1)).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
 }
 
 async fn create_token(tx: &mut Tx<'_>, token: &Token, secret_hash: &str, op: &Draft) -> Result<(), DbError> {
-    if let Some(holder) = token.holder {
-        make_room(tx, holder.user).await?;
-    }
+    let removed = match token.holder {
+        Some(holder) => make_room(tx, holder.user).await?,
+        None => Vec::new(),
+    };
     let insert = "INSERT INTO token (id, secret_hash, name, role, scope, domain_id, project_id, expires_us, \
          created_us, updated_us, user_id, grant_id, user_revision) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12)";
@@ -174,7 +177,13 @@ async fn create_token(tx: &mut Tx<'_>, token: &Token, secret_hash: &str, op: &Dr
         stmt.bind(token.holder.map(|holder| holder.user)).bind(token.holder.map(|holder| holder.grant));
     let stmt = stmt.bind(token.holder.map(|holder| holder.revision));
     tx.run(stmt).await.map_err(|error| error.or_exists("token", &token.name))?;
-    tx.record(op).await
+    if removed.is_empty() {
+        return tx.record(op).await;
+    }
+    // Somebody works with them: the log must say why they open nothing any more.
+    let mut op = op.clone();
+    op.details["removed_tokens"] = serde_json::json!(removed);
+    tx.record(&op).await
 }
 
 async fn revoke_token(tx: &mut Tx<'_>, id: TokenId, op: &Draft) -> Result<(), DbError> {
@@ -187,7 +196,7 @@ async fn revoke_token(tx: &mut Tx<'_>, id: TokenId, op: &Draft) -> Result<(), Db
 
 impl Db {
     /// Stores a token; `created_us`, `revoked_us`, `last_used_us` and `usable` of `token` are ignored. A user's oldest
-    /// tokens make room.
+    /// tokens make room, and the row of the log names them.
     ///
     /// # Errors
     /// [`DbError::Exists`] if the secret is known already, or a failed statement.

@@ -332,7 +332,7 @@ impl Db {
         .await
     }
 
-    /// The controller stops in an orderly way: what was being made waits again, and the try does not count.
+    /// The making was stopped: what was being made waits again, if it is still wanted, and the try does not count.
     ///
     /// # Errors
     /// A failed statement.

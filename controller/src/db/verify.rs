@@ -4,7 +4,10 @@
 //! it begins (the first row, or the anchor that an archive left) to the head.
 //!
 //! **Why an anchor needs an operation.** Whoever may write to the database could remove old rows and set an anchor after
-//! them. An anchor is believed only if the log says that a segment with this hash was archived.
+//! them. An anchor is believed only if a sealed row of the log says that a segment with this hash was archived.
+//!
+//! **What that does not prove.** Who writes the database can plant that row too, and the sealer seals it like any other. So every
+//! anchor is shown with its hash and its file: only the archive, or a head that was kept elsewhere, proves what is gone.
 //!
 //! **Invariants.** A changed, removed, reordered or planted row is found and named. Rows that wait for the sealer are
 //! counted, never called intact.
@@ -12,12 +15,14 @@
 use super::error::DbError;
 use super::operations::{COLUMNS, from_row};
 use super::sealer::{genesis, hash, head};
-use super::sql::sql;
+use super::sql::{Row, sql};
 use super::store::{Db, Tx};
 use crate::logic::chain::{Finding, Link, Mark, Walk};
 
 /// Rows read at a time: bounds memory.
 const VERIFY_ROWS: i64 = 1000;
+/// Anchors that are shown: each stands for a segment of many rows.
+const ANCHORS_SHOWN_MAX: i64 = 1000;
 /// Action of the operation that an archived segment leaves.
 pub const ARCHIVE_ACTION: &str = "log.archive";
 
@@ -40,6 +45,19 @@ pub struct Verification {
     pub head: String,
     /// Number of the row that has the hash which was asked for.
     pub known_head: Option<u64>,
+    /// Where archived segments ended, the newest first, at most [`ANCHORS_SHOWN_MAX`].
+    pub anchors: Vec<Anchor>,
+}
+
+/// What stands for rows that were archived.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Anchor {
+    /// Number and hash of the last of them.
+    pub mark: Mark,
+    /// Name of the file that has them; empty if it is not known.
+    pub file: String,
+    /// Number of the sealed row that tells of it; `None` if that was archived too, or never was.
+    pub told_seq: Option<u64>,
 }
 
 impl Db {
@@ -86,6 +104,7 @@ impl Db {
                 break;
             }
         }
+        let anchors = anchors(&mut tx).await?;
         let verdict = walk.end(&end);
         Ok(Verification {
             sealed: verdict.intact,
@@ -96,6 +115,7 @@ impl Db {
             flaws: verdict.flaws,
             head: end.hash,
             known_head: known,
+            anchors,
         })
     }
 
@@ -128,7 +148,20 @@ async fn anchor_with(tx: &mut Tx<'_>, hash: &str) -> Result<Option<u64>, DbError
     row.map(|row| row.size("seq")).transpose()
 }
 
-/// The anchor must be told by the log, and nothing sealed may stand before it.
+/// The newest anchors, each with the row that tells of it.
+async fn anchors(tx: &mut Tx<'_>) -> Result<Vec<Anchor>, DbError> {
+    let select = "SELECT operation_anchor.seq, operation_anchor.hash, operation_anchor.file, operation.seq AS told_seq \
+         FROM operation_anchor LEFT JOIN operation ON operation.id = operation_anchor.operation_id \
+         AND operation.action = $1 ORDER BY operation_anchor.seq DESC NULLS LAST LIMIT $2";
+    let stmt = sql("operation_anchor", select).bind(ARCHIVE_ACTION).bind(ANCHORS_SHOWN_MAX);
+    let one = |row: &Row| {
+        let mark = Mark { seq: row.size("seq")?, hash: row.text("hash")? };
+        Ok(Anchor { mark, file: row.text("file")?, told_seq: row.opt_size("told_seq")? })
+    };
+    tx.rows(stmt).await?.iter().map(one).collect()
+}
+
+/// The anchor must be told by a sealed row of the log, and nothing sealed may stand before it.
 async fn check_begin(tx: &mut Tx<'_>, begin: &Mark, walk: &mut Walk) -> Result<(), DbError> {
     let stmt = sql("operation", "SELECT id, seq FROM operation WHERE seq <= ").arg(begin.seq);
     for row in tx.rows(stmt.text(" ORDER BY seq NULLS FIRST LIMIT ").arg(VERIFY_ROWS)).await? {
@@ -144,7 +177,8 @@ async fn check_begin(tx: &mut Tx<'_>, begin: &Mark, walk: &mut Walk) -> Result<(
     let proven = told.is_some_and(|told| {
         told.is_ok_and(|told| {
             let details = &told.draft.details;
-            told.draft.action == ARCHIVE_ACTION
+            told.seq.is_some()
+                && told.draft.action == ARCHIVE_ACTION
                 && details["last_seq"].as_u64() == Some(begin.seq)
                 && details["hash"].as_str() == Some(begin.hash.as_str())
         })

@@ -31,6 +31,10 @@ fn refuse<T>(fault: FaultCode, text: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { fault, text: text.into() })
 }
 
+fn none<T>() -> Result<T, Refusal> {
+    refuse(FaultCode::NotFound, "no active image that hosts may ask for has this name or id")
+}
+
 impl From<DbError> for Refusal {
     fn from(error: DbError) -> Self {
         tracing::error!(error = crate::api::fault::chain(&error), "cannot place what a host wants");
@@ -55,7 +59,13 @@ async fn try_to(shared: &Shared, session: &Session, wanted: &str) -> Result<Cont
     let who = session.agent.to_string();
     let op = Draft::new(WhoKind::Agent, who, "cache.want").on("image", image.id, image.facts.name.clone());
     let op = op.with(serde_json::json!({ "location": here.id, "location_name": here.name }));
-    shared.db.put_intents(&[Intent::launch(image.id, content, here.id, clock::unix_us())], &op).await?;
+    let intent = Intent::launch(image.id, content, here.id, clock::unix_us());
+    match shared.db.put_intents(&[intent], &op).await {
+        Ok(()) => {}
+        // Deleted, or closed to all, since it was found.
+        Err(DbError::NotFound { .. } | DbError::State { .. }) => return none(),
+        Err(error) => return Err(error.into()),
+    }
     shared.wake();
     Ok(content)
 }
@@ -81,8 +91,6 @@ async fn find(db: &Db, may: HostsMayAsk, wanted: &str) -> Result<(Image, Content
             None => refuse(FaultCode::Internal, "the image has no bytes"),
         },
         (Some(_), Some(_)) => refuse(FaultCode::NotFound, "several images have this name: give the id"),
-        (None, _) => {
-            refuse(FaultCode::NotFound, "no active image that hosts may ask for has this name or id")
-        }
+        (None, _) => none(),
     }
 }

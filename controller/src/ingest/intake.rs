@@ -12,6 +12,8 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use hearth_protocol::id::ImageId;
+use hearth_protocol::words::ImageStatus;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::job::Ingest;
@@ -259,6 +261,30 @@ impl Intake {
         };
         Ok(Taken { size_bytes, sums })
     }
+}
+
+/// Removes the original of an image that has no bytes: its upload was ended just when its file got its name, and nobody else
+/// would remove it. An image that is `queued` has no upload, so the file can be no other one's. A file that cannot be removed
+/// is logged.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn remove_unclaimed(db: &Db, ingest: &Arc<Ingest>, image: ImageId) -> Result<(), DbError> {
+    let Some(found) = db.image(image).await? else { return Ok(()) };
+    let deleted = found.deleted_us.is_some();
+    if !deleted && found.status != ImageStatus::Queued {
+        return Ok(());
+    }
+    let store = Arc::clone(ingest);
+    let remove = move || {
+        store.originals.remove(image)?;
+        if deleted { store.originals.remove_parts(image) } else { Ok(()) }
+    };
+    let removed = tokio::task::spawn_blocking(remove).await;
+    if !matches!(removed, Ok(Ok(()))) {
+        tracing::error!(%image, ?removed, "the file of an upload that was ended stays");
+    }
+    Ok(())
 }
 
 async fn reserve(ingest: &Arc<Ingest>, bytes: u64) -> Result<Reservation, IntakeError> {

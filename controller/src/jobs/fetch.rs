@@ -20,15 +20,17 @@ use hearth_protocol::id::ImageId;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::{may_work_later, patiently};
 use super::{LOOK_EVERY, NOTE_EVERY, jobs_changed, wait_for};
 use crate::api::fault::chain;
+use crate::content::{ContentError, Originals};
 use crate::db::image_changes::Original;
 use crate::db::images::Image;
 use crate::db::jobs::{Job, JobKind};
 use crate::db::operations::Draft;
 use crate::db::uploads::{SourceNote, Upload, UploadKind, new_upload};
 use crate::db::{Change, Db, DbError, new_id};
-use crate::ingest::intake::{Intake, IntakeError, Taken};
+use crate::ingest::intake::{Intake, IntakeError, Taken, remove_unclaimed};
 use crate::ingest::job::Ingest;
 use crate::ingest::sources::{FetchError, Sources};
 use crate::logic::catalog::first_mismatch;
@@ -124,9 +126,8 @@ impl Fetches {
 
     /// Runs one fetch to its end.
     async fn run(&self, job: &Job) -> Result<(), DbError> {
-        let Some(image) = self.db.image(job.image).await?.filter(|image| image.deleted_us.is_none()) else {
-            return Ok(());
-        };
+        let image = patiently(&self.closing, job.image, || self.db.image(job.image)).await?;
+        let Some(image) = image.filter(|image| image.deleted_us.is_none()) else { return Ok(()) };
         let ended = match Source::parse(&job.spec) {
             Ok(source) => Box::pin(self.bring(&image, &source)).await,
             Err(error) => Err(End::GivenUp(error.to_string())),
@@ -137,11 +138,12 @@ impl Fetches {
                 Some(reason) => reason,
             },
             Err(End::Stopped) => {
-                if !self.closing.is_cancelled() && self.db.upload_of(image.id).await?.is_none() {
-                    // Its deletion may have been over before the last try made a file.
-                    self.remove_files(image.id).await;
+                if self.closing.is_cancelled() {
+                    return Ok(());
                 }
-                return Ok(());
+                // Its deletion may have been over before the last try made a file.
+                let unclaimed = || remove_unclaimed(&self.db, &self.ingest, image.id);
+                return patiently(&self.closing, image.id, unclaimed).await;
             }
             Err(End::GivenUp(reason)) => reason,
         };
@@ -153,14 +155,7 @@ impl Fetches {
     async fn bring(&self, image: &Image, source: &Source) -> Result<(Upload, Taken), End> {
         let mut backoff = Backoff::new(self.limits.patience.pause);
         loop {
-            let upload = match self.db.upload_of(image.id).await {
-                Err(error) if error.is_passing() && !self.closing.is_cancelled() => {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    continue;
-                }
-                found => found.map_err(|error| given_up(&error))?,
-            };
-            let Some(upload) = upload.filter(|upload| upload.kind == UploadKind::Fetch) else {
+            let Some(upload) = self.open_upload(image.id).await.map_err(|error| given_up(&error))? else {
                 return Err(End::Stopped);
             };
             let before = upload.offset_bytes;
@@ -194,6 +189,12 @@ impl Fetches {
                 () = self.closing.cancelled() => return Err(End::Stopped),
             }
         }
+    }
+
+    /// The upload into which the image is fetched, as long as it is open.
+    async fn open_upload(&self, image: ImageId) -> Result<Option<Upload>, DbError> {
+        let upload = patiently(&self.closing, image, || self.db.upload_of(image)).await?;
+        Ok(upload.filter(|upload| upload.kind == UploadKind::Fetch))
     }
 
     /// One try. After a failure: why, and the offset that is durable.
@@ -248,7 +249,7 @@ impl Fetches {
             let reason = format!("the file's {name} is {got}, expected {expected}; nothing of it was kept");
             return Ok(Some(reason));
         }
-        let signed = self.db.market_size_of(image.id).await?;
+        let signed = patiently(&self.closing, image.id, || self.db.market_size_of(image.id)).await?;
         if let Some(size) = signed.filter(|size| *size != taken.size_bytes) {
             let got = taken.size_bytes;
             return Ok(Some(format!(
@@ -262,42 +263,43 @@ impl Fetches {
             match self.db.finish_upload(upload.id, &original, (new_id(), "{}"), Some(job.id), &op).await {
                 Err(DbError::NotFound { .. } | DbError::State { .. }) => {
                     // Deleted at the last moment, perhaps before the file had its name.
-                    self.remove_files(image.id).await;
-                    return Ok(None);
+                    let unclaimed = || remove_unclaimed(&self.db, &self.ingest, image.id);
+                    return patiently(&self.closing, image.id, unclaimed).await.map(|()| None);
                 }
                 Err(error @ DbError::Quota { .. }) => return Ok(Some(error.to_string())),
-                Err(error) if error.is_passing() && !self.closing.is_cancelled() => {
-                    tracing::error!(image = %image.id, error = chain(&error), "cannot record a fetch; tried again");
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
+                Err(error) if may_work_later(&self.closing, image.id, &error).await => {}
                 ended => return ended.map(|()| None),
             }
         }
     }
 
-    /// The image is `killed`, and nothing of its file is kept.
+    /// Nothing of its file is kept, and the image is `killed`. In this order: once it is, the next upload may begin, and what is
+    /// removed by the image's id would be its.
     async fn failed(&self, job: &Job, image: &Image, reason: &str) -> Result<(), DbError> {
         let op = Draft::system("image.fetch").on("image", image.id, image.facts.name.clone());
         let op = op.with(serde_json::json!({ "source": image.source })).failed(reason);
-        loop {
-            match self.db.fail_image(image.id, Some(job.id), reason, &op).await {
-                Err(error) if error.is_passing() && !self.closing.is_cancelled() => {
-                    tracing::error!(image = %image.id, error = chain(&error), "cannot record a fetch; tried again");
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-                // Deleted meanwhile.
-                Ok(()) | Err(DbError::State { .. } | DbError::NotFound { .. }) => break,
-                Err(error) => return Err(error),
-            }
+        if let Some(upload) = self.open_upload(image.id).await? {
+            let (of, upload) = (image.id, upload.id);
+            self.remove(of, move |originals| {
+                originals.remove(of).and_then(|()| originals.remove_part(of, upload))
+            })
+            .await;
         }
-        self.remove_files(image.id).await;
-        Ok(())
+        let fail = || self.db.fail_image(image.id, Some(job.id), reason, &op);
+        match patiently(&self.closing, image.id, fail).await {
+            // Deleted meanwhile.
+            Err(DbError::State { .. } | DbError::NotFound { .. }) => Ok(()),
+            ended => ended,
+        }
     }
 
-    async fn remove_files(&self, image: ImageId) {
+    async fn remove(
+        &self,
+        image: ImageId,
+        files: impl FnOnce(&Originals) -> Result<(), ContentError> + Send + 'static,
+    ) {
         let originals = Arc::clone(&self.ingest.originals);
-        let remove = move || originals.remove(image).and_then(|()| originals.remove_parts(image));
-        match tokio::task::spawn_blocking(remove).await {
+        match tokio::task::spawn_blocking(move || files(&originals)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%image, %error, "a file stays until the next start"),
             Err(error) => tracing::error!(%image, %error, "removing a file failed"),
@@ -330,7 +332,12 @@ impl Fetches {
             let details = serde_json::json!({ "upload": upload.id, "bytes": upload.offset_bytes });
             let op = Draft::system("image.upload_expire").on("image", upload.image, name).with(details);
             match self.db.abort_upload(upload.id, &reason, Some(&op)).await {
-                Ok(()) => self.remove_files(upload.image).await,
+                Ok(()) => {
+                    // The next upload of the image may have begun by now: only what is this one's.
+                    let (image, id) = (upload.image, upload.id);
+                    self.remove(image, move |originals| originals.remove_part(image, id)).await;
+                    remove_unclaimed(&self.db, &self.ingest, image).await?;
+                }
                 Err(DbError::NotFound { .. } | DbError::State { .. }) => {}
                 Err(error) => return Err(error),
             }

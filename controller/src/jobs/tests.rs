@@ -1,5 +1,7 @@
 //! Imports, sweep and mending on a real database and folder, each step by hand.
 
+mod order;
+
 use bytes::Bytes;
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::KeyId;

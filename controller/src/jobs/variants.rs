@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError};
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{DiskFormat, VariantStatus};
 
+use super::patience::patiently;
 use super::{ATTEMPTS_MAX, Jobs, LOOK_EVERY, NOTE_EVERY, jobs_changed};
 use crate::api::fault::chain;
 use crate::content::{Sums, VariantFile};
@@ -168,9 +169,8 @@ impl Jobs {
     }
 
     async fn make_variant(&self, row: &Variant) -> Result<(), DbError> {
-        let Some(image) = self.db.image(row.image).await?.filter(|image| image.deleted_us.is_none()) else {
-            return Ok(());
-        };
+        let image = patiently(&self.closing, row.image, || self.db.image(row.image)).await?;
+        let Some(image) = image.filter(|image| image.deleted_us.is_none()) else { return Ok(()) };
         let Some(content) = image.content else { return Ok(()) };
         if row.attempt > ATTEMPTS_MAX {
             let n = row.attempt - 1;
@@ -180,11 +180,12 @@ impl Jobs {
         let spec = VariantSpec { image: row.image, content, format: row.format };
         match self.run_variant(spec).await {
             Ok(sums) => self.variant_made(row, &image, sums).await,
-            Err(VariantError::Cancelled) if self.closing.is_cancelled() => {
-                self.db.give_back_variant(row.image, row.format).await
+            // The controller stops; or its row was deleted, and there is nothing to give back unless the one that is made now
+            // was asked for after that, and the stop of the deletion came late.
+            Err(VariantError::Cancelled) => {
+                let give_back = || self.db.give_back_variant(row.image, row.format);
+                patiently(&self.closing, row.image, give_back).await
             }
-            // Deleted meanwhile.
-            Err(VariantError::Cancelled) => Ok(()),
             Err(error) => {
                 tracing::warn!(image = %row.image, format = %row.format, error = chain(&error), "no variant was made");
                 self.variant_failed(row, &image, &error.to_string()).await?;

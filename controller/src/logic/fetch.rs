@@ -183,6 +183,15 @@ impl Flow {
     }
 }
 
+/// First byte and size of `bytes 5-9/10`, `bytes 5-9/*` and `bytes */10`.
+#[must_use]
+pub fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, whole) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let whole = if whole == "*" { None } else { Some(whole.parse().ok()?) };
+    let first = if range == "*" { 0 } else { range.split_once('-')?.0.parse().ok()? };
+    Some((first, whole))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,5 +271,15 @@ mod tests {
         assert!(!flow.add(1, at(60)));
         assert!(flow.add(60 * RATE_BYTES_PER_S_MIN, at(120)));
         assert!(!flow.add(60 * RATE_BYTES_PER_S_MIN, at(300)), "a long silence counts");
+    }
+
+    #[test]
+    fn content_ranges_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        assert_eq!(content_range("bytes */10"), Some((0, Some(10))));
+        for wrong in ["", "5-9/10", "bytes 5-9", "bytes a-9/10", "bytes 5-9/-1", "lines 5-9/10"] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
+        }
     }
 }

@@ -148,7 +148,7 @@ async fn a_damaged_log_is_not_archived_away() {
     assert!(said.contains("row 4") && !file.exists(), "{said}");
     assert_eq!(rows(&db).await, 11);
     intruder
-        .execute("INSERT INTO operation_anchor SELECT 4, hash, id, 0 FROM operation WHERE seq = 4")
+        .execute("INSERT INTO operation_anchor SELECT 4, hash, id, 0, '' FROM operation WHERE seq = 4")
         .await
         .unwrap();
     intruder.execute("DELETE FROM operation WHERE seq <= 4").await.unwrap();

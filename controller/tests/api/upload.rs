@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hearth_protocol::words::{DiskFormat, ImageStatus};
+use hearth_protocol::words::{DiskFormat, ImageStatus, Role};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::harness::{Place, fault, files, noise, qcow2, sha256, until};
+use super::harness::{Client, Place, fault, files, noise, qcow2, sha256, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_qcow2_is_imported_and_comes_back_as_it_was() {
@@ -48,6 +49,43 @@ async fn a_qcow2_is_imported_and_comes_back_as_it_was() {
         assert!(actions.contains(&json!(action)), "{actions:?}");
     }
     assert_eq!(client.get("/operations/verify").await["intact"], true);
+    place.stop().await;
+}
+
+/// LG-1: whoever takes a file out stands in the log, wherever the parts begin; and nothing goes out that cannot be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_part_of_a_file_goes_out_untold() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let (id, bytes) = (client.image(json!({ "name": "taken" })).await, noise(300_000));
+    assert_eq!(client.put(id, bytes.clone()).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(client.ended(id).await.status, ImageStatus::Active);
+    let range = |client: &Client, range: &'static str| {
+        client.ask(Method::GET, &format!("/images/{id}/file")).header("range", range).send()
+    };
+    let told = async || {
+        let log = client.get("/operations?limit=1000&action=image.download").await;
+        log["items"].as_array().unwrap().len()
+    };
+    for (from, n) in [("bytes=1-", 1), ("bytes=200000-", 1), ("bytes=5-9", 1), ("bytes=0-9", 2)] {
+        let answer = range(client, from).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+        assert_eq!(
+            (from, told().await),
+            (from, n),
+            "all but one byte is the file; its other parts are not another"
+        );
+    }
+    let reader = client.delegate("reader", Role::Reader, json!({ "scope": "system" })).await;
+    let url = format!("sqlite://{}", place.config.state_dir.join("hearth.sqlite").display());
+    let mut intruder = sqlx::AnyConnection::connect(&url).await.unwrap();
+    let full = "CREATE TRIGGER no_log BEFORE INSERT ON operation BEGIN SELECT RAISE(ABORT, 'full'); END";
+    intruder.execute(full).await.unwrap();
+    fault(range(&reader, "bytes=7-").await.unwrap(), 503).await;
+    intruder.execute("DROP TRIGGER no_log").await.unwrap();
+    let answer = range(&reader, "bytes=7-").await.unwrap();
+    assert_eq!(answer.bytes().await.unwrap(), bytes[7..]);
+    assert_eq!(told().await, 3);
     place.stop().await;
 }
 

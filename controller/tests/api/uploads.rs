@@ -7,6 +7,7 @@ use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, OsType};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
 
 use super::admin::{bring_back, save};
 use super::crash::{check, serve, set_up};
@@ -299,6 +300,33 @@ async fn an_upload_is_ended_by_its_own_id() {
     assert!(db.abort_upload(first.id, "broken, told late", None).await.is_err());
     assert_eq!(upload.offset().await, 0);
     assert_eq!(client.get(&format!("/images/{id}")).await["status"], "saving");
+    place.stop().await;
+}
+
+/// IN-1: the upload ends between its last byte and the record of it; the file, which has its name by then, goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_ends_at_the_last_moment_leaves_nothing() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let id = client.image(json!({ "name": "last-moment" })).await;
+    let upload = Upload::open(client, id, json!({})).await;
+    assert_eq!(upload.send(0, noise(300_000), false).await.status(), StatusCode::OK);
+    let file = place.config.state_dir.join("originals").join(id.to_string());
+    // Nobody else can write from here on, so whoever names the file waits to record it.
+    let url = format!("sqlite://{}", place.config.state_dir.join("hearth.sqlite").display());
+    let mut intruder = sqlx::AnyConnection::connect(&url).await.unwrap();
+    intruder.execute("BEGIN IMMEDIATE").await.unwrap();
+    let end = async {
+        until("the file has its name", || file.exists()).await;
+        intruder.execute("DELETE FROM upload").await.unwrap();
+        intruder.execute("UPDATE image SET status = 'queued', stage = NULL").await.unwrap();
+        intruder.execute("COMMIT").await.unwrap();
+    };
+    let (sent, ()) = tokio::join!(upload.send(300_000, Vec::new(), true), end);
+    fault(sent, 404).await;
+    assert!(!file.exists(), "nobody else would remove it");
+    assert_eq!(client.put(id, noise(1000)).await.status(), StatusCode::ACCEPTED, "it can be sent anew");
+    assert_eq!(client.ended(id).await.status, ImageStatus::Active);
     place.stop().await;
 }
 

@@ -1,15 +1,20 @@
 //! Download links and kept answers: what is remembered, for whom, and until when.
 
 use hearth_controller::clock;
+use hearth_controller::db::jobs::JobKind;
 use hearth_controller::db::kept_answers::{Claim, Key, State};
 use hearth_controller::db::links::Link;
+use hearth_controller::db::markets::Market;
 use hearth_controller::db::operations::OperationFilter;
 use hearth_controller::db::{Db, DbError, PageRequest, new_id};
 use hearth_controller::jobs::forget::purge;
+use hearth_protocol::api::market::CatalogEntry;
 use hearth_protocol::id::ImageId;
+use hearth_protocol::words::EntryStatus;
+use sqlx::{Executor as _, Row as _};
 
 use crate::engines::Place;
-use crate::fixture::{MINUTE_US, op, queued_image};
+use crate::fixture::{MINUTE_US, active_image, content_named, locations, observed, op, queued_image};
 use crate::on_both_engines;
 
 on_both_engines! {
@@ -17,6 +22,7 @@ on_both_engines! {
     an_image_has_so_many_open_links_and_no_more
     a_key_is_claimed_by_one_of_many
     a_key_ends_and_what_has_ended_is_forgotten
+    notes_and_jobs_go_when_nothing_needs_them
 }
 
 fn link(image: ImageId, expires_us: i64) -> Link {
@@ -112,4 +118,56 @@ async fn a_key_ends_and_what_has_ended_is_forgotten(place: Place) {
         db.link_by_secret_hash("yesterday").await.unwrap().is_some(),
         "who has it is still told that it ended"
     );
+}
+
+async fn count(place: &Place, table: &str) -> i64 {
+    let select = format!("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM {table}");
+    place.connect().await.fetch_one(sqlx::AssertSqlSafe(select)).await.unwrap().try_get("n").unwrap()
+}
+
+async fn notes_and_jobs_go_when_nothing_needs_them(place: Place) {
+    let db = place.open().await;
+    let now_us = clock::unix_us();
+    let (day_us, month_us) = (25 * 60 * MINUTE_US, 31 * 24 * 60 * MINUTE_US);
+    let market = Market {
+        id: new_id(),
+        name: "m".to_owned(),
+        key: "ab".repeat(32),
+        url: None,
+        catalog_name: "c".to_owned(),
+        serial: 1,
+        entries: 1,
+        created_us: 0,
+        updated_us: 0,
+    };
+    let entry: CatalogEntry = serde_json::from_value(serde_json::json!({
+        "key": "k", "name": "n", "os_type": "linux", "distribution": "debian", "version": "12",
+        "architecture": "x86_64", "format": "qcow2", "url": "https://example.org/x",
+        "sha256": "ab".repeat(32), "size_bytes": 1
+    }))
+    .unwrap();
+    let (kept, deleted) = (active_image(&db, "kept").await.id, active_image(&db, "deleted").await.id);
+    for image in [kept, deleted, new_id()] {
+        db.begin_import(image, &market, &entry, &op("market.import")).await.unwrap();
+    }
+    db.delete_image(deleted, None, &op("image.delete")).await.unwrap();
+    assert_eq!(count(&place, "market_import").await, 2, "an image's note goes with it");
+    let at = locations(&db, 2).await;
+    let content = content_named("kept").id;
+    db.apply_inventory(at[0], &[observed(content, EntryStatus::Active, 1)]).await.unwrap();
+    for location in &at {
+        db.note_key_given(*location, content, &op("key.give")).await.unwrap();
+    }
+    let waiting = queued_image(&db, "waiting").await;
+    db.enqueue_job(new_id(), JobKind::Import, waiting, "{}").await.unwrap();
+    let left = async || {
+        (count(&place, "market_import").await, count(&place, "key_given").await, count(&place, "job").await)
+    };
+    purge(&db, now_us).await;
+    assert_eq!(left().await, (2, 2, 3), "an image, or a copy, may be on its way");
+    purge(&db, now_us + day_us).await;
+    assert_eq!(left().await, (1, 1, 3));
+    purge(&db, now_us + month_us).await;
+    assert_eq!(left().await, (1, 1, 1), "what is not over stays");
+    assert!(db.key_was_given(at[0], content).await.unwrap());
 }

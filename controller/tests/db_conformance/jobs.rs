@@ -22,6 +22,7 @@ on_both_engines! {
     a_job_and_its_intents_change_together
     a_job_is_cancelled_paused_and_tried_again
     targets_show_progress_and_page
+    nothing_is_wanted_for_an_image_that_is_gone
 }
 
 async fn putting_an_intent_twice_makes_one(place: Place) {
@@ -237,4 +238,33 @@ async fn targets_show_progress_and_page(place: Place) {
     assert_eq!((progress.total, progress.active, progress.failed, progress.cancelled), (6, 1, 1, 0));
     assert_eq!((progress.done_bytes, progress.data_bytes), ((1 << 20) + 1000, 6 << 20));
     assert_eq!(progress.moved_bytes, (1 << 19) + 500);
+}
+
+/// The caller read the image before it went, or its job is older than that; the content lives on in another image.
+async fn nothing_is_wanted_for_an_image_that_is_gone(place: Place) {
+    let db = place.open().await;
+    let (job, ids) = job(&db, "gone", PrewarmState::Running, Keep::Seconds(60), 1).await;
+    let failed = Target { reason: "no".to_owned(), ..target(ids[0], TargetState::Failed) };
+    db.update_targets(job.id, &[failed]).await.unwrap();
+    db.finish_prewarm(job.id, true, &op("prewarm.finish")).await.unwrap();
+    let wish = Intent::manual(job.image, job.content, ids[0], IntentHold::Pinned);
+    db.bin_image(job.image, None, &op("image.delete")).await.unwrap();
+    let in_bin = db.put_intents(std::slice::from_ref(&wish), &op("cache.add")).await.unwrap_err();
+    assert!(matches!(&in_bin, DbError::State { state, .. } if state == "pending_delete"), "{in_bin}");
+    db.delete_image(job.image, None, &op("image.delete")).await.unwrap();
+    let gone = |error: DbError| assert!(matches!(error, DbError::NotFound { what: "image", .. }), "{error}");
+    gone(db.put_intents(&[wish], &op("cache.add")).await.unwrap_err());
+    gone(db.retry_prewarm(job.id, &op("prewarm.retry")).await.unwrap_err());
+    gone(db.wish_removed(job.image, job.content, &ids, true, &op("cache.rm")).await.unwrap_err());
+    for state in [PrewarmState::Running, PrewarmState::Scheduled] {
+        let late = Prewarm { id: new_id(), state, ..job.clone() };
+        gone(db.create_prewarm(&late, &ids, &op("prewarm.create")).await.unwrap_err());
+    }
+    assert_eq!(db.intents().await.unwrap(), vec![]);
+    let found = db.prewarm(job.id).await.unwrap().unwrap();
+    assert_eq!(found.state, PrewarmState::Failed, "it can end");
+    let other = active_image(&db, "other").await;
+    let foreign = Intent::manual(other.id, job.content, ids[0], IntentHold::Pinned);
+    let refused = db.put_intents(&[foreign], &op("cache.add")).await.unwrap_err();
+    assert!(matches!(refused, DbError::State { .. }), "{refused}");
 }

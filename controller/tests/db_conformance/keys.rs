@@ -8,8 +8,8 @@ use hearth_controller::db::{Db, DbError, PageRequest, new_id};
 use hearth_controller::keys::KeyStore;
 use hearth_controller::keys::master::Master;
 use hearth_protocol::id::{ImageId, KeyId, LeaseId};
-use hearth_protocol::message::control::Lease;
-use hearth_protocol::words::{ConsumerKind, DiskFormat, EntryStatus};
+use hearth_protocol::message::control::{Lease, ObservedEntry, ObservedState};
+use hearth_protocol::words::{ConsumerKind, DiskFormat, EntryStatus, GoneReason};
 
 use crate::engines::Place;
 use crate::fixture::{content_named, locations, new_image, observed, op, original, project_in};
@@ -127,6 +127,22 @@ async fn who_was_given_a_passphrase_gets_it_again_while_the_copy_is_there(place:
     assert!(db.key_was_given(here, content).await.unwrap());
     db.apply_inventory(here, &[]).await.unwrap();
     assert!(!db.key_was_given(here, content).await.unwrap(), "the copy is gone");
+    // It comes back by the host's own word: nobody placed it.
+    db.apply_inventory(here, std::slice::from_ref(&entry)).await.unwrap();
+    assert!(!db.key_was_given(here, content).await.unwrap(), "and the grant with it");
+    db.note_key_given(here, (content, image), &op("key.give")).await.unwrap();
+    let change = ObservedEntry { state: ObservedState::Gone(GoneReason::Evicted), ..entry.clone() };
+    db.apply_changes(here, &[change]).await.unwrap();
+    db.apply_changes(here, std::slice::from_ref(&entry)).await.unwrap();
+    assert!(!db.key_was_given(here, content).await.unwrap(), "nor after a change");
+    // Nor after the location was away for good.
+    db.note_key_given(here, (content, image), &op("key.give")).await.unwrap();
+    db.remove_location(here, &op("location.remove")).await.unwrap();
+    db.apply_inventory(here, std::slice::from_ref(&entry)).await.unwrap();
+    assert!(!db.key_was_given(here, content).await.unwrap());
+    db.note_key_given(here, (content, image), &op("key.give")).await.unwrap();
+    assert!(db.key_was_given(here, content).await.unwrap());
+    db.apply_inventory(here, &[]).await.unwrap();
     db.delete_image(image, None, &op("image.delete")).await.unwrap();
     db.delete_key(key.id, &op("key.delete")).await.unwrap();
     assert!(db.encrypted_image(content).await.unwrap().is_none());

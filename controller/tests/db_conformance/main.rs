@@ -22,6 +22,7 @@ mod recycle;
 mod safety;
 mod search;
 mod sharing;
+mod stranded;
 mod upgrade;
 mod uploads;
 mod variants;

@@ -181,6 +181,9 @@ async fn a_user_has_no_more_than_so_many_tokens(place: Place) {
     let all = db.tokens(Scope::System, Some(one.user), &page, now_us).await.unwrap();
     assert_eq!(i64::try_from(all.items.len()).unwrap(), TOKENS_PER_USER_MAX);
     assert!(!opens(&db, first).await && opens(&db, last).await);
+    // Whoever worked with the one that is gone finds it in the log.
+    let log = db.operations(&OperationFilter::default(), &PageRequest::first(1)).await.unwrap();
+    assert_eq!(log.items[0].draft.details["removed_tokens"], json!([first]));
 }
 
 /// PE-1: the last system administrator cannot lock everybody out, whichever way.

@@ -1,15 +1,19 @@
 //! The recycle bin: names, states, and who wins.
 
+use std::collections::BTreeSet;
+
 use hearth_controller::db::image_list::ImageFilter;
 use hearth_controller::db::images::ImageFacts;
 use hearth_controller::db::intents::{Intent, IntentHold};
+use hearth_controller::db::shares::Reach;
 use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{DbError, PageRequest, new_id};
+use hearth_controller::logic::sharing::Receiver;
 use hearth_protocol::words::{ImageStatus, Visibility};
 use sqlx::Executor as _;
 
 use crate::engines::Place;
-use crate::fixture::{active_image, locations, op, queued_image};
+use crate::fixture::{active_image, image_of, locations, op, project_in, queued_image};
 use crate::on_both_engines;
 
 on_both_engines! {
@@ -18,6 +22,7 @@ on_both_engines! {
     what_may_not_go_is_refused
     an_image_that_is_made_is_cancelled
     a_bin_is_its_owners_alone
+    in_the_bin_an_image_keeps_owner_and_visibility
 }
 
 async fn an_image_in_the_bin_keeps_everything_but_its_name(place: Place) {
@@ -125,4 +130,27 @@ async fn a_bin_is_its_owners_alone(place: Place) {
         let listed = db.images(scope, &bin, &PageRequest::default()).await.unwrap();
         assert_eq!(listed.items.len() == 1, sees, "{scope:?}");
     }
+}
+
+/// Hidden there, it would take a name in another project, or be public to nobody.
+async fn in_the_bin_an_image_keeps_owner_and_visibility(place: Place) {
+    let db = place.open().await;
+    let (domain, _) = db.default_tenants().await.unwrap();
+    let other = project_in(&db, domain, "other").await;
+    let image = active_image(&db, "noble").await;
+    let binned = db.bin_image(image.id, None, &op("image.delete")).await.unwrap();
+    let receivers = BTreeSet::from([Receiver::Project(other)]);
+    let reach = Reach { by_system: true, receivers_max: 10 };
+    let done = [
+        db.change_owner(&binned, other, None, &op("image.change_owner")).await.map(drop),
+        db.publish_image(&binned, None, &op("image.publish")).await.map(drop),
+        db.set_featured(&binned, true, None, &op("image.feature")).await.map(drop),
+        db.add_shares(&binned, &receivers, reach, &op("image.share")).await,
+    ];
+    for refused in done {
+        let error = refused.unwrap_err();
+        assert!(matches!(&error, DbError::State { state, .. } if state == "in the recycle bin"), "{error}");
+    }
+    assert_eq!(db.image(image.id).await.unwrap().unwrap(), binned);
+    image_of(&db, domain, other, "noble").await;
 }

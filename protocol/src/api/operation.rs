@@ -59,6 +59,23 @@ pub struct LogVerification {
     /// Number of the row that has the head which was asked for; `intact` is false if there is none.
     #[serde(default)]
     pub known_head_seq: Option<u64>,
+    /// Where archived rows ended, the newest first, at most 1,000. Who can write the database can plant one: only the archive
+    /// (`hearth-controller log-verify FILE`), or a head that was kept elsewhere, proves it.
+    #[serde(default)]
+    pub anchors: Vec<LogAnchor>,
+}
+
+/// What stands for rows that were archived out of the database.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LogAnchor {
+    /// Number of the last of them.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: String,
+    /// Name of the file that has them, if it is known.
+    pub file: Option<String>,
+    /// Number of the sealed row that tells of it, unless that was archived too.
+    pub told_seq: Option<u64>,
 }
 
 /// A row of the log that is not as it was written.

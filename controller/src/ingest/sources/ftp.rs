@@ -26,12 +26,11 @@ use super::{FetchError, LOOK_BYTES, Sources, looks_like, tls};
 use crate::clock;
 use crate::ingest::intake::Intake;
 use crate::logic::fetch::{Flow, Patience};
+use crate::logic::ftp::{Reply, Replying, extended_port, passive_port};
 use crate::logic::source::{Host, Scheme, Source};
 
 /// Longest line of an answer, bytes.
 const LINE_BYTES_MAX: u64 = 4096;
-/// Most lines of an answer: some servers greet with a page of text.
-const LINES_MAX: usize = 256;
 /// Ports below are those of well-known services: no data is there.
 const DATA_PORT_MIN: u16 = 1024;
 /// Port of FTP over TLS from the first byte.
@@ -250,16 +249,9 @@ impl Session {
     }
 }
 
-/// An answer: its number, and the text of its last line.
-#[derive(Debug, Eq, PartialEq)]
-struct Reply {
-    code: u16,
-    text: String,
-}
-
 async fn read_reply(control: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<Reply, FetchError> {
-    let mut first = None;
-    for _ in 0..LINES_MAX {
+    let mut replying = Replying::default();
+    loop {
         let mut line = Vec::new();
         let read = (&mut *control).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
         let n = read
@@ -269,44 +261,10 @@ async fn read_reply(control: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Res
                 "the server ended the connection, or sent a line without end".to_owned(),
             ));
         }
-        let line = String::from_utf8_lossy(&line);
-        let line = line.trim_end();
-        let code = line.get(..3).and_then(|digits| digits.parse::<u16>().ok()).filter(|code| *code >= 100);
-        let end = line.as_bytes().get(3).is_none_or(|byte| *byte == b' ');
-        match (first, code) {
-            (None, Some(code)) if !end => first = Some(code),
-            (None, Some(code)) => {
-                return Ok(Reply { code, text: line.get(3..).unwrap_or_default().to_owned() });
-            }
-            (Some(begun), Some(code)) if begun == code && end => {
-                return Ok(Reply { code, text: line.get(3..).unwrap_or_default().to_owned() });
-            }
-            (Some(_), _) => {}
-            (None, None) => return Err(FetchError::Never("that is no FTP server".to_owned())),
+        let read = replying.line(&String::from_utf8_lossy(&line));
+        if let Some(reply) = read.map_err(|error| FetchError::Never(error.to_string()))? {
+            return Ok(reply);
         }
-    }
-    Err(FetchError::Never("the server's answer has no end".to_owned()))
-}
-
-/// The port of `Entering Extended Passive Mode (|||6446|)`.
-fn extended_port(text: &str) -> Option<u16> {
-    let inside = text.split_once('(')?.1.split_once(')')?.0;
-    let mark = inside.chars().next()?;
-    inside.split(mark).nth(3)?.parse().ok()
-}
-
-/// The port of `Entering Passive Mode (127,0,0,1,25,46)`; the address is not looked at.
-fn passive_port(text: &str) -> Option<u16> {
-    let start = text.find(|c: char| c.is_ascii_digit())?;
-    let numbers: Vec<u8> = text
-        .get(start..)?
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|number| number.parse().ok())
-        .take(6)
-        .collect();
-    match numbers[..] {
-        [_, _, _, _, high, low] => Some(u16::from(high) << 8 | u16::from(low)),
-        _ => None,
     }
 }
 
@@ -350,6 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_of_one_and_many_lines_are_read_and_bounded() {
+        use crate::logic::ftp::LINES_MAX;
         let read = async |bytes: &[u8]| read_reply(&mut BufReader::new(bytes)).await;
         let reply = |code, text: &str| Reply { code, text: text.to_owned() };
         assert_eq!(read(b"220 hello\r\n").await.unwrap(), reply(220, " hello"));
@@ -361,17 +320,5 @@ mod tests {
         }
         assert!(read(&b"220 ".iter().chain(&[b'x'; 10_000]).copied().collect::<Vec<_>>()).await.is_err());
         assert!(read(&b"220-x\r\n".repeat(LINES_MAX + 1)).await.is_err());
-    }
-
-    #[test]
-    fn ports_are_read_and_addresses_are_not() {
-        assert_eq!(extended_port(" Entering Extended Passive Mode (|||6446|)."), Some(6446));
-        assert_eq!(passive_port(" Entering Passive Mode (169,254,169,254,25,46)."), Some(25 << 8 | 46));
-        for bad in ["", "(", "(|||)", "(|||99999|)"] {
-            assert_eq!(extended_port(bad), None, "{bad}");
-        }
-        for bad in ["", "(1,2,3,4,5)", "(1,2,3,4,5,256)", "x"] {
-            assert_eq!(passive_port(bad), None, "{bad}");
-        }
     }
 }

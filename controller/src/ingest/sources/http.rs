@@ -19,7 +19,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use super::{FetchError, LOOK_BYTES, Sources, looks_like, tls};
 use crate::clock;
 use crate::ingest::intake::Intake;
-use crate::logic::fetch::{Answer, Flow, RATE_BYTES_PER_S_MIN, Verdict, judge};
+use crate::logic::fetch::{Answer, Flow, RATE_BYTES_PER_S_MIN, Verdict, content_range, judge};
 use crate::logic::source::{Host, Scheme, Source, SourceError};
 
 /// Name that sources see in their logs.
@@ -190,14 +190,6 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// First byte and size of `bytes 5-9/10`, `bytes 5-9/*` and `bytes */10`.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, whole) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let whole = if whole == "*" { None } else { Some(whole.parse().ok()?) };
-    let first = if range == "*" { 0 } else { range.split_once('-')?.0.parse().ok()? };
-    Some((first, whole))
-}
-
 /// See [`Sources::check`].
 pub(super) async fn check(sources: &Sources, source: &Source) -> Result<SourceFacts, FetchError> {
     let range = format!("bytes=0-{}", LOOK_BYTES - 1);
@@ -260,19 +252,4 @@ pub(super) async fn facts(mut response: Response) -> Result<SourceFacts, FetchEr
         content_type,
         looks_like: looks_like(&head).to_owned(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::content_range;
-
-    #[test]
-    fn content_ranges_are_read() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
-        assert_eq!(content_range("bytes */10"), Some((0, Some(10))));
-        for wrong in ["", "5-9/10", "bytes 5-9", "bytes a-9/10", "bytes 5-9/-1", "lines 5-9/10"] {
-            assert_eq!(content_range(wrong), None, "{wrong}");
-        }
-    }
 }

@@ -129,3 +129,43 @@ fn a_window_that_needs_too_much_memory_is_refused() {
     let hostile = [0x28, 0xB5, 0x2F, 0xFD, 0x00, 0xA8, 0x01, 0x00, 0x00];
     assert!(matches!(place.unpack(&hostile, 1 << 30), Err(UnpackError::Damaged { .. })));
 }
+
+#[test]
+fn a_file_out_of_which_nothing_comes_can_be_stopped() {
+    let place = place();
+    let (input, output) = (place.0.path().join("pipe"), place.0.path().join("out"));
+    assert!(Command::new("mkfifo").arg(&input).status().unwrap().success());
+    let skippable = [0x50, 0x2A, 0x4D, 0x18, 8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    for (packing, member) in
+        [(Packing::Gzip, packed("gzip", &["-n"], b"")), (Packing::Zstd, skippable.to_vec())]
+    {
+        let cancel = AtomicBool::new(false);
+        let members = member.repeat((1 << 20) / member.len());
+        let space = Space::new(place.0.path());
+        let unpacking = Unpacking { input: &input, output: &output, most_bytes: 1, space: &space };
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let mut pipe = File::options().write(true).open(&input).unwrap();
+                for n in 0..64 {
+                    cancel.store(n >= 4, Ordering::Relaxed);
+                    if let Err(error) = pipe.write_all(&members) {
+                        return error.kind() == io::ErrorKind::BrokenPipe;
+                    }
+                }
+                false
+            });
+            let stopped = unpack(&unpacking, packing, &cancel, &mut |_, _| ());
+            assert!(matches!(stopped, Err(UnpackError::Cancelled)), "{packing:?}: {stopped:?}");
+            assert!(sending.join().unwrap(), "{packing:?}: it was read to its end");
+        });
+    }
+}
+
+#[test]
+fn a_large_file_has_the_time_that_it_takes() {
+    assert_eq!(time_max(0), TIME_FREE);
+    // A terabyte out of a fifth of it, at 80 MB/s.
+    assert!(time_max((1 << 40) + (1 << 40) / 5) > Duration::from_secs((1 << 40) / 80_000_000));
+    // Whoever is too slow today may be quicker tomorrow: the file stays.
+    assert!(!UnpackError::Time { minutes: 120 }.is_final());
+}

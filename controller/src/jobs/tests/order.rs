@@ -1,0 +1,124 @@
+//! Jobs where it matters who comes first.
+
+use hearth_protocol::words::{ContentKind, DiskFormat, VariantStatus};
+
+use super::super::fetch::{Fetches, Limits};
+use super::super::*;
+use super::{World, new_image, op};
+use crate::db::uploads::{SourceNote, UploadKind, new_upload};
+use crate::ingest::sources::{SourceConfig, Sources};
+use crate::logic::fetch::Patience;
+
+/// Longest wait for what takes moments.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until the answer is yes.
+async fn until(what: &str, done: impl AsyncFn() -> bool) {
+    let begun = clock::monotonic();
+    while !done().await {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn queued(db: &Db, name: &str) -> ImageId {
+    let new = new_image(db, name, None).await;
+    db.create_image(&new, &op()).await.unwrap();
+    new.id
+}
+
+/// Who ends an upload may be late: its image may have the next one by then, whose file is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_an_upload_leaves_the_file_of_the_next_one() {
+    let World { folder: _folder, db, ingest, .. } = World::new().await;
+    let limits =
+        Limits { image_bytes_max: 1 << 30, upload_idle: Duration::ZERO, patience: Patience::default() };
+    let closing = CancellationToken::new();
+    let sources = Sources::new(SourceConfig::default());
+    let fetches = Fetches::new(db.clone(), Arc::clone(&ingest), sources, limits, closing.clone());
+    let tasks = fetches.start(1).await.unwrap();
+    let (idle, fetched) = (queued(&db, "idle").await, queued(&db, "fetched").await);
+    let next = [(idle, new_id()), (fetched, new_id())];
+    for (image, upload) in next {
+        ingest.originals.open_part(image, upload, 0).unwrap();
+    }
+    let op = Draft::system("test");
+    let upload = db.open_upload(&new_upload(idle, UploadKind::Resumable, None, ""), &op).await.unwrap();
+    ingest.originals.open_part(idle, upload.id, 0).unwrap();
+    until("its end", async || fetches.clean().await.unwrap() == 1).await;
+    // Of a source that may not be asked.
+    let new = new_upload(fetched, UploadKind::Fetch, None, "");
+    let note = SourceNote { shown: "http://127.0.0.1/x".to_owned(), hidden: false };
+    db.open_fetch(&new, &note, (new_id(), "http://127.0.0.1/x"), &Draft::system("test")).await.unwrap();
+    let status = async || db.image(fetched).await.unwrap().unwrap().status;
+    until("the fetch failed", async || status().await == ImageStatus::Killed).await;
+    closing.cancel();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let mut left = ingest.originals.parts().unwrap();
+    left.sort_unstable();
+    assert_eq!(left, next, "nothing but the files of the next ones is left");
+    db.close().await;
+}
+
+/// An active image of `bytes`, imported as it is.
+async fn active(db: &Db, ingest: &Arc<Ingest>, bytes: Vec<u8>) -> ImageId {
+    let (id, job, op) = (queued(db, "disk").await, new_id(), || Draft::system("test"));
+    db.start_upload(id).await.unwrap();
+    let store = Arc::clone(ingest);
+    let imported = tokio::task::spawn_blocking(move || {
+        let mut writer = store.originals.create(id).unwrap();
+        writer.write(Bytes::from(bytes)).unwrap();
+        let sums = writer.finish().unwrap();
+        let spec = ImportSpec {
+            image: id,
+            declared: Some(DiskFormat::Raw),
+            expected: Checksums::default(),
+            disk_bytes: None,
+            sums: Some(sums),
+        };
+        store.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap()
+    });
+    let imported = imported.await.unwrap();
+    let original = Original { bytes: imported.virtual_bytes, checksums: Checksums::default() };
+    db.accept_upload(id, &original, (job, "{}"), &op()).await.unwrap();
+    let content = Content {
+        id: imported.content,
+        kind: imported.kind,
+        raw_bytes: imported.virtual_bytes,
+        data_bytes: imported.data_bytes,
+        stored_bytes: imported.stored_bytes,
+        n_chunks: u64::from(imported.n_chunks),
+        damaged: false,
+    };
+    let recorded =
+        Recorded { content, format: DiskFormat::Raw, original_kept: true, variants: Vec::new(), scan: None };
+    db.finish_import(id, job, &recorded, &op()).await.unwrap();
+    id
+}
+
+/// A variant is deleted and asked for again; the stop of the deletion comes when the next one is being made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_comes_late_only_delays_the_next_variant() {
+    let World { folder: _folder, db, ingest, .. } = World::new().await;
+    let mut noise = vec![0; 96 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let image = active(&db, &ingest, noise).await;
+    let closing = CancellationToken::new();
+    let jobs = Jobs::new(db.clone(), ingest, true, Vec::new(), closing.clone());
+    let tasks = jobs.start(0).await.unwrap();
+    let ask = Draft::system("variant.create");
+    let (gone, _) = db.ask_variant(image, DiskFormat::Raw, false, &ask).await.unwrap();
+    while jobs.variant_percent(image, DiskFormat::Raw).is_none() {
+        tokio::task::yield_now().await;
+    }
+    jobs.clean_up_variant(&gone).await;
+    until("the variant", async || db.variants_of(image).await.unwrap()[0].status == VariantStatus::Active)
+        .await;
+    closing.cancel();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    db.close().await;
+}
