@@ -308,7 +308,8 @@ fn csv_text(lines: &[Vec<Cell>]) -> Vec<u8> {
 }
 
 /// The text so that no spreadsheet runs it.
-fn guarded(text: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn guarded(text: &str) -> Cow<'_, str> {
     let runs = |c: char| matches!(c, '=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠');
     if text.starts_with(runs) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }

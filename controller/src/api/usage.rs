@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::app::App;
 use super::body::Query;
 use super::caller::Caller;
+use super::export::guarded;
 use super::fault::Fault;
 use super::when;
 use crate::clock;
@@ -135,19 +136,13 @@ fn rows(items: &[Usage], with_head: bool) -> Result<String, Fault> {
 fn record(line: &Usage) -> [String; COLUMNS.len()] {
     [
         line.domain.to_string(),
-        plain(&line.domain_name),
+        guarded(&line.domain_name).into_owned(),
         line.project.to_string(),
-        plain(&line.project_name),
+        guarded(&line.project_name).into_owned(),
         line.images.to_string(),
         line.bytes.to_string(),
         line.byte_days.to_string(),
     ]
-}
-
-/// A text that no spreadsheet runs as a formula.
-fn plain(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if is_formula { format!("'{text}") } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -170,10 +165,12 @@ mod tests {
     /// QU-2: the CSV is safe to open.
     #[test]
     fn no_name_is_run_as_a_formula() {
-        for name in ["=1+1", "+1", "-1", "@SUM(A1)"] {
+        for name in ["=1+1", "+1", "-1", "@SUM(A1)", "＝1"] {
             let text = rows(&[line(name)], false).unwrap();
             assert!(text.contains(&format!(",'{name},")), "{text}");
         }
+        let text = rows(&[line("\n=1")], false).unwrap();
+        assert!(text.contains(",\"'\n=1\","), "{text:?}");
         let text = rows(&[line("a, \"b\"")], true).unwrap();
         assert!(text.starts_with("domain,domain_name,project,") && text.contains("\"a, \"\"b\"\"\",1,2,3"));
     }

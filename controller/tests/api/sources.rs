@@ -220,6 +220,13 @@ async fn http_follows_redirects_and_unpacks() {
         let image = check_active(client, id, &packed).await;
         assert_eq!((image.format, image.virtual_bytes), (Some(DiskFormat::Qcow2), Some(64 << 20)));
         assert_eq!(image.data_bytes, Some(3 << 20));
+        // It goes out as it came in, and its name says so, on both ways.
+        let name = format!("{ending}.qcow2.{ending}");
+        let out = client.ask(Method::GET, &format!("/images/{id}/file")).send().await.unwrap();
+        let disposition = out.headers()["content-disposition"].to_str().unwrap().to_owned();
+        assert!(disposition.contains(&format!("filename=\"{name}\"")), "{disposition}");
+        let link = client.post(&format!("/images/{id}/links"), json!({})).await;
+        assert!(link["path"].as_str().unwrap().ends_with(&format!("/{name}")), "{link}");
     }
     let id = import(client, "tgz", &format!("{base}/disk.tgz"), json!({})).await;
     let image = client.ended(id).await;
