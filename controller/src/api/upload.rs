@@ -174,8 +174,9 @@ async fn receive(
         Ok(Taken::Refused(fault)) => Err(fault),
         Err(fault) => {
             let ended = put_back(app, upload, format!("the upload failed: {}", fault.parts().message)).await;
-            if matches!(ended, Err(DbError::NotFound { .. })) {
-                // Cancelled or deleted meanwhile: the file that came to be after that goes too.
+            if matches!(ended, Err(DbError::NotFound { .. })) && app.db.file_is_unused(id).await? {
+                // Cancelled or deleted meanwhile: the file that came to be after that goes too. One that was handed over by a
+                // commit whose answer was lost stays.
                 let originals = Arc::clone(&app.ingest.originals);
                 blocking(move || originals.remove(id)).await?;
             }

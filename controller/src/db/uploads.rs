@@ -224,6 +224,16 @@ impl Db {
         row.as_ref().map(upload).transpose()
     }
 
+    /// Whether nobody goes on with the file of an image without an upload: it is deleted, or waits for its bytes. Otherwise the
+    /// file was handed over, perhaps by a commit whose answer was lost.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn file_is_unused(&self, image: ImageId) -> Result<bool, DbError> {
+        let found = self.image(image).await?;
+        Ok(found.is_none_or(|image| image.deleted_us.is_some() || image.status == ImageStatus::Queued))
+    }
+
     /// Every open upload: one per image that is `saving`.
     ///
     /// # Errors

@@ -261,8 +261,11 @@ impl Fetches {
         loop {
             match self.db.finish_upload(upload.id, &original, (new_id(), "{}"), Some(job.id), &op).await {
                 Err(DbError::NotFound { .. } | DbError::State { .. }) => {
-                    // Deleted at the last moment, perhaps before the file had its name.
-                    self.remove_files(image.id).await;
+                    // Deleted at the last moment, perhaps before the file had its name. Or handed over by a try whose answer
+                    // was lost: then the import needs it.
+                    if self.db.file_is_unused(image.id).await? {
+                        self.remove_files(image.id).await;
+                    }
                     return Ok(None);
                 }
                 Err(error @ DbError::Quota { .. }) => return Ok(Some(error.to_string())),
@@ -381,3 +384,6 @@ fn reason_of(error: &FetchError) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
