@@ -6,18 +6,21 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
 use super::limits::Limits;
+use super::places::Places;
 use crate::config::Config;
 use crate::db::Db;
+use crate::db::tokens::Scope;
 use crate::fleet::FleetHandle;
 use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
 use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
 use crate::keys::KeyStore;
+use crate::logic::fair::most_of_one;
 use crate::logic::guesses::Guesses;
 use crate::passwords::Passwords;
 
-/// Uploads at once: each holds a file, four threads and at most 8 MiB.
+/// Uploads at once: each holds a file, four threads and at most 8 MiB. Of these one project gets half.
 pub const UPLOADS_MAX: usize = 16;
 /// Downloads at once: each holds a file and a buffer.
 pub const DOWNLOADS_MAX: usize = 64;
@@ -52,7 +55,7 @@ pub struct Inner {
     /// Figures.
     pub figures: PrometheusHandle,
     /// Places for uploads.
-    pub uploads: Arc<Semaphore>,
+    pub uploads: Places<Scope>,
     /// Who appends to which upload.
     pub writers: super::uploads::Writers,
     /// Where images may be fetched from.
@@ -125,7 +128,7 @@ impl App {
             authority,
             figures,
             closing,
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploads: Places::new(UPLOADS_MAX, most_of_one(UPLOADS_MAX)),
             writers: super::uploads::Writers::default(),
             sources,
             source_checks: Arc::new(Semaphore::new(SOURCE_CHECKS_MAX)),

@@ -75,7 +75,8 @@ pub async fn form(
     let create = fields.map_err(|_| Fault::bad_request("the form ended early"))??;
     let image = make(&app, &caller, create).await?;
     let stream = Body::from_stream(ReceiverStream::new(parts));
-    match super::upload::accept(&app, &caller, image.clone(), None, stream).await {
+    let place = super::upload::place_of(&app, &caller)?;
+    match super::upload::accept(&app, &caller, place, image.clone(), None, stream).await {
         Ok(image) => Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?))),
         Err(fault) => {
             take_back(&app, &caller, &image, &fault).await;

@@ -6,6 +6,9 @@
 //! **Why workers of their own.** An import fills the processor, a fetch waits for a network; behind slow sources no upload
 //! would be imported.
 //!
+//! **Why one project gets half of the workers.** A source may be as slow as [`Patience`] lets it, for days. Two or three of them
+//! must not keep the fetches of all others waiting.
+//!
 //! **Why deletion is seen, not told.** The row of the upload goes with its image. Whoever fetches looks for it when the image
 //! changes, and finds it missing at the next step at the latest.
 //!
@@ -24,7 +27,7 @@ use super::{LOOK_EVERY, NOTE_EVERY, jobs_changed, wait_for};
 use crate::api::fault::chain;
 use crate::db::image_changes::Original;
 use crate::db::images::Image;
-use crate::db::jobs::{Job, JobKind};
+use crate::db::jobs::Job;
 use crate::db::operations::Draft;
 use crate::db::uploads::{SourceNote, Upload, UploadKind, new_upload};
 use crate::db::{Change, Db, DbError, new_id};
@@ -32,6 +35,7 @@ use crate::ingest::intake::{Intake, IntakeError, Taken};
 use crate::ingest::job::Ingest;
 use crate::ingest::sources::{FetchError, Sources};
 use crate::logic::catalog::first_mismatch;
+use crate::logic::fair::most_of_one;
 use crate::logic::fetch::{Backoff, FAILURES_MAX, Patience};
 use crate::logic::source::Source;
 use crate::{clock, task};
@@ -93,14 +97,16 @@ impl Fetches {
         self.clean().await?;
         self.remove_strays().await?;
         let mut tasks = vec![task::spawn("uploads-clean", Arc::clone(self).cleaner())];
-        tasks.extend((0..workers).map(|_| task::spawn("fetch", Arc::clone(self).worker())));
+        let most = u32::try_from(most_of_one(workers)).unwrap_or(u32::MAX);
+        tasks.extend((0..workers).map(|_| task::spawn("fetch", Arc::clone(self).worker(most))));
         Ok(tasks)
     }
 
-    async fn worker(self: Arc<Self>) {
+    /// Runs one fetch after the other, of projects of which fewer than `most` run.
+    async fn worker(self: Arc<Self>, most: u32) {
         let mut changes = self.db.subscribe();
         while !self.closing.is_cancelled() {
-            match self.db.claim_job_of(JobKind::Fetch).await {
+            match self.db.claim_fetch(most).await {
                 Ok(Some(job)) => {
                     if let Err(error) = self.run(&job).await {
                         // It stays `running` and is taken up at the next start.

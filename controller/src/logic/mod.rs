@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod chain;
 pub mod deletion;
 pub mod distributions;
+pub mod fair;
 pub mod fetch;
 pub mod forecast;
 pub mod glob;

@@ -8,7 +8,7 @@ use hearth_protocol::api::image::Checksums;
 use hearth_protocol::words::{ImageStatus, ImportStage};
 
 use crate::engines::Place;
-use crate::fixture::{op, original, queued_image};
+use crate::fixture::{image_of, op, original, project_in, queued_image};
 use crate::on_both_engines;
 
 on_both_engines! {
@@ -16,6 +16,7 @@ on_both_engines! {
     a_start_ends_uploads_of_one_request_alone
     a_fetch_keeps_its_secret_until_it_ends
     a_failed_import_is_queued_again_as_it_was
+    fetches_of_one_project_leave_workers_to_others
 }
 
 async fn an_image_has_one_upload_that_moves_and_ends(place: Place) {
@@ -123,4 +124,27 @@ async fn a_failed_import_is_queued_again_as_it_was(place: Place) {
     db.retry_import(image, (new_id(), "{}"), &op("image.retry")).await.unwrap();
     let found = db.image(image).await.unwrap().unwrap();
     assert_eq!((found.status, found.checksums), (ImageStatus::Importing, original().checksums));
+}
+
+async fn fetches_of_one_project_leave_workers_to_others(place: Place) {
+    let db = place.open().await;
+    let (domain, busy) = db.default_tenants().await.unwrap();
+    let other = project_in(&db, domain, "other").await;
+    let mut images = Vec::new();
+    for (name, project) in [("1", busy), ("2", busy), ("3", busy), ("4", other), ("5", busy)] {
+        let image = image_of(&db, domain, project, name).await;
+        let (new, job) = (new_upload(image, UploadKind::Fetch, None, ""), new_id());
+        let note = SourceNote { shown: "http://x/y".into(), hidden: false };
+        db.open_fetch(&new, &note, (job, "http://x/y"), &op("image.fetch")).await.unwrap();
+        images.push(image);
+    }
+    let claimed = async || db.claim_fetch(2).await.unwrap().map(|job| job.image);
+    assert_eq!((claimed().await, claimed().await), (Some(images[0]), Some(images[1])));
+    assert_eq!(claimed().await, Some(images[3]), "the other project does not wait behind the first");
+    assert_eq!(claimed().await, None, "a worker stays for others");
+    let first = db.job_of_image(images[0]).await.unwrap().unwrap();
+    db.set_job(first.id, JobState::Done, "").await.unwrap();
+    assert_eq!((claimed().await, claimed().await), (Some(images[2]), None));
+    // Its other jobs are not held up, and a larger share lets more run.
+    assert_eq!(db.claim_fetch(3).await.unwrap().map(|job| job.image), Some(images[4]));
 }
