@@ -1,7 +1,10 @@
 //! Uploads in many requests: what was acknowledged stays, whoever dies.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hearth_controller::task;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, OsType};
@@ -314,5 +317,40 @@ async fn a_form_makes_an_image() {
     let no_form = client.ask(Method::POST, "/images/form").json(&json!({ "name": "x" }));
     fault(no_form.send().await.unwrap(), 415).await;
     assert_eq!(client.get("/images").await["items"].as_array().unwrap().len(), 1);
+    place.stop().await;
+}
+
+/// IN-1: a form in which no file ever begins is refused before it fills the memory, whatever it consists of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_without_a_file_ends_before_it_fills_the_memory() {
+    let place = Place::new().await;
+    let head = "--x\r\ncontent-disposition: form-data; name=\"";
+    let parts = format!("{head}description\"\r\n\r\n").into_bytes();
+    // No boundary ever; a part's head that never ends.
+    for (begin, more) in [(Vec::new(), vec![b'-'; 1 << 16]), (head.into(), vec![b'a'; 1 << 16])] {
+        let sent = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&sent);
+        let endless = futures::stream::repeat(more).take(8192).map(move |more| {
+            count.fetch_add(more.len() as u64, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(more)
+        });
+        let stream = futures::stream::iter([Ok(begin)]).chain(endless);
+        let form = place.client.ask(Method::POST, "/images/form");
+        let form = form.header("content-type", "multipart/form-data; boundary=x");
+        let error = fault(form.body(reqwest::Body::wrap_stream(stream)).send().await.unwrap(), 413).await;
+        assert!(error.message.contains("before its file"), "{error:?}");
+        // What it took, and what windows and buffers on the way hold.
+        assert!(sent.load(Ordering::Relaxed) < 64 << 20, "{sent:?} of 512 MiB were taken");
+    }
+    // A form of the usual kind in tiny pieces is none of these, however large its file.
+    let text = [parts, b"a disk\r\n".to_vec(), format!("{head}name\"\r\n\r\ntiny\r\n").into_bytes()].concat();
+    let file = format!("{head}file\"; filename=\"d\"\r\n\r\n").into_bytes();
+    let whole = [text, file, noise(9 << 20), b"\r\n--x--\r\n".to_vec()].concat();
+    let pieces: Vec<_> = whole.chunks(7000).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
+    let form = place.client.ask(Method::POST, "/images/form");
+    let form = form.header("content-type", "multipart/form-data; boundary=x");
+    let form = form.body(reqwest::Body::wrap_stream(futures::stream::iter(pieces)));
+    let image = body(form.send().await.unwrap()).await;
+    assert_eq!((&image["name"], &image["original_bytes"]), (&json!("tiny"), &json!(9 << 20)));
     place.stop().await;
 }
