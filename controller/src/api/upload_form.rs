@@ -10,7 +10,7 @@
 //!
 //! **Invariants.** At most [`FIELDS_MAX`] fields of [`FIELD_BYTES_MAX`] bytes are read, and [`BEGIN_BYTES_MAX`] in all before the
 //! file begins. Who sends a form holds a place among the uploads from its first byte on. A record whose file did not come is
-//! taken away again.
+//! taken away again, also when the client is gone.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,6 +35,9 @@ use super::body::{BODY_TIME_MAX, JSON_BYTES_MAX};
 use super::caller::Caller;
 use super::fault::Fault;
 use super::images::{make, shown, take_back};
+use super::places::Held;
+use crate::db::images::Image;
+use crate::db::tokens::Scope;
 use crate::logic::catalog::{DESCRIPTION_CHARS_MAX, PROPERTIES_MAX};
 use crate::task;
 
@@ -85,19 +88,35 @@ pub async fn form(
     let (told, fields) = tokio::sync::oneshot::channel();
     // The form is read by a task of its own: its file borrows it, and what takes the file outlives this call.
     // It ends with whoever waits for it, whatever still comes.
-    let _reader = AbortOnDropHandle::new(task::spawn("upload-form", read(form, begin, told, feed)));
+    let reader = AbortOnDropHandle::new(task::spawn("upload-form", read(form, begin, told, feed)));
     let fields = tokio::time::timeout(BODY_TIME_MAX, fields).await;
     let fields = fields.map_err(|_| Fault::too_slow("the fields of the form took too long"))?;
     let create = fields.map_err(|_| Fault::bad_request("the form ended early"))??;
-    let image = make(&app, &caller, create).await?;
-    let stream = Body::from_stream(ReceiverStream::new(parts));
-    match super::upload::accept(&app, &caller, place, image.clone(), None, stream).await {
-        Ok(image) => Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?))),
-        Err(fault) => {
-            take_back(&app, &caller, &image, &fault).await;
-            Err(fault)
-        }
+    let (work_app, work_caller) = (app.clone(), caller.clone());
+    // Record and file are a task's own: a client that goes away in between must not leave the one without the other.
+    let work = async move {
+        let _reader = reader;
+        take_whole(&work_app, &work_caller, place, create, Body::from_stream(ReceiverStream::new(parts)))
+            .await
+    };
+    let image = task::spawn("form", work).await.map_err(|error| Fault::internal(&error))??;
+    Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
+}
+
+/// Makes the record and takes its file; a record whose file did not come is taken away again.
+async fn take_whole(
+    app: &App,
+    caller: &Caller,
+    place: Held<Scope>,
+    create: ImageCreate,
+    file: Body,
+) -> Result<Image, Fault> {
+    let image = make(app, caller, create).await?;
+    let taken = super::upload::accept(app, caller, place, image.clone(), None, file).await;
+    if let Err(fault) = &taken {
+        take_back(app, caller, &image, fault).await;
     }
+    taken
 }
 
 /// What a form's fields say, told once, before its file.
