@@ -29,7 +29,7 @@ use crate::db::image_changes::Original;
 use crate::db::images::Image;
 use crate::db::jobs::Job;
 use crate::db::operations::Draft;
-use crate::db::uploads::{SourceNote, Upload, UploadKind, new_upload};
+use crate::db::uploads::{NewFetch, SourceNote, Upload, UploadKind, new_upload};
 use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::intake::{Intake, IntakeError, Taken};
 use crate::ingest::job::Ingest;
@@ -365,14 +365,16 @@ impl Fetches {
     }
 }
 
-/// Queues the fetch of an image's file.
-///
-/// # Errors
-/// [`DbError::State`] if the image has bytes already; a failed statement.
-pub async fn queue(db: &Db, image: ImageId, source: &Source, url: &str, op: &Draft) -> Result<(), DbError> {
-    let note = SourceNote { shown: source.shown(), hidden: source.hides() };
-    let new = new_upload(image, UploadKind::Fetch, None, "");
-    db.open_fetch(&new, &note, (new_id(), url), op).await.map(drop)
+/// The fetch of an image's file from `source`, which was read from `url`.
+#[must_use]
+pub fn new_fetch(image: ImageId, source: &Source, url: &str, op: Draft) -> NewFetch {
+    NewFetch {
+        upload: new_upload(image, UploadKind::Fetch, None, ""),
+        source: SourceNote { shown: source.shown(), hidden: source.hides() },
+        job: new_id(),
+        url: url.to_owned(),
+        op,
+    }
 }
 
 fn given_up(error: &DbError) -> End {

@@ -277,6 +277,27 @@ async fn a_fetched_file_with_a_wrong_checksum_is_not_kept() {
     place.stop().await;
 }
 
+/// IN-2: a record that is to have a source is made with its fetch, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_fetch_cannot_be_queued_is_not_made() {
+    use sqlx::{Connection as _, Executor as _};
+    let port = free_port();
+    let place = place(&[port], |_| ()).await;
+    let client = &place.client;
+    let mut database = sqlx::SqliteConnection::connect(&place.config.database_url).await.unwrap();
+    let full = "CREATE TRIGGER no_jobs BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
+    database.execute(full).await.unwrap();
+    let sent = json!({ "name": "one", "source": { "url": format!("http://127.0.0.1:{port}/x") } });
+    let make = || client.ask(Method::POST, "/images").json(&sent).send();
+    fault(make().await.unwrap(), 500).await;
+    assert_eq!(client.get("/images").await["items"], json!([]));
+    let log = log_text(client).await;
+    assert!(!log.contains("image.create") && !log.contains("image.delete"), "{log}");
+    database.execute("DROP TRIGGER no_jobs").await.unwrap();
+    assert_eq!(make().await.unwrap().status(), StatusCode::CREATED, "the name is free");
+    place.stop().await;
+}
+
 /// IN-2: deleting the image ends its fetch at once and leaves nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_image_ends_its_fetch() {
@@ -396,11 +417,7 @@ async fn s3_goes_on_after_cuts() {
     // The server hashes an object before it answers: a large one would take longer than a check waits.
     std::fs::write(dir.path().join("s3/images/debian/small.img"), &bytes[..1 << 20]).unwrap();
     let checked = client.post("/sources/check", json!({ "url": "s3://images/debian/small.img" })).await;
-    assert_eq!(
-        (&checked["size_bytes"], &checked["resumable"]),
-        (&json!(1 << 20), &json!(true)),
-        "{checked}"
-    );
+    assert_eq!((&checked["size_bytes"], &checked["resumable"]), (&json!(1 << 20), &json!(true)), "{checked}");
     let id = import(client, "s3", url, json!({})).await;
     for (n, cut) in cuts().into_iter().enumerate() {
         until("it comes", || wire.sent() > cut).await;

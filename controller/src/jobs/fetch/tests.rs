@@ -40,7 +40,7 @@ async fn fetched(fetches: &Fetches, name: &str) -> (Job, Image, Upload) {
     };
     db.create_image(&new, &op).await.unwrap();
     let source = Source::parse("http://images.example/disk.raw").unwrap();
-    queue(db, new.id, &source, "http://images.example/disk.raw", &op).await.unwrap();
+    db.open_fetch(&new_fetch(new.id, &source, "http://images.example/disk.raw", op)).await.unwrap();
     let job = db.claim_fetch(9).await.unwrap().unwrap();
     let file = fetches.ingest.originals.path(new.id);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
