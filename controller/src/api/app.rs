@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use hearth_protocol::id::TokenId;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
@@ -24,7 +25,7 @@ use crate::passwords::Passwords;
 pub const UPLOADS_MAX: usize = 16;
 /// Downloads at once: each holds a file and a buffer.
 pub const DOWNLOADS_MAX: usize = 64;
-/// Exports at once: each holds a page of rows, and an Excel file a thread and its rows on disk.
+/// Exports at once, one per token: each holds a page of rows, and an Excel file a thread and its rows on disk.
 pub const EXPORTS_MAX: usize = 4;
 /// Looks at sources at once: each holds a connection to a stranger for up to 20 s.
 pub const SOURCE_CHECKS_MAX: usize = 8;
@@ -65,7 +66,7 @@ pub struct Inner {
     /// Places for downloads.
     pub downloads: Arc<Semaphore>,
     /// Places for exports.
-    pub exports: Arc<Semaphore>,
+    pub exports: Places<TokenId>,
     /// Who tried addresses of download links that do not exist.
     pub guesses: Mutex<Guesses>,
     /// Places for event streams.
@@ -133,7 +134,7 @@ impl App {
             sources,
             source_checks: Arc::new(Semaphore::new(SOURCE_CHECKS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
-            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            exports: Places::new(EXPORTS_MAX, 1),
             guesses: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         }))
