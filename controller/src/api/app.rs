@@ -2,12 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
+use hearth_protocol::id::TokenId;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
 use super::limits::Limits;
+use super::places::Places;
 use crate::config::Config;
 use crate::db::Db;
+use crate::db::tokens::Scope;
 use crate::fleet::FleetHandle;
 use crate::fleet::ca::Authority;
 use crate::ingest::job::Ingest;
@@ -15,14 +18,15 @@ use crate::ingest::sources::Sources;
 use crate::jobs::Jobs;
 use crate::keys::KeyStore;
 use crate::logic::downloads::Downloads;
+use crate::logic::fair::most_of_one;
 use crate::logic::guesses::Guesses;
 use crate::passwords::Passwords;
 
-/// Uploads at once: each holds a file, four threads and at most 8 MiB.
+/// Uploads at once: each holds a file, four threads and at most 8 MiB. Of these one project gets half.
 pub const UPLOADS_MAX: usize = 16;
 /// Downloads at once: each holds a file and a buffer.
 pub const DOWNLOADS_MAX: usize = 64;
-/// Exports at once: each holds a page of rows, and an Excel file a thread and its rows on disk.
+/// Exports at once, one per token: each holds a page of rows, and an Excel file a thread and its rows on disk.
 pub const EXPORTS_MAX: usize = 4;
 /// Looks at sources at once: each holds a connection to a stranger for up to 20 s.
 pub const SOURCE_CHECKS_MAX: usize = 8;
@@ -53,7 +57,7 @@ pub struct Inner {
     /// Figures.
     pub figures: PrometheusHandle,
     /// Places for uploads.
-    pub uploads: Arc<Semaphore>,
+    pub uploads: Places<Scope>,
     /// Who appends to which upload.
     pub writers: super::uploads::Writers,
     /// Where images may be fetched from.
@@ -65,7 +69,7 @@ pub struct Inner {
     /// Downloads of which the log tells.
     pub told_downloads: Mutex<Downloads>,
     /// Places for exports.
-    pub exports: Arc<Semaphore>,
+    pub exports: Places<TokenId>,
     /// Who tried addresses of download links that do not exist.
     pub guesses: Mutex<Guesses>,
     /// Places for event streams.
@@ -128,13 +132,13 @@ impl App {
             authority,
             figures,
             closing,
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploads: Places::new(UPLOADS_MAX, most_of_one(UPLOADS_MAX)),
             writers: super::uploads::Writers::default(),
             sources,
             source_checks: Arc::new(Semaphore::new(SOURCE_CHECKS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             told_downloads: Mutex::default(),
-            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            exports: Places::new(EXPORTS_MAX, 1),
             guesses: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         }))

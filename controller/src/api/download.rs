@@ -28,6 +28,7 @@ use super::images::find;
 use crate::clock;
 use crate::db::images::Image;
 use crate::db::operations::Draft;
+use crate::ingest::unpack::{Packing, packing_of};
 
 /// Begin of a file name in `Content-Disposition`, characters: browsers cut longer ones.
 const FILE_NAME_CHARS_MAX: usize = 120;
@@ -60,21 +61,27 @@ pub async fn download(
     let image = find(&app, &caller, id).await?;
     must_be_open(&caller, &image)?;
     let op = caller.draft().on("image", id, image.facts.name.clone());
-    serve_file(&app, original_of(&app, &image, op)?, request).await
-}
-
-/// The original of an image as a file to serve; `op` says who takes it out.
-///
-/// # Errors
-/// 409 if it is not kept.
-pub fn original_of(app: &App, image: &Image, op: Draft) -> Result<FileToServe, Fault> {
-    let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
-    let Some(sha256) = sha256 else {
+    let Some(file) = original_of(&app, &image).await? else {
         let why = if image.content.is_some() { "its original was not kept" } else { "it has no bytes yet" };
         return Err(Fault::conflict(format!("image {} cannot be downloaded: {why}", image.facts.name)));
     };
-    let name = name_with(&image.facts.name, image.format);
-    Ok(FileToServe { path: app.ingest.originals.path(image.id), sha256, name, op: Some(op) })
+    serve_file(&app, FileToServe { op: Some(op), ..file }, request).await
+}
+
+/// The original of an image as a file to serve, which the caller notes; `None`: it is not kept.
+///
+/// # Errors
+/// 500.
+pub async fn original_of(app: &App, image: &Image) -> Result<Option<FileToServe>, Fault> {
+    let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
+    let Some(sha256) = sha256 else { return Ok(None) };
+    let path = app.ingest.originals.path(image.id);
+    let packed = path.clone();
+    let packing = tokio::task::spawn_blocking(move || packing_of(&packed)).await;
+    // A file that is missing is told where it is opened.
+    let packing = packing.map_err(|error| Fault::internal(&error))?.unwrap_or(None);
+    let name = name_with(&image.facts.name, image.format, packing);
+    Ok(Some(FileToServe { path, sha256, name, op: None }))
 }
 
 /// Answers `request` with a file or a range of it. Whoever calls has asked for the rights.
@@ -166,12 +173,17 @@ fn disposition(name: &str) -> String {
     format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{}", encoded(name))
 }
 
-/// An image's name, cut to what browsers take, with the ending of its format.
+/// The name of a file of an image: the image's own, cut to what browsers take and without what steers paths, with the endings
+/// of its format and of how it is packed.
 #[must_use]
-pub fn name_with(name: &str, format: Option<DiskFormat>) -> String {
-    let ending = format.map(|format| format!(".{format}")).unwrap_or_default();
-    let name = name.strip_suffix(&ending).unwrap_or(name);
-    name.chars().take(FILE_NAME_CHARS_MAX).chain(ending.chars()).collect()
+pub fn name_with(name: &str, format: Option<DiskFormat>, packing: Option<Packing>) -> String {
+    let format = format.map(|format| format!(".{format}")).unwrap_or_default();
+    let packing = packing.map_or("", Packing::ending);
+    let name = name.strip_suffix(packing).unwrap_or(name);
+    let name = name.strip_suffix(&format).unwrap_or(name).trim_start_matches('.');
+    let name = if name.is_empty() { "image" } else { name };
+    let plain = name.chars().map(|c| if matches!(c, '/' | '\\') { '_' } else { c });
+    plain.take(FILE_NAME_CHARS_MAX).chain(format.chars()).chain(packing.chars()).collect()
 }
 
 /// A name as RFC 5987 wants it; it can stand in a path too.
@@ -240,11 +252,18 @@ mod tests {
 
     #[test]
     fn a_name_ends_in_its_format_once_and_however_long_it_is() {
-        assert_eq!(name_with("noble", Some(DiskFormat::Vmdk)), "noble.vmdk");
-        assert_eq!(name_with("noble.vmdk", Some(DiskFormat::Vmdk)), "noble.vmdk");
-        assert_eq!(name_with("noble.qcow2", Some(DiskFormat::Vhd)), "noble.qcow2.vhd");
-        assert_eq!(name_with("noble", None), "noble");
-        let long = name_with(&"系".repeat(255), Some(DiskFormat::Raw));
+        let vmdk = |name| name_with(name, Some(DiskFormat::Vmdk), None);
+        assert_eq!((vmdk("noble"), vmdk("noble.vmdk")), ("noble.vmdk".into(), "noble.vmdk".into()));
+        assert_eq!(name_with("noble.qcow2", Some(DiskFormat::Vhd), None), "noble.qcow2.vhd");
+        assert_eq!(name_with("noble", None, None), "noble");
+        for name in ["noble", "noble.qcow2", "noble.qcow2.gz"] {
+            let packed = name_with(name, Some(DiskFormat::Qcow2), Some(Packing::Gzip));
+            assert_eq!(packed, "noble.qcow2.gz", "{name}");
+        }
+        assert_eq!(name_with("noble", Some(DiskFormat::Raw), Some(Packing::Zstd)), "noble.raw.zst");
+        assert_eq!(vmdk("../a\\b"), "_a_b.vmdk", "nothing steers a path");
+        assert_eq!(vmdk("..."), "image.vmdk");
+        let long = name_with(&"系".repeat(255), Some(DiskFormat::Raw), None);
         assert!(long.ends_with(".raw") && long.chars().count() == FILE_NAME_CHARS_MAX + 4, "{long}");
     }
 }

@@ -1,33 +1,37 @@
 //! Lists as files for spreadsheets: rows × chosen columns → CSV or Excel.
 //!
 //! **What.** [`answer`] asks a list page by page, exactly as the list's own route does, and turns each row into the cells of
-//! the chosen columns. CSV leaves as it is made. An Excel file is written row by row to disk (constant memory) and then packed
-//! into the answer.
+//! the chosen columns. CSV leaves as it is made, by a task of its own. An Excel file is written row by row to disk (constant
+//! memory) and then packed into the answer.
 //!
 //! **Why cells are guarded.** A spreadsheet runs a CSV cell that begins like a formula, and names are chosen by others. Texts
 //! that begin with `= + - @` (also the wide forms), a tab or a line end get a `'` before them; whoever reads such a file by
 //! program takes it off. In Excel files texts are typed as texts and stay as they are.
 //!
-//! **Invariants.** At most [`ROWS_MAX`] rows and [`super::app::EXPORTS_MAX`] exports at once; one page of rows in memory. A file
-//! that ends early ends with an error of the transfer, never like a whole one.
+//! **Invariants.** At most [`ROWS_MAX`] rows and [`super::app::EXPORTS_MAX`] exports at once, of which a token has one; one page of
+//! rows in memory. Who reads too slowly loses the place. A file that ends early ends with an error of the transfer, never like a
+//! whole one.
 
+pub mod sending;
 mod xlsx;
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::io;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::{PAGE_ROWS_MAX, Page};
+use hearth_protocol::id::TokenId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::app::App;
 use super::body::parse_query;
+use super::caller::Caller;
 use super::fault::Fault;
+use super::places::Held;
+use crate::task;
 
 /// Most rows of one file: what Excel can open, less the line of names.
 pub const ROWS_MAX: u32 = 1_000_000;
@@ -166,12 +170,23 @@ pub fn parse_list<T: DeserializeOwned>(query: &str) -> Result<T, Fault> {
     parse_query(&uri.map_err(|_| Fault::bad_request("the query cannot be used"))?)
 }
 
+/// A place among the exports; a token has one of them.
+///
+/// # Errors
+/// 503 if there is none.
+pub fn place_of(app: &App, caller: &Caller) -> Result<Held<TokenId>, Fault> {
+    app.exports.take(Some(caller.token.id)).ok_or_else(|| {
+        Fault::unavailable("too many exports run, or one of your token; try again when one has ended")
+    })
+}
+
 /// Exports a list. `page` answers like the list's own route and is asked with `list` and a place in it.
 ///
 /// # Errors
 /// What `page` answers to its first question; 400 for columns; 413 for too many rows; 503.
 pub async fn answer<T, P, F>(
     app: &App,
+    caller: &Caller,
     sheet: &'static Sheet<T>,
     export: ExportQuery,
     list: String,
@@ -183,9 +198,7 @@ where
     F: Future<Output = Result<Page<T>, Fault>> + Send + 'static,
 {
     let columns = sheet.chosen(export.columns.as_deref())?;
-    let place = app.exports.clone().try_acquire_owned();
-    let place =
-        place.map_err(|_| Fault::unavailable("too many exports run; try again when one has ended"))?;
+    let place = place_of(app, caller)?;
     let mut rows = Rows { app: app.clone(), columns, page, list, next: None, sent: 0, place };
     // Before the head of the answer: a filter that cannot be used is a 400.
     let first = rows.first().await?;
@@ -213,7 +226,7 @@ struct Rows<T: 'static, P> {
     list: String,
     next: Option<String>,
     sent: u32,
-    place: OwnedSemaphorePermit,
+    place: Held<TokenId>,
 }
 
 type Lines = Vec<Vec<Cell>>;
@@ -263,31 +276,39 @@ pub fn too_many() -> Fault {
         .hint("narrow it down with a filter, for example a time range, and export in parts")
 }
 
-/// An error in the middle of a body: the transfer breaks, so that nobody takes the part for the whole.
-fn broken(fault: &Fault) -> io::Error {
-    let parts = fault.parts();
-    tracing::warn!(message = parts.message, cause = parts.cause, "an export ended early");
-    io::Error::other(parts.message.clone())
-}
-
-fn csv_body<T, P, F>(rows: Rows<T, P>, first: Lines, bom: bool) -> Body
+/// A body that is written as its rows are read.
+fn csv_body<T, P, F>(mut rows: Rows<T, P>, first: Lines, bom: bool) -> Body
 where
     T: Send + 'static,
     P: Fn(String) -> F + Send + 'static,
     F: Future<Output = Result<Page<T>, Fault>> + Send + 'static,
 {
     let names = vec![rows.names().into_iter().map(|name| Cell::Text(name.to_owned())).collect()];
-    let mut head = if bom { BOM.to_vec() } else { Vec::new() };
-    head.extend(csv_text(&names));
-    head.extend(csv_text(&first));
-    let parts = futures::stream::try_unfold((Some(head), rows), |(head, mut rows)| async move {
-        if let Some(head) = head {
-            return Ok(Some((Bytes::from(head), (None, rows))));
+    let mut text = if bom { BOM.to_vec() } else { Vec::new() };
+    text.extend(csv_text(&names));
+    text.extend(csv_text(&first));
+    let (mut sink, body) = sending::body();
+    task::spawn("export", async move {
+        loop {
+            if let Err(stopped) = sink.send(Bytes::from(text)).await {
+                tracing::info!(%stopped, "an export ended early");
+                return;
+            }
+            text = match rows.more().await {
+                Ok(Some(lines)) => csv_text(&lines),
+                Ok(None) => break,
+                Err(fault) => {
+                    let parts = fault.parts();
+                    tracing::warn!(message = parts.message, cause = parts.cause, "an export ended early");
+                    return;
+                }
+            };
         }
-        let lines = rows.more().await.map_err(|fault| broken(&fault))?;
-        Ok::<_, io::Error>(lines.map(|lines| (Bytes::from(csv_text(&lines)), (None, rows))))
+        // The place first: who has the whole file may ask for another.
+        drop(rows);
+        sink.finish();
     });
-    Body::from_stream(parts)
+    body
 }
 
 /// Lines of CSV, with CR LF as RFC 4180 wants it. Texts are quoted, so that no list separator of a locale splits them.
@@ -308,7 +329,8 @@ fn csv_text(lines: &[Vec<Cell>]) -> Vec<u8> {
 }
 
 /// The text so that no spreadsheet runs it.
-fn guarded(text: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn guarded(text: &str) -> Cow<'_, str> {
     let runs = |c: char| matches!(c, '=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠');
     if text.starts_with(runs) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::app::App;
 use super::body::Path;
 use super::caller::secret_hash;
-use super::download::{FileToServe, serve_file};
+use super::download::{FileToServe, original_of, serve_file};
 use super::fault::Fault;
 use super::variants::variant_of;
 use crate::clock;
@@ -49,21 +49,6 @@ pub fn new_secret(id: LinkId) -> (Zeroizing<String>, String) {
     let address = Zeroizing::new(format!("{id}.{secret}"));
     let hash = secret_hash(&address);
     (address, hash)
-}
-
-/// The name under which an image's original is saved: its own with the format's ending, without what steers paths.
-#[must_use]
-fn file_name(image: &Image) -> String {
-    let name = harmless(&image.facts.name);
-    let ending = image.format.map(|format| format!(".{format}")).unwrap_or_default();
-    if name.ends_with(&ending) { name } else { format!("{name}{ending}") }
-}
-
-/// A name without what steers paths.
-fn harmless(name: &str) -> String {
-    let name: String = name.chars().map(|c| if matches!(c, '/' | '\\') { '_' } else { c }).collect();
-    let name = name.trim_start_matches('.');
-    if name.is_empty() { "image".to_owned() } else { name.to_owned() }
 }
 
 /// The file that a download link opens; `Range`, `If-Range` and `If-None-Match` are understood.
@@ -153,13 +138,10 @@ pub async fn file_of(
     image: &Image,
     format: Option<DiskFormat>,
 ) -> Result<Option<FileToServe>, Fault> {
-    if let Some(format) = format {
-        let file = variant_of(app, image, format, None).await?;
-        return Ok(Some(FileToServe { name: harmless(&file.name), ..file }));
+    match format {
+        Some(format) => variant_of(app, image, format, None).await.map(Some),
+        None => original_of(app, image).await,
     }
-    let sha256 = image.checksums.sha256.clone().filter(|_| image.original_kept);
-    let path = app.ingest.originals.path(image.id);
-    Ok(sha256.map(|sha256| FileToServe { path, sha256, name: file_name(image), op: None }))
 }
 
 /// The row of the first use.

@@ -77,7 +77,7 @@ pub async fn export(
 ) -> Result<Response, Fault> {
     let asked = export::split(&raw.unwrap_or_default())?;
     let (wanted, list) = asked.ok_or_else(|| Fault::invalid("format", "say format=csv or format=xlsx"))?;
-    let place = app.clone();
+    let (place, asker) = (app.clone(), caller.clone());
     let page = move |query: String| {
         let (app, caller) = (app.clone(), caller.clone());
         async move {
@@ -86,5 +86,5 @@ pub async fn export(
             Ok(Page { items: page.items, next: page.next })
         }
     };
-    export::answer(&place, &IMAGES, wanted, list, page).await
+    export::answer(&place, &asker, &IMAGES, wanted, list, page).await
 }

@@ -22,10 +22,13 @@ use super::app::App;
 use super::body::{Json, Path, Query};
 use super::caller::Caller;
 use super::fault::Fault;
+use super::sources::fetch_of;
 use super::when;
 use crate::clock;
 use crate::db::cache_list::CacheFilter;
+use crate::db::image_edits::Together;
 use crate::db::images::{FixedFacts, Image, ImageFacts, NewImage};
+use crate::db::markets::NewImport;
 use crate::db::new_id;
 use crate::db::operations::Draft;
 use crate::db::tokens::Scope;
@@ -33,6 +36,7 @@ use crate::logic::authz::{Action, Resource};
 use crate::logic::catalog::check_create;
 use crate::logic::deletion::destroyed_us;
 use crate::logic::distributions::check_listed;
+use crate::logic::quota::Figures;
 
 /// Glance's name for a file that is in no further container.
 const CONTAINER_BARE: &str = "bare";
@@ -55,18 +59,20 @@ pub async fn create(
 /// # Errors
 /// What is wrong with the record, or what the caller may not do.
 pub(super) async fn make(app: &App, caller: &Caller, create: ImageCreate) -> Result<Image, Fault> {
-    make_as(app, caller, new_id(), create).await
+    make_as(app, caller, new_id(), create, None).await
 }
 
-/// As [`make`], with an id that is known beforehand.
+/// As [`make`], with an id that is known beforehand, and the entry of a market that it is made of. All of it is made in one
+/// step: a record that was to have a source has it, whatever ends.
 ///
 /// # Errors
-/// As [`make`].
+/// As [`make`]; 409 if the entry was imported before.
 pub(super) async fn make_as(
     app: &App,
     caller: &Caller,
     id: ImageId,
     create: ImageCreate,
+    entry: Option<NewImport>,
 ) -> Result<Image, Fault> {
     check_create(&create)?;
     let (distribution, version) = (create.distribution.as_deref(), create.version.as_deref());
@@ -80,6 +86,10 @@ pub(super) async fn make_as(
     if create.public {
         super::ownership::may_publish(app, caller, &Resource::Project { domain, project }, &create.name)?;
     }
+    if source.is_some() && !create.public {
+        app.db.refuse_over_quota(project, Figures::bytes(1)).await?;
+    }
+    let fetch = source.map(|(source, url)| fetch_of(caller, (id, &create.name), &source, &url));
     let (key, new_key) =
         super::keys::for_image(app, caller, (domain, project), create.encryption.as_ref()).await?;
     let declared_iso = create.format == Some(DiskFormat::Iso);
@@ -97,14 +107,7 @@ pub(super) async fn make_as(
     };
     let details = json!({ "kind": new.kind, "format": new.format, "project": project, "key": key });
     let op = caller.draft().on("image", id, new.facts.name.clone()).with(details);
-    app.db.create_image_with(&new, new_key.as_ref(), &op).await?;
-    if let Some((source, url)) = source {
-        let image = find(app, caller, id).await?;
-        if let Err(fault) = super::sources::queue(app, caller, &image, &source, &url).await {
-            take_back(app, caller, &image, &fault).await;
-            return Err(fault);
-        }
-    }
+    app.db.create_image_with(&new, &Together { key: new_key, entry, fetch }, &op).await?;
     find(app, caller, id).await
 }
 

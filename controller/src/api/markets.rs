@@ -29,7 +29,7 @@ use super::caller::Caller;
 use super::fault::Fault;
 use super::images::{make_as, shown};
 use super::when;
-use crate::db::markets::{Edition, Market};
+use crate::db::markets::{Edition, Market, NewImport};
 use crate::db::{PageRequest, new_id};
 use crate::ingest::sources::FetchError;
 use crate::logic::authz::Action;
@@ -180,25 +180,14 @@ pub async fn import(
         Fault::not_found("entry", format!("{shown} in market {}", market.name))
             .hint("hearth market entries shows what there is")
     })?;
-    let imports = app.db.imports_of(&market).await?;
-    if let Some((image, status)) = imports.get(&(entry.key.clone(), entry.sha256.clone())) {
-        let message =
-            format!("{} of market {} is here already: image {image} is {status}", entry.key, market.name);
-        return Err(Fault::conflict(message).hint("delete that image first, or retry it: hearth image retry"));
-    }
     let image = new_id();
     let details = serde_json::json!({ "entry": entry.key, "image": image, "sha256": entry.sha256 });
     let op = caller.draft().on("market", id, market.name.clone()).with(details);
-    app.db.begin_import(image, &market, &entry, &op).await?;
+    let record = record(&entry, import);
     // The right to import is that to make public images.
     let maker = caller.doing(Action::ImageCreate);
-    match make_as(&app, &maker, image, record(&entry, import)).await {
-        Ok(image) => Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &maker, &image).await?))),
-        Err(fault) => {
-            app.db.forget_import(image).await?;
-            Err(fault)
-        }
-    }
+    let image = make_as(&app, &maker, image, record, Some(NewImport { market, entry, op })).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &maker, &image).await?)))
 }
 
 /// The image that an entry becomes.

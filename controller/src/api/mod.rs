@@ -48,6 +48,7 @@ pub mod once;
 pub mod openapi;
 pub mod operations;
 pub mod ownership;
+pub mod places;
 pub mod prewarm_groups;
 pub mod prewarms;
 pub mod projects;

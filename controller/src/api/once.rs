@@ -6,7 +6,8 @@
 //! **Why the call runs as a task of its own.** Who sends a key does so because connections break. A call whose client is gone
 //! must still end and keep its answer, or the second try would find a claim that nobody ends.
 //!
-//! **Why only good answers are kept.** A refusal changed nothing: its key is free again, for a call that is put right.
+//! **Why only good answers are kept.** A refusal changed nothing: its key is free again, for a call that is put right. "Not now"
+//! frees it only if nothing was written before: what was made may be there, though it could not be read back.
 //!
 //! **Invariants.** Of two calls with one key at most one runs. Answers that hold a secret are never stored. A call that ended
 //! without a clear answer is not run again under its key. Keys are per token.
@@ -26,6 +27,7 @@ use super::caller::Caller;
 use super::fault::{Fault, chain};
 use super::when;
 use crate::db::kept_answers::{Claim, Key, State as KeptState};
+use crate::db::noting_writes;
 use crate::{clock, task};
 
 /// The header.
@@ -81,7 +83,7 @@ async fn keyed(app: App, kept: Kept, request: Request, next: Next) -> Result<Res
     match task::spawn("keyed call", running.instrument(tracing::Span::current())).await {
         Ok(response) => response,
         Err(panic) => {
-            db.keep_answer(&claimed, KeptState::Unknown, 0, "").await?;
+            db.keep_answer(&claimed, KeptState::Unknown, 0, ("", "")).await?;
             Err(Fault::internal(&panic))
         }
     }
@@ -97,7 +99,10 @@ async fn claim_and_run(
 ) -> Result<Response, Fault> {
     let now_us = clock::unix_us();
     match app.db.claim_key(&key, now_us.saturating_add(KEPT_US), KEYS_MAX).await? {
-        Claim::Fresh => Ok(end(&app, kept, &key, next.run(request).await).await),
+        Claim::Fresh => {
+            let (response, written) = noting_writes(next.run(request)).await;
+            Ok(end(&app, kept, &key, response, written).await)
+        }
         Claim::TooMany => {
             let message = format!("this token has {KEYS_MAX} idempotency keys of the last 24 hours");
             Err(Fault::too_many(message, FULL_WAIT_MS)
@@ -108,7 +113,8 @@ async fn claim_and_run(
                 .field(KEY.as_str())
                 .hint("take a new key for each thing to be made"))
         }
-        Claim::Used { state, status, body, since_us, .. } => again(state, status, body, since_us, now_us),
+        Claim::Used { state: KeptState::Kept, status, body, etag, .. } => answered(status, body, &etag),
+        Claim::Used { state, since_us, .. } => Err(unanswered(state, since_us, now_us)),
     }
 }
 
@@ -139,53 +145,68 @@ fn hash(parts: &[&[u8]]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// What the second call with a key gets.
-fn again(state: KeptState, status: u16, body: String, since_us: i64, now_us: i64) -> Result<Response, Fault> {
+/// The answer that was kept, for the second call with a key.
+fn answered(status: u16, body: String, etag: &str) -> Result<Response, Fault> {
+    let status = StatusCode::from_u16(status).map_err(|error| Fault::internal(&error))?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (REPLAYED, HeaderValue::from_static("true")),
+    ];
+    let mut response = (status, headers, body).into_response();
+    if !etag.is_empty() {
+        let etag = HeaderValue::from_str(etag).map_err(|error| Fault::internal(&error))?;
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+/// What the second call with a key gets if no answer was kept.
+fn unanswered(state: KeptState, since_us: i64, now_us: i64) -> Fault {
+    let since = when::text(since_us);
     match state {
-        KeptState::Kept => {
-            let status = StatusCode::from_u16(status).map_err(|error| Fault::internal(&error))?;
-            let headers = [
-                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-                (REPLAYED, HeaderValue::from_static("true")),
-            ];
-            Ok((status, headers, body).into_response())
-        }
         KeptState::Running if now_us.saturating_sub(since_us) < RUNS_US_MAX => {
             let fault = Fault::conflict("the first call with this idempotency key still runs");
-            Err(fault.hint("send the same call again in a moment").retry_after(1))
+            fault.hint("send the same call again in a moment").retry_after(1)
         }
-        KeptState::Withheld => {
-            let since = when::text(since_us);
-            Err(Fault::conflict(format!("the call with this idempotency key was done at {since}; its answer was not kept"))
-                .hint("secrets are shown once: look for what was made in the list, remove it, and make another with a new key"))
-        }
-        KeptState::Running | KeptState::Unknown => {
-            let since = when::text(since_us);
-            Err(Fault::conflict(format!(
-                "the call with this idempotency key, made at {since}, ended without an answer"
-            ))
-            .hint("look in the list whether it was done; if not, call again with a new key"))
-        }
+        KeptState::Withheld => Fault::conflict(format!(
+            "the call with this idempotency key was done at {since}; its answer was not kept"
+        ))
+        .hint("secrets are shown once: look for what was made in the list, remove it, and make another with a new key"),
+        KeptState::Running | KeptState::Unknown | KeptState::Kept => Fault::conflict(format!(
+            "the call with this idempotency key, made at {since}, ended without an answer"
+        ))
+        .hint("look in the list whether it was done; if not, call again with a new key"),
     }
 }
 
-/// Ends the claim as the answer says.
-async fn end(app: &App, kept: Kept, key: &Key, response: Response) -> Response {
+/// What becomes of a claim whose call was answered; `None`: the key is free again.
+fn outcome(status: StatusCode, written: bool, keeps: bool) -> Option<KeptState> {
+    if status.is_client_error() || (status == StatusCode::SERVICE_UNAVAILABLE && !written) {
+        return None;
+    }
+    Some(match (status.is_success(), keeps) {
+        (false, _) => KeptState::Unknown,
+        (true, false) => KeptState::Withheld,
+        (true, true) => KeptState::Kept,
+    })
+}
+
+/// Ends the claim as the answer says; `written`: the call may have changed something.
+async fn end(app: &App, kept: Kept, key: &Key, response: Response, written: bool) -> Response {
     let status = response.status();
     let db = &app.db;
     let small = response.body().size_hint().exact().is_some_and(|bytes| bytes <= ANSWER_BYTES_MAX);
-    let (response, ended) = if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE {
-        (response, db.release_key(key).await)
-    } else if !status.is_success() {
-        (response, db.keep_answer(key, KeptState::Unknown, 0, "").await)
-    } else if kept == Kept::Nothing || !small {
-        (response, db.keep_answer(key, KeptState::Withheld, status.as_u16(), "").await)
-    } else {
-        let (head, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_else(|_| Bytes::new());
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let ended = db.keep_answer(key, KeptState::Kept, status.as_u16(), &text).await;
-        (Response::from_parts(head, Body::from(bytes)), ended)
+    let (response, ended) = match outcome(status, written, kept == Kept::Answer && small) {
+        None => (response, db.release_key(key).await),
+        Some(KeptState::Kept) => {
+            let (head, body) = response.into_parts();
+            let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_else(|_| Bytes::new());
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let etag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+            let ended = db.keep_answer(key, KeptState::Kept, status.as_u16(), (&text, etag)).await;
+            (Response::from_parts(head, Body::from(bytes)), ended)
+        }
+        Some(state) => (response, db.keep_answer(key, state, status.as_u16(), ("", "")).await),
     };
     // What was asked for is done; who repeats the call hears that nobody knows.
     if let Err(error) = ended {
@@ -246,6 +267,16 @@ mod tests {
         for values in wrong {
             assert_eq!(given(values).unwrap_err().parts().field.as_deref(), Some("idempotency-key"));
         }
+    }
+
+    #[test]
+    fn not_now_frees_a_key_only_if_nothing_was_written() {
+        let of = |status: u16, written| outcome(StatusCode::from_u16(status).unwrap(), written, true);
+        assert_eq!((of(503, false), of(503, true)), (None, Some(KeptState::Unknown)));
+        assert_eq!((of(409, false), of(409, true)), (None, None), "a refusal frees it");
+        assert_eq!((of(500, false), of(504, false)), (Some(KeptState::Unknown), Some(KeptState::Unknown)));
+        assert_eq!(of(201, true), Some(KeptState::Kept));
+        assert_eq!(outcome(StatusCode::CREATED, true, false), Some(KeptState::Withheld));
     }
 
     #[test]

@@ -199,7 +199,7 @@ pub async fn answer(
         let (app, target) = (app.clone(), target.clone());
         async move { page(&app, target, for_tenants, export::parse_list(&query)?).await }
     };
-    export::answer(&place, &OPERATIONS, wanted, list, pages).await
+    export::answer(&place, caller, &OPERATIONS, wanted, list, pages).await
 }
 
 async fn page(

@@ -21,6 +21,7 @@ use super::fault::Fault;
 use super::images::{find, shown};
 use crate::db::images::Image;
 use crate::db::operations::Draft;
+use crate::db::uploads::NewFetch;
 use crate::ingest::sources::FetchError;
 use crate::jobs::fetch;
 use crate::logic::authz::Action;
@@ -90,11 +91,20 @@ pub(super) async fn queue(
     url: &str,
 ) -> Result<(), Fault> {
     super::upload::refuse_over_quota(app, image, None).await?;
+    app.db.open_fetch(&fetch_of(caller, (image.id, &image.facts.name), source, url)).await?;
+    Ok(())
+}
+
+/// The fetch of an image, given by id and name, that the caller asks for.
+pub(super) fn fetch_of(
+    caller: &Caller,
+    (image, name): (ImageId, &str),
+    source: &Source,
+    url: &str,
+) -> NewFetch {
     let details = serde_json::json!({ "source": source.shown() });
     let op = Draft { action: Action::ImageFetch.as_str().to_owned(), ..caller.draft() };
-    let op = op.on("image", image.id, image.facts.name.clone()).with(details);
-    fetch::queue(&app.db, image.id, source, url, &op).await?;
-    Ok(())
+    fetch::new_fetch(image, source, url, op.on("image", image, name).with(details))
 }
 
 /// Fetches the file of a killed image once more.

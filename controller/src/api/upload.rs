@@ -37,10 +37,12 @@ use super::body::Path;
 use super::caller::Caller;
 use super::fault::Fault;
 use super::images::{find, shown};
+use super::places::Held;
 use crate::content::{ContentError, OriginalWriter, Sums};
 use crate::db::image_changes::Original;
 use crate::db::images::Image;
 use crate::db::operations::Draft;
+use crate::db::tokens::Scope;
 use crate::db::{DbError, new_id};
 use crate::ingest::space::{Reservation, SpaceError};
 use crate::logic::catalog::first_mismatch;
@@ -78,17 +80,32 @@ pub async fn upload(
     stream: Body,
 ) -> Result<(StatusCode, axum::Json<ImageBody>), Fault> {
     let image = find(&app, &caller, id).await?;
-    let image = accept(&app, &caller, image, announced_bytes(&headers)?, stream).await?;
+    let place = place_of(&app, &caller)?;
+    let image = accept(&app, &caller, place, image, announced_bytes(&headers)?, stream).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(shown(&app, &caller, &image).await?)))
 }
 
-/// Takes a whole file for an image, from whatever kind of request. `announced` is its size, if it is known.
+/// A place among the uploads. Callers of one project, or the administrators of one domain, get at most half of them: slow
+/// senders of one must not keep all others out. Whoever runs the system is bound by their number alone.
+///
+/// # Errors
+/// 503 if there is none.
+pub(super) fn place_of(app: &App, caller: &Caller) -> Result<Held<Scope>, Fault> {
+    let who = Some(caller.scope()).filter(|scope| *scope != Scope::System);
+    app.uploads.take(who).ok_or_else(|| {
+        Fault::unavailable("too many uploads run, of all or of your project; try again when one has ended")
+    })
+}
+
+/// Takes a whole file for an image, from whatever kind of request. `announced` is its size, if it is known; `place` is given
+/// back when all is done.
 ///
 /// # Errors
 /// What is wrong with the bytes or the image.
 pub(super) async fn accept(
     app: &App,
     caller: &Caller,
+    place: Held<Scope>,
     image: Image,
     announced: Option<u64>,
     stream: Body,
@@ -100,9 +117,6 @@ pub(super) async fn accept(
     if announced == Some(0) {
         return Err(Fault::invalid("content-length", "the file is empty"));
     }
-    let place = app.uploads.clone().try_acquire_owned();
-    let place =
-        place.map_err(|_| Fault::unavailable("too many uploads run; try again when one has ended"))?;
     let room = set_aside(app, announced.unwrap_or(ROOM_STEP_BYTES)).await?;
     let (work_app, work_caller) = (app.clone(), caller.clone());
     let work = async move {
@@ -175,9 +189,9 @@ async fn receive(
         Err(fault) => {
             let ended = put_back(app, upload, format!("the upload failed: {}", fault.parts().message)).await;
             if matches!(ended, Err(DbError::NotFound { .. })) {
-                // Cancelled or deleted meanwhile: the file that came to be after that goes too.
-                let originals = Arc::clone(&app.ingest.originals);
-                blocking(move || originals.remove(id)).await?;
+                // Cancelled or deleted meanwhile: the file that came to be after that goes too. One that was handed over by a
+                // commit whose answer was lost stays.
+                remove_unclaimed(&app.db, &app.ingest, id).await?;
             }
             ended?;
             Err(fault)

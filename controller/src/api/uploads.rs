@@ -177,9 +177,7 @@ pub async fn append(
     let image = find(&app, &caller, id).await?;
     let upload = open_upload(&app, id, upload).await?;
     let asked = Asked::of(&headers)?;
-    let place = app.uploads.clone().try_acquire_owned();
-    let place =
-        place.map_err(|_| Fault::unavailable("too many uploads run; try again when one has ended"))?;
+    let place = super::upload::place_of(&app, &caller)?;
     let Some(writing) = app.writers.begin(upload.id) else {
         return Err(Fault::in_use("another connection sends bytes of this upload")
             .hint("it loses its place when it ends or falls silent; try again then"));

@@ -2,9 +2,9 @@
 //!
 //! **Why CSV is made page by page.** A cloud may have any number of projects; the answer is a stream of pages, so that no more
 //! than one is in memory.
-//! **Invariants.** A name that a spreadsheet would run as a formula is text in the CSV.
+//! **Invariants.** A report as CSV holds a place among the exports. A name that a spreadsheet would run as a formula is text in
+//! it.
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
@@ -16,12 +16,14 @@ use serde::Deserialize;
 use super::app::App;
 use super::body::Query;
 use super::caller::Caller;
-use super::fault::Fault;
+use super::export::sending::{self, Sink};
+use super::export::{self, guarded};
+use super::fault::{Fault, chain};
 use super::when;
-use crate::clock;
 use crate::db::PageRequest;
 use crate::db::usage::{Usage, UsageFilter};
 use crate::logic::authz::Scope;
+use crate::{clock, task};
 
 /// Range of a report when nobody says: 30 days, in microseconds.
 const RANGE_US_DEFAULT: i64 = 30 * 24 * 3600 * 1_000_000;
@@ -71,7 +73,7 @@ pub async fn report(
 ) -> Result<Response, Fault> {
     let filter = filter(&app, &caller, &query).await?;
     if query.format == ReportFormat::Csv {
-        return csv(app, filter).await;
+        return csv(app, &caller, filter).await;
     }
     let page = app.db.usage(&filter, &PageRequest { limit: query.limit, cursor: query.cursor }).await?;
     let page = Page { items: page.items.into_iter().map(body).collect::<Vec<_>>(), next: page.next };
@@ -99,27 +101,45 @@ fn body(usage: Usage) -> UsageBody {
     UsageBody { project, project_name, domain, domain_name, images, bytes, byte_days }
 }
 
-/// The whole report as a stream of pages. The first is read before the answer begins, so that its errors have a status.
-async fn csv(app: App, filter: UsageFilter) -> Result<Response, Fault> {
-    let first = PageRequest::first(PAGE_ROWS_MAX);
-    let page = app.db.usage(&filter, &first).await?;
+/// The whole report, written page by page. The first is read before the answer begins, so that its errors have a status.
+async fn csv(app: App, caller: &Caller, filter: UsageFilter) -> Result<Response, Fault> {
+    let place = export::place_of(&app, caller)?;
+    let page = app.db.usage(&filter, &PageRequest::first(PAGE_ROWS_MAX)).await?;
     let head = rows(&page.items, true)?;
-    let rest = futures::stream::try_unfold(page.next, move |next| {
-        let app = app.clone();
-        async move {
-            let Some(cursor) = next else { return Ok(None) };
-            let request = PageRequest { limit: Some(PAGE_ROWS_MAX), cursor: Some(cursor) };
-            let page = app.db.usage(&filter, &request).await.map_err(std::io::Error::other)?;
-            let text = rows(&page.items, false).map_err(|_| std::io::Error::other("writing CSV"))?;
-            Ok::<_, std::io::Error>(Some((text, page.next)))
+    let (mut sink, body) = sending::body();
+    task::spawn("export", async move {
+        match send(&app, &filter, &mut sink, head, page.next).await {
+            Ok(()) => {
+                // The place first: who has the whole file may ask for another.
+                drop(place);
+                sink.finish();
+            }
+            Err(why) => tracing::info!(why, "an export ended early"),
         }
     });
-    let stream = futures::StreamExt::chain(futures::stream::iter([Ok(head)]), rest);
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"usage.csv\""),
     ];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    Ok((headers, body).into_response())
+}
+
+/// Sends `text` and all pages behind it; says why it could not.
+async fn send(
+    app: &App,
+    filter: &UsageFilter,
+    sink: &mut Sink,
+    mut text: String,
+    mut next: Option<String>,
+) -> Result<(), String> {
+    loop {
+        sink.send(text.into()).await.map_err(|stopped| stopped.to_string())?;
+        let Some(cursor) = next else { return Ok(()) };
+        let request = PageRequest { limit: Some(PAGE_ROWS_MAX), cursor: Some(cursor) };
+        let page = app.db.usage(filter, &request).await.map_err(|error| chain(&error))?;
+        text = rows(&page.items, false).map_err(|fault| fault.parts().message.clone())?;
+        next = page.next;
+    }
 }
 
 fn rows(items: &[Usage], with_head: bool) -> Result<String, Fault> {
@@ -135,19 +155,13 @@ fn rows(items: &[Usage], with_head: bool) -> Result<String, Fault> {
 fn record(line: &Usage) -> [String; COLUMNS.len()] {
     [
         line.domain.to_string(),
-        plain(&line.domain_name),
+        guarded(&line.domain_name).into_owned(),
         line.project.to_string(),
-        plain(&line.project_name),
+        guarded(&line.project_name).into_owned(),
         line.images.to_string(),
         line.bytes.to_string(),
         line.byte_days.to_string(),
     ]
-}
-
-/// A text that no spreadsheet runs as a formula.
-fn plain(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if is_formula { format!("'{text}") } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -170,10 +184,12 @@ mod tests {
     /// QU-2: the CSV is safe to open.
     #[test]
     fn no_name_is_run_as_a_formula() {
-        for name in ["=1+1", "+1", "-1", "@SUM(A1)"] {
+        for name in ["=1+1", "+1", "-1", "@SUM(A1)", "＝1"] {
             let text = rows(&[line(name)], false).unwrap();
             assert!(text.contains(&format!(",'{name},")), "{text}");
         }
+        let text = rows(&[line("\n=1")], false).unwrap();
+        assert!(text.contains(",\"'\n=1\","), "{text:?}");
         let text = rows(&[line("a, \"b\"")], true).unwrap();
         assert!(text.starts_with("domain,domain_name,project,") && text.contains("\"a, \"\"b\"\"\",1,2,3"));
     }

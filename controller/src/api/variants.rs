@@ -135,7 +135,7 @@ pub async fn variant_of(
                 app.db.requeue_variant(&row).await?;
                 return Err(Fault::not_ready(format!("the {said} was lost and is made again")));
             }
-            let name = name_with(&image.facts.name, Some(format));
+            let name = name_with(&image.facts.name, Some(format), None);
             let (path, sha256) = (app.ingest.variants.path(&file), sums.sha256.clone());
             Ok(FileToServe { path, sha256, name, op })
         }

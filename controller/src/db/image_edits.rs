@@ -16,9 +16,11 @@ use super::error::DbError;
 use super::grams::fold;
 use super::images::{Image, ImageFacts, NewImage};
 use super::keys::NewKey;
+use super::markets::NewImport;
 use super::operations::Draft;
 use super::sql::{Stmt, sql, to_json};
 use super::store::{Db, Tx};
+use super::uploads::NewFetch;
 use crate::logic::quota::Figures;
 
 /// What may be edited in the recycle bin (manual S3: in any state).
@@ -85,6 +87,17 @@ fn changes(before: &ImageFacts, after: &ImageFacts) -> (Map<String, Value>, Map<
     (before, after)
 }
 
+/// What is made in one transaction with an image.
+#[derive(Clone, Debug, Default)]
+pub struct Together {
+    /// The new key that encrypts it, and the key's row in the log.
+    pub key: Option<(NewKey, Draft)>,
+    /// The entry of a market that it is made of.
+    pub entry: Option<NewImport>,
+    /// How its file comes.
+    pub fetch: Option<NewFetch>,
+}
+
 /// Refuses an edit that is based on another revision.
 pub(super) fn must_be_current(image: &Image, if_match: Option<u64>) -> Result<(), DbError> {
     match if_match.filter(|expected| *expected != image.revision) {
@@ -121,18 +134,18 @@ impl Db {
     /// # Errors
     /// [`DbError::Exists`] if the project has an image of this name, [`DbError::Quota`], or a failed statement.
     pub async fn create_image(&self, new: &NewImage, op: &Draft) -> Result<(), DbError> {
-        self.create_image_with(new, None, op).await
+        self.create_image_with(new, &Together::default(), op).await
     }
 
-    /// As [`Self::create_image`], together with the new key that encrypts it and the key's row in the log.
+    /// As [`Self::create_image`], together with what goes with it: all of it is there, or nothing.
     ///
     /// # Errors
     /// As [`Self::create_image`]; [`DbError::Exists`] also if the project has a key of that name; [`DbError::NotFound`] if the
-    /// image's key is not its project's.
+    /// image's key is not its project's; [`DbError::State`] if its entry of a market was imported before.
     pub async fn create_image_with(
         &self,
         new: &NewImage,
-        key: Option<&(NewKey, Draft)>,
+        together: &Together,
         op: &Draft,
     ) -> Result<(), DbError> {
         let insert = "INSERT INTO image (name, name_folded, visibility, architecture, os_type, distribution, version, \
@@ -145,6 +158,9 @@ impl Db {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let facts = &new.facts;
+                if let Some(entry) = &together.entry {
+                    tx.note_import(new.id, entry).await?;
+                }
                 // It may be deleted at this moment.
                 tx.live_project(new.project).await?;
                 if facts.visibility != Visibility::Public {
@@ -159,7 +175,7 @@ impl Db {
                 let inserted = tx.run(stmt).await;
                 inserted.map_err(|error| error.or_exists("image", &facts.name))?;
                 tx.put_search(new.id, facts).await?;
-                if let Some((key, op)) = key {
+                if let Some((key, op)) = &together.key {
                     tx.put_key(key).await?;
                     tx.record(op).await?;
                 }
@@ -167,7 +183,11 @@ impl Db {
                     tx.use_key(new.id, new.project, key).await?;
                 }
                 tx.changed(Change::Image(new.id));
-                tx.record(op).await
+                tx.record(op).await?;
+                match &together.fetch {
+                    Some(fetch) => tx.open_fetch(fetch).await.map(drop),
+                    None => Ok(()),
+                }
             })
         })
         .await

@@ -2,13 +2,14 @@
 //!
 //! **What.** A queue in the database. A worker claims the oldest job; after a restart everything that was running is
 //! queued again with a higher attempt.
-//! **Invariants.** A job is claimed by one worker at a time. A finished job is never claimed again, and forgotten in time.
+//! **Invariants.** A job is claimed by one worker at a time. A finished job is never claimed again, and forgotten in time. Fetches
+//! of one project never take all workers for fetches.
 
 use hearth_protocol::id::{ImageId, JobId};
 
 use super::changes::Change;
 use super::error::DbError;
-use super::sql::{Row, db_words, sql};
+use super::sql::{Row, Stmt, db_words, sql};
 use super::store::{Db, Tx};
 
 db_words! {
@@ -137,13 +138,33 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn claim_job_of(&self, kind: JobKind) -> Result<Option<Job>, DbError> {
-        let oldest = " WHERE state = 'queued' AND kind = $1 ORDER BY id LIMIT 1";
+        self.claim(|| {
+            let stmt = sql("job", COLUMNS).text(" WHERE state = 'queued' AND kind = ").arg(kind);
+            stmt.text(" ORDER BY id LIMIT 1")
+        })
+        .await
+    }
+
+    /// As [`Db::claim_job`], for fetches, of projects of which fewer than `most` run: slow sources of one project must not
+    /// keep all workers.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn claim_fetch(&self, most: u32) -> Result<Option<Job>, DbError> {
+        let others = " WHERE state = 'queued' AND kind = 'fetch' AND NOT EXISTS (SELECT 1 FROM image \
+             WHERE image.id = job.image_id AND image.project_id IN (SELECT owner.project_id FROM job AS busy \
+             JOIN image AS owner ON owner.id = busy.image_id WHERE busy.state = 'running' AND busy.kind = 'fetch' \
+             GROUP BY owner.project_id HAVING COUNT(*) >= ";
+        self.claim(|| sql("job", COLUMNS).text(others).arg(most).text(")) ORDER BY id LIMIT 1")).await
+    }
+
+    /// Claims the job that `find` finds.
+    async fn claim(&self, find: impl Fn() -> Stmt + Send + Sync) -> Result<Option<Job>, DbError> {
         let update = "UPDATE job SET state = 'running', attempt = attempt + 1, updated_us = $1 WHERE id = $2";
+        let find = &find;
         self.write_tx(move |tx| {
             Box::pin(async move {
-                let Some(row) = tx.row(sql("job", COLUMNS).text(oldest).bind(kind)).await? else {
-                    return Ok(None);
-                };
+                let Some(row) = tx.row(find()).await? else { return Ok(None) };
                 let found = job(&row)?;
                 tx.run(sql("job", update).bind(tx.now_us()).bind(found.id)).await?;
                 let updated_us = tx.now_us();

@@ -52,6 +52,8 @@ pub enum Claim {
         status: u16,
         /// Its body.
         body: String,
+        /// Its entity tag; empty: it had none.
+        etag: String,
         /// When it began, microseconds since the epoch.
         since_us: i64,
     },
@@ -65,7 +67,7 @@ impl Db {
     /// # Errors
     /// A failed statement.
     pub async fn claim_key(&self, key: &Key, expires_us: i64, keys_max: u32) -> Result<Claim, DbError> {
-        let find = "SELECT request_hash, state, status, body, created_us FROM kept_answer WHERE key_hash = $1 AND expires_us > $2";
+        let find = "SELECT request_hash, state, status, body, etag, created_us FROM kept_answer WHERE key_hash = $1 AND expires_us > $2";
         let count =
             "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM kept_answer WHERE caller = $1 AND expires_us > $2";
         let insert = "INSERT INTO kept_answer (key_hash, caller, request_hash, state, status, body, created_us, expires_us) \
@@ -79,6 +81,7 @@ impl Db {
                         state: row.parse("state")?,
                         status: row.size("status")?,
                         body: row.text("body")?,
+                        etag: row.text("etag")?,
                         since_us: row.int("created_us")?,
                     });
                 }
@@ -99,16 +102,23 @@ impl Db {
         .await
     }
 
-    /// Ends a claim: the call was done.
+    /// Ends a claim: the call was done. `etag` is the answer's entity tag, or empty.
     ///
     /// # Errors
     /// A failed statement.
-    pub async fn keep_answer(&self, key: &Key, state: State, status: u16, body: &str) -> Result<(), DbError> {
-        let update = "UPDATE kept_answer SET state = $1, status = $2, body = $3 WHERE key_hash = $4";
+    pub async fn keep_answer(
+        &self,
+        key: &Key,
+        state: State,
+        status: u16,
+        (body, etag): (&str, &str),
+    ) -> Result<(), DbError> {
+        let update =
+            "UPDATE kept_answer SET state = $1, status = $2, body = $3, etag = $4 WHERE key_hash = $5";
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let stmt = sql("kept_answer", update).bind(state).bind(u32::from(status)).bind(body);
-                tx.run(stmt.bind(&key.key_hash)).await.map(drop)
+                tx.run(stmt.bind(etag).bind(&key.key_hash)).await.map(drop)
             })
         })
         .await

@@ -4,7 +4,7 @@
 //! **Why what was imported is asked of images.** An image that was deleted, or lies in the recycle bin, is not here; no row needs
 //! to be told.
 //! **Invariants.** An edition never follows a newer one of its key and name, not even after its market was removed and added
-//! again. An image is noted before it is made: a crash in between leaves a row that means nothing.
+//! again. An image and the note of where it comes from are made together, and of an entry there is one image at a time.
 
 use std::collections::HashMap;
 
@@ -45,6 +45,17 @@ pub struct Market {
     pub created_us: i64,
     /// When this edition came.
     pub updated_us: i64,
+}
+
+/// An import that does not exist yet.
+#[derive(Clone, Debug)]
+pub struct NewImport {
+    /// From where.
+    pub market: Market,
+    /// What.
+    pub entry: CatalogEntry,
+    /// Its row in the log.
+    pub op: Draft,
 }
 
 /// A checked edition: the file, and what it says.
@@ -107,6 +118,31 @@ impl Tx<'_> {
         let row = self.row(sql("market", COLUMNS).text(" WHERE id = ").arg(id)).await?;
         let found = row.as_ref().map(market).transpose()?;
         found.ok_or_else(|| DbError::NotFound { what: "market", key: id.to_string() })
+    }
+
+    /// Notes that `image`, which this transaction makes, is made of an entry: the only one that is.
+    pub(super) async fn note_import(&mut self, image: ImageId, new: &NewImport) -> Result<(), DbError> {
+        let NewImport { market, entry, op } = new;
+        let select = "SELECT image.id, image.status FROM market_import JOIN image ON image.id = market_import.image_id \
+             WHERE market_import.public_key = $1 AND market_import.catalog_name = $2 AND market_import.entry_key = $3 \
+             AND market_import.sha256 = $4 AND image.deleted_us IS NULL AND image.status <> 'pending_delete' \
+             ORDER BY image.id DESC LIMIT 1";
+        let stmt = sql("market_import", select).bind(&market.key).bind(&market.catalog_name).bind(&entry.key);
+        if let Some(row) = self.row(stmt.bind(&entry.sha256)).await? {
+            let (id, status) = (row.text("id")?, row.text("status")?);
+            return Err(DbError::State {
+                what: "entry",
+                key: format!("{} of market {}", entry.key, market.name),
+                state: format!("here already, as image {id}, which is {status}"),
+                allowed: "delete that image first, or retry it: hearth image retry",
+            });
+        }
+        let insert = "INSERT INTO market_import (image_id, public_key, catalog_name, entry_key, sha256, size_bytes, created_us) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let stmt = sql("market_import", insert).bind(image).bind(&market.key).bind(&market.catalog_name);
+        let stmt = stmt.bind(&entry.key).bind(&entry.sha256).bind(entry.size_bytes).bind(self.now_us());
+        self.run(stmt).await?;
+        self.record(op).await
     }
 }
 
@@ -227,42 +263,6 @@ impl Db {
         let rows = self.rows(stmt.text(" ORDER BY name_folded LIMIT ").arg(page.fetch())).await?;
         let markets = rows.iter().map(market).collect::<Result<Vec<_>, _>>()?;
         Ok(page.page(markets, |market| [fold(&market.name)]))
-    }
-
-    /// Notes that an image is made of an entry, before it is made.
-    ///
-    /// # Errors
-    /// A failed statement.
-    pub async fn begin_import(
-        &self,
-        image: ImageId,
-        from: &Market,
-        entry: &CatalogEntry,
-        op: &Draft,
-    ) -> Result<(), DbError> {
-        let insert = "INSERT INTO market_import (image_id, public_key, catalog_name, entry_key, sha256, size_bytes, created_us) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)";
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let stmt = sql("market_import", insert).bind(image).bind(&from.key).bind(&from.catalog_name);
-                let stmt = stmt.bind(&entry.key).bind(&entry.sha256).bind(entry.size_bytes).bind(tx.now_us());
-                tx.run(stmt).await?;
-                tx.record(op).await
-            })
-        })
-        .await
-    }
-
-    /// Takes the note away of an image that was not made.
-    ///
-    /// # Errors
-    /// A failed statement.
-    pub async fn forget_import(&self, image: ImageId) -> Result<(), DbError> {
-        let delete = "DELETE FROM market_import WHERE image_id = $1";
-        self.write_tx(move |tx| {
-            Box::pin(async move { tx.run(sql("market_import", delete).bind(image)).await.map(drop) })
-        })
-        .await
     }
 
     /// Forgets notes from before `before_us` of images that were not made or are deleted. Returns how many.

@@ -75,4 +75,4 @@ pub use error::DbError;
 pub use ids::{NewId, new_id};
 pub use page::PageRequest;
 pub use schema::Upgraded;
-pub use store::{Db, Engine, Tx};
+pub use store::{Db, Engine, Tx, noting_writes};

@@ -34,6 +34,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (12, include_str!("migrations/0012_markets.sql")),
     (13, include_str!("migrations/0013_given_images.sql")),
     (14, include_str!("migrations/0014_anchor_files.sql")),
+    (15, include_str!("migrations/0015_answer_tags.sql")),
     (17, include_str!("migrations/0017_reading.sql")),
 ];
 

@@ -13,6 +13,8 @@
 //! **Invariants.** The closure has no effects outside the transaction. Changes are announced only after the commit.
 //! A future that is dropped rolls back.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::str::FromStr as _;
@@ -49,6 +51,27 @@ const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode =
 /// page that is read out of order costs hardly more than the next one. Helpers for one statement start later than it ends.
 const POSTGRES_SETTINGS: &str =
     "SET jit = off; SET random_page_cost = 1.1; SET max_parallel_workers_per_gather = 0";
+
+tokio::task_local! {
+    /// Whether the call that runs in this task has, or may have, written something.
+    static WRITTEN: Cell<bool>;
+}
+
+/// Runs `future`; says beside its output whether one of its transactions was, or may have been, committed. What it spawns does
+/// not count.
+pub async fn noting_writes<F: Future>(future: F) -> (F::Output, bool) {
+    let noted = async {
+        let output = future.await;
+        (output, WRITTEN.with(Cell::get))
+    };
+    WRITTEN.scope(Cell::new(false), noted).await
+}
+
+/// Notes that something was written, if anybody wants to know.
+fn note_write() {
+    // An error says that nobody does.
+    WRITTEN.try_with(|written| written.set(true)).ok();
+}
 
 /// Which database holds the data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -158,9 +181,16 @@ impl Db {
             };
             match done {
                 Ok(value) => match tx.commit(&self.inner.changes).await {
-                    Ok(()) => return Ok(value),
+                    Ok(()) => {
+                        note_write();
+                        return Ok(value);
+                    }
                     Err(error) if is_conflict(&error) => {}
-                    Err(error) => return Err(DbError::sql("COMMIT", error).into()),
+                    Err(error) => {
+                        // The engine may have done it, and its answer was lost.
+                        note_write();
+                        return Err(DbError::sql("COMMIT", error).into());
+                    }
                 },
                 Err(error) => {
                     let conflict = tx.conflict;
@@ -407,6 +437,30 @@ mod tests {
     fn pauses_grow_to_a_limit() {
         assert!(pause(0) <= Duration::from_millis(2));
         assert!((0..WRITE_ATTEMPTS_MAX).all(|attempt| pause(attempt) <= Duration::from_millis(PAUSE_MS_MAX)));
+    }
+
+    #[tokio::test]
+    async fn a_write_is_noted_for_the_call_that_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path().join("hearth.db").to_str().unwrap()).await.unwrap();
+        let write = |good: bool| {
+            db.write_tx(move |_| {
+                Box::pin(async move { if good { Ok(()) } else { Err(DbError::Conflict { attempts: 1 }) } })
+            })
+        };
+        write(true).await.unwrap();
+        assert!(
+            !noting_writes(db.default_tenants()).await.1,
+            "a read is no write, and an earlier call is another"
+        );
+        assert!(!noting_writes(write(false)).await.1, "what was rolled back changed nothing");
+        let (answer, written) = noting_writes(async {
+            write(true).await?;
+            write(false).await
+        })
+        .await;
+        assert!(answer.is_err() && written);
+        db.close().await;
     }
 
     #[tokio::test]

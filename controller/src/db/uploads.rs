@@ -73,6 +73,31 @@ pub struct SourceNote {
     pub hidden: bool,
 }
 
+/// A fetch that does not exist yet.
+#[derive(Clone)]
+pub struct NewFetch {
+    /// The upload that it is.
+    pub upload: Upload,
+    /// Its source as the record keeps it.
+    pub source: SourceNote,
+    /// Its job.
+    pub job: JobId,
+    /// Where the file comes from; it may hold a password.
+    pub url: String,
+    /// Its row in the log.
+    pub op: Draft,
+}
+
+impl std::fmt::Debug for NewFetch {
+    /// Never with secrets: this may end in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewFetch")
+            .field("upload", &self.upload)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
 const COLUMNS: &str =
     "SELECT id, image_id, kind, size_bytes, offset_bytes, mark, created_us, updated_us FROM upload";
 
@@ -122,6 +147,17 @@ impl Tx<'_> {
         let stmt = sql("upload", insert).bind(new.id).bind(new.image).bind(new.kind).bind(new.size_bytes);
         self.run(stmt.bind(&new.mark).bind(self.now_us())).await?;
         self.upload(new.id).await
+    }
+
+    /// Begins a fetch, with its job.
+    pub(super) async fn open_fetch(&mut self, new: &NewFetch) -> Result<Upload, DbError> {
+        let note = "UPDATE image SET source = $1, source_hidden = $2 WHERE id = $3";
+        let upload = self.open_upload(&new.upload).await?;
+        self.run(sql("image", note).bind(&new.source.shown).bind(new.source.hidden).bind(upload.image))
+            .await?;
+        self.enqueue_job(new.job, JobKind::Fetch, upload.image, &new.url).await?;
+        self.record(&new.op).await?;
+        Ok(upload)
     }
 
     /// The bytes are there: the image is `importing` and its import waits.
@@ -183,28 +219,12 @@ impl Db {
         self.write_tx(move |tx| Box::pin(tx.open_upload(new))).await
     }
 
-    /// Begins a fetch: the image is `saving`, its source is noted, and a job with `spec` waits.
+    /// Begins a fetch: the image is `saving`, its source is noted, and a job waits.
     ///
     /// # Errors
     /// As [`Db::open_upload`].
-    pub async fn open_fetch(
-        &self,
-        new: &Upload,
-        source: &SourceNote,
-        job: (JobId, &str),
-        op: &Draft,
-    ) -> Result<Upload, DbError> {
-        let note = "UPDATE image SET source = $1, source_hidden = $2 WHERE id = $3";
-        self.write_tx(move |tx| {
-            Box::pin(async move {
-                let upload = tx.open_upload(new).await?;
-                tx.run(sql("image", note).bind(&source.shown).bind(source.hidden).bind(new.image)).await?;
-                tx.enqueue_job(job.0, JobKind::Fetch, new.image, job.1).await?;
-                tx.record(op).await?;
-                Ok(upload)
-            })
-        })
-        .await
+    pub async fn open_fetch(&self, new: &NewFetch) -> Result<Upload, DbError> {
+        self.write_tx(move |tx| Box::pin(tx.open_fetch(new))).await
     }
 
     /// The upload with this id, if it is open.

@@ -65,6 +65,16 @@ impl Packing {
         starts.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, packing)| *packing)
     }
 
+    /// How names of files that are packed so end, with the dot.
+    #[must_use]
+    pub const fn ending(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Xz => ".xz",
+            Self::Zstd => ".zst",
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",

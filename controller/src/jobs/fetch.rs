@@ -6,6 +6,9 @@
 //! **Why workers of their own.** An import fills the processor, a fetch waits for a network; behind slow sources no upload
 //! would be imported.
 //!
+//! **Why one project gets half of the workers.** A source may be as slow as [`Patience`] lets it, for days. Two or three of them
+//! must not keep the fetches of all others waiting.
+//!
 //! **Why deletion is seen, not told.** The row of the upload goes with its image. Whoever fetches looks for it when the image
 //! changes, and finds it missing at the next step at the latest.
 //!
@@ -26,14 +29,15 @@ use crate::api::fault::chain;
 use crate::content::{ContentError, Originals};
 use crate::db::image_changes::Original;
 use crate::db::images::Image;
-use crate::db::jobs::{Job, JobKind};
+use crate::db::jobs::Job;
 use crate::db::operations::Draft;
-use crate::db::uploads::{SourceNote, Upload, UploadKind, new_upload};
+use crate::db::uploads::{NewFetch, SourceNote, Upload, UploadKind, new_upload};
 use crate::db::{Change, Db, DbError, new_id};
 use crate::ingest::intake::{Intake, IntakeError, Taken, remove_unclaimed};
 use crate::ingest::job::Ingest;
 use crate::ingest::sources::{FetchError, Sources};
 use crate::logic::catalog::first_mismatch;
+use crate::logic::fair::most_of_one;
 use crate::logic::fetch::{Backoff, FAILURES_MAX, Patience};
 use crate::logic::source::Source;
 use crate::{clock, task};
@@ -95,14 +99,16 @@ impl Fetches {
         self.clean().await?;
         self.remove_strays().await?;
         let mut tasks = vec![task::spawn("uploads-clean", Arc::clone(self).cleaner())];
-        tasks.extend((0..workers).map(|_| task::spawn("fetch", Arc::clone(self).worker())));
+        let most = u32::try_from(most_of_one(workers)).unwrap_or(u32::MAX);
+        tasks.extend((0..workers).map(|_| task::spawn("fetch", Arc::clone(self).worker(most))));
         Ok(tasks)
     }
 
-    async fn worker(self: Arc<Self>) {
+    /// Runs one fetch after the other, of projects of which fewer than `most` run.
+    async fn worker(self: Arc<Self>, most: u32) {
         let mut changes = self.db.subscribe();
         while !self.closing.is_cancelled() {
-            match self.db.claim_job_of(JobKind::Fetch).await {
+            match self.db.claim_fetch(most).await {
                 Ok(Some(job)) => {
                     if let Err(error) = self.run(&job).await {
                         // It stays `running` and is taken up at the next start.
@@ -262,7 +268,8 @@ impl Fetches {
         loop {
             match self.db.finish_upload(upload.id, &original, (new_id(), "{}"), Some(job.id), &op).await {
                 Err(DbError::NotFound { .. } | DbError::State { .. }) => {
-                    // Deleted at the last moment, perhaps before the file had its name.
+                    // Deleted at the last moment, perhaps before the file had its name. Or handed over by a try whose answer
+                    // was lost: then the import needs it.
                     let unclaimed = || remove_unclaimed(&self.db, &self.ingest, image.id);
                     return patiently(&self.closing, image.id, unclaimed).await.map(|()| None);
                 }
@@ -363,14 +370,16 @@ impl Fetches {
     }
 }
 
-/// Queues the fetch of an image's file.
-///
-/// # Errors
-/// [`DbError::State`] if the image has bytes already; a failed statement.
-pub async fn queue(db: &Db, image: ImageId, source: &Source, url: &str, op: &Draft) -> Result<(), DbError> {
-    let note = SourceNote { shown: source.shown(), hidden: source.hides() };
-    let new = new_upload(image, UploadKind::Fetch, None, "");
-    db.open_fetch(&new, &note, (new_id(), url), op).await.map(drop)
+/// The fetch of an image's file from `source`, which was read from `url`.
+#[must_use]
+pub fn new_fetch(image: ImageId, source: &Source, url: &str, op: Draft) -> NewFetch {
+    NewFetch {
+        upload: new_upload(image, UploadKind::Fetch, None, ""),
+        source: SourceNote { shown: source.shown(), hidden: source.hides() },
+        job: new_id(),
+        url: url.to_owned(),
+        op,
+    }
 }
 
 fn given_up(error: &DbError) -> End {
@@ -388,3 +397,6 @@ fn reason_of(error: &FetchError) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ pub mod chain;
 pub mod deletion;
 pub mod distributions;
 pub mod downloads;
+pub mod fair;
 pub mod fetch;
 pub mod forecast;
 pub mod ftp;

@@ -193,7 +193,9 @@ impl Source {
         if n > REDIRECTS_MAX {
             return Err(SourceError::Redirects);
         }
-        let relative = !location.contains("://") || location.starts_with('/');
+        // A scheme stands before the path: `://` behind one of these is part of a path or a query.
+        let scheme = location.split_once("://").map(|(scheme, _)| scheme);
+        let relative = scheme.is_none_or(|scheme| scheme.contains(['/', '?', '#']));
         let target = if location.starts_with("//") {
             format!("{}:{location}", self.scheme.as_str())
         } else if relative {

@@ -143,3 +143,33 @@ async fn the_log_is_a_file_of_many_pages() {
     assert!(fault(wrong, 400).await.message.contains("target_name"));
     place.stop().await;
 }
+
+/// LS-2: who has a file on its way gets no second one, and is in nobody else's way; nor is a report of usage uncounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_has_one_export_at_a_time() {
+    let place = Place::new().await;
+    let (client, db) = (&place.client, place.controller.db());
+    for n in 0..1200 {
+        let op = Draft::new(WhoKind::Agent, "a", "test").on("image", format!("{n}"), "x".repeat(4000));
+        db.record(&op.with(json!("y".repeat(2000)))).await.unwrap();
+    }
+    // A reader that takes the head and then nothing: what is left is more than the way holds.
+    let slow = client.narrow(&place.config);
+    let kept = slow.ask(Method::GET, "/operations?format=csv").send().await.unwrap();
+    assert!(kept.status().is_success());
+    for path in ["/operations?format=csv", "/images/export?format=xlsx", "/usage?format=csv"] {
+        let refused = client.ask(Method::GET, path).send().await.unwrap();
+        assert!(refused.headers().contains_key("retry-after"));
+        assert!(fault(refused, 503).await.message.contains("exports"), "{path}");
+    }
+    let other = client.delegate("other", Role::Admin, json!({ "scope": "system" })).await;
+    assert!(file(&other, "/usage?format=csv").await.starts_with(b"domain,"));
+    // One behind the other they are no trouble, and a reader that goes on gets its file.
+    for path in ["/usage?format=csv", "/images/export?format=xlsx", "/images/export?format=csv"] {
+        file(&other, path).await;
+    }
+    let rows = records(&kept.bytes().await.unwrap());
+    assert!(rows.len() > 1200, "{} rows", rows.len());
+    file(client, "/usage?format=csv").await;
+    place.stop().await;
+}

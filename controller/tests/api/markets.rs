@@ -158,6 +158,49 @@ async fn a_file_that_is_not_what_was_signed_is_not_kept() {
     place.stop().await;
 }
 
+/// MK-1: of many imports of one entry at the same time one is done, whatever names they give it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_is_imported_once_however_many_ask() {
+    let port = free_port();
+    let place = place(&[port], |_| ()).await;
+    let client = &place.client;
+    let url = format!("http://127.0.0.1:{port}/disk.raw");
+    let entries: Vec<Value> = (0..5).map(|n| entry(&format!("k{n}"), &url, b"x")).collect();
+    let file = sign(&catalog(1, &entries), 1);
+    let made = client.post("/markets", json!({ "name": "m", "key": key(1), "file": file })).await;
+    let market = made["id"].as_str().unwrap();
+    for round in 0..5 {
+        let import = format!("/markets/{market}/entries/k{round}/import");
+        let ask = |n: usize| {
+            client.ask(Method::POST, &import).json(&json!({ "name": format!("{round}-{n}") })).send()
+        };
+        let answers = futures::future::join_all((0..8).map(ask)).await;
+        let mut made = 0;
+        for answer in answers {
+            if answer.as_ref().unwrap().status() == StatusCode::ACCEPTED {
+                made += 1;
+                continue;
+            }
+            let error = fault(answer.unwrap(), 409).await;
+            assert!(error.message.contains("here already"), "{error:?}");
+        }
+        assert_eq!(made, 1);
+    }
+    assert_eq!(client.get("/images").await["items"].as_array().unwrap().len(), 5);
+    // A name that is taken makes no half of an import.
+    let file = sign(&catalog(2, &[entry("new", &url, b"y")]), 1);
+    client.post(&format!("/markets/{market}/refresh"), json!({ "file": file })).await;
+    let import = format!("/markets/{market}/entries/new/import");
+    let taken =
+        refused(client, &import, json!({ "name": client.get("/images").await["items"][0]["name"] }), 409)
+            .await;
+    assert!(taken.message.contains("exists"), "{taken:?}");
+    assert_eq!(states(client, market).await, ["not_imported"]);
+    let log = client.get("/operations?action=market.import").await;
+    assert_eq!(log["items"].as_array().unwrap().len(), 5, "nor a row in the log");
+    place.stop().await;
+}
+
 /// MK-1: what was changed, signed by another key, replayed, too large or badly made is refused and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalog_that_cannot_be_trusted_is_refused() {

@@ -27,9 +27,11 @@ async fn the_same_call_gets_the_first_answer_again() {
     let sent = json!({ "name": "noble" });
     let first = send(client, "/images", "k1", &sent).await;
     assert_eq!((first.status().as_u16(), replayed(&first)), (201, false));
+    let tag = first.headers()["etag"].clone();
     let first = body(first).await;
     let again = send(client, "/images", "k1", &sent).await;
     assert_eq!((again.status().as_u16(), replayed(&again)), (201, true));
+    assert_eq!(again.headers().get("etag"), Some(&tag), "the revision for If-Match is there again");
     assert_eq!(body(again).await, first);
     // Without the key it is another call.
     fault(client.ask(Method::POST, "/images").json(&sent).send().await.unwrap(), 409).await;

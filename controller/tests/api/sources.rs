@@ -220,6 +220,13 @@ async fn http_follows_redirects_and_unpacks() {
         let image = check_active(client, id, &packed).await;
         assert_eq!((image.format, image.virtual_bytes), (Some(DiskFormat::Qcow2), Some(64 << 20)));
         assert_eq!(image.data_bytes, Some(3 << 20));
+        // It goes out as it came in, and its name says so, on both ways.
+        let name = format!("{ending}.qcow2.{ending}");
+        let out = client.ask(Method::GET, &format!("/images/{id}/file")).send().await.unwrap();
+        let disposition = out.headers()["content-disposition"].to_str().unwrap().to_owned();
+        assert!(disposition.contains(&format!("filename=\"{name}\"")), "{disposition}");
+        let link = client.post(&format!("/images/{id}/links"), json!({})).await;
+        assert!(link["path"].as_str().unwrap().ends_with(&format!("/{name}")), "{link}");
     }
     let id = import(client, "tgz", &format!("{base}/disk.tgz"), json!({})).await;
     let image = client.ended(id).await;
@@ -267,6 +274,27 @@ async fn a_fetched_file_with_a_wrong_checksum_is_not_kept() {
     assert!(fault(refused, 409).await.message.contains("password or a query"));
     client.post(&format!("/images/{id}/import"), json!({ "url": url })).await;
     check_active(client, id, &good).await;
+    place.stop().await;
+}
+
+/// IN-2: a record that is to have a source is made with its fetch, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_fetch_cannot_be_queued_is_not_made() {
+    use sqlx::{Connection as _, Executor as _};
+    let port = free_port();
+    let place = place(&[port], |_| ()).await;
+    let client = &place.client;
+    let mut database = sqlx::SqliteConnection::connect(&place.config.database_url).await.unwrap();
+    let full = "CREATE TRIGGER no_jobs BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
+    database.execute(full).await.unwrap();
+    let sent = json!({ "name": "one", "source": { "url": format!("http://127.0.0.1:{port}/x") } });
+    let make = || client.ask(Method::POST, "/images").json(&sent).send();
+    fault(make().await.unwrap(), 500).await;
+    assert_eq!(client.get("/images").await["items"], json!([]));
+    let log = log_text(client).await;
+    assert!(!log.contains("image.create") && !log.contains("image.delete"), "{log}");
+    database.execute("DROP TRIGGER no_jobs").await.unwrap();
+    assert_eq!(make().await.unwrap().status(), StatusCode::CREATED, "the name is free");
     place.stop().await;
 }
 

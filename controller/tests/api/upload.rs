@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use hearth_controller::api::app::UPLOADS_MAX;
 use hearth_protocol::words::{DiskFormat, ImageStatus, Role};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -197,10 +198,7 @@ async fn a_truncated_upload_can_be_sent_again() {
     let mut stream = raw(&place, id, 1_000_000).await;
     stream.write_all(&noise(200_000)).await.unwrap();
     stream.flush().await.unwrap();
-    let saving = || async { place.client.get(&format!("/images/{id}")).await["status"] == "saving" };
-    while !saving().await {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_saving(&place.client, id).await;
     // A second sender meanwhile is refused.
     fault(place.client.put(id, noise(10)).await, 409).await;
     drop(stream);
@@ -281,10 +279,54 @@ async fn events_name_what_changed() {
     place.stop().await;
 }
 
+/// IN-1: slow senders of one project hold half of the places, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_senders_of_one_project_leave_places_to_others() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let domain = client.get("/domains").await["items"][0]["id"].clone();
+    let project = async |name: &str| {
+        let made = client.post("/projects", json!({ "name": name, "domain": domain })).await;
+        client.delegate(name, Role::Member, json!({ "scope": "project", "project": made["id"] })).await
+    };
+    let (slow, other) = (project("slow").await, project("other").await);
+    let mut streams = Vec::new();
+    for n in 0..UPLOADS_MAX / 2 {
+        let id = slow.image(json!({ "name": format!("slow-{n}") })).await;
+        streams.push(raw_as(&place, &slow.token, id, 1_000_000).await);
+        until_saving(client, id).await;
+    }
+    let one_more = slow.image(json!({ "name": "one-more" })).await;
+    let refused = slow.put(one_more, noise(1000)).await;
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(fault(refused, 503).await.message.contains("of your project"));
+    for client in [&other, client] {
+        let id = client.image(json!({ "name": "quick" })).await;
+        assert_eq!(client.put(id, noise(1000)).await.status(), StatusCode::ACCEPTED);
+    }
+    drop(streams);
+    let begun = hearth_controller::clock::monotonic();
+    while slow.put(one_more, noise(1000)).await.status() != StatusCode::ACCEPTED {
+        assert!(begun.elapsed() < Duration::from_secs(60), "its places do not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    place.stop().await;
+}
+
+async fn until_saving(client: &Client, id: hearth_protocol::id::ImageId) {
+    while client.get(&format!("/images/{id}")).await["status"] != "saving" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// An upload as a sender of its own, with the head already sent.
 async fn raw(place: &Place, id: hearth_protocol::id::ImageId, length: u64) -> Box<dyn Both> {
+    raw_as(place, &place.client.token, id, length).await
+}
+
+/// As [`raw`], with a token.
+async fn raw_as(place: &Place, token: &str, id: hearth_protocol::id::ImageId, length: u64) -> Box<dyn Both> {
     let mut stream = super::garbage::connect(place, &[b"http/1.1"]).await;
-    let token = &place.client.token;
     let head = format!(
         "PUT /api/v1/images/{id}/file HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n"
     );

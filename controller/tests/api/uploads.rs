@@ -1,13 +1,17 @@
 //! Uploads in many requests: what was acknowledged stays, whoever dies.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hearth_controller::task;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, OsType};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
+use tokio::io::AsyncWriteExt as _;
 
 use super::admin::{bring_back, save};
 use super::crash::{check, serve, set_up};
@@ -372,5 +376,83 @@ async fn a_form_makes_an_image() {
     let no_form = client.ask(Method::POST, "/images/form").json(&json!({ "name": "x" }));
     fault(no_form.send().await.unwrap(), 415).await;
     assert_eq!(client.get("/images").await["items"].as_array().unwrap().len(), 1);
+    place.stop().await;
+}
+
+/// IN-1: a form in which no file ever begins is refused before it fills the memory, whatever it consists of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_without_a_file_ends_before_it_fills_the_memory() {
+    let place = Place::new().await;
+    let head = "--x\r\ncontent-disposition: form-data; name=\"";
+    let parts = format!("{head}description\"\r\n\r\n").into_bytes();
+    // No boundary ever; a part's head that never ends.
+    for (begin, more) in [(Vec::new(), vec![b'-'; 1 << 16]), (head.into(), vec![b'a'; 1 << 16])] {
+        let sent = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&sent);
+        let endless = futures::stream::repeat(more).take(16_384).map(move |more| {
+            count.fetch_add(more.len() as u64, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(more)
+        });
+        let stream = futures::stream::iter([Ok(begin)]).chain(endless);
+        let form = place.client.ask(Method::POST, "/images/form");
+        let form = form.header("content-type", "multipart/form-data; boundary=x");
+        let error = fault(form.body(reqwest::Body::wrap_stream(stream)).send().await.unwrap(), 413).await;
+        assert!(error.message.contains("before its file"), "{error:?}");
+        // What it took, and what windows and buffers on the way hold.
+        assert!(sent.load(Ordering::Relaxed) < 256 << 20, "{sent:?} bytes of 1 GiB were taken");
+    }
+    // A form of the usual kind in tiny pieces is none of these, however large its file.
+    let text = [parts, b"a disk\r\n".to_vec(), format!("{head}name\"\r\n\r\ntiny\r\n").into_bytes()].concat();
+    let file = format!("{head}file\"; filename=\"d\"\r\n\r\n").into_bytes();
+    let whole = [text, file, noise(9 << 20), b"\r\n--x--\r\n".to_vec()].concat();
+    let pieces: Vec<_> = whole.chunks(7000).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
+    let form = place.client.ask(Method::POST, "/images/form");
+    let form = form.header("content-type", "multipart/form-data; boundary=x");
+    let form = form.body(reqwest::Body::wrap_stream(futures::stream::iter(pieces)));
+    let image = body(form.send().await.unwrap()).await;
+    assert_eq!((&image["name"], &image["original_bytes"]), (&json!("tiny"), &json!(9 << 20)));
+    place.stop().await;
+}
+
+/// IN-1: a form whose connection breaks in the middle of its file leaves neither record nor file, and its name is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_that_breaks_off_leaves_nothing() {
+    let place = Place::new().await;
+    let client = &place.client;
+    for _ in 0..5 {
+        let part = |name: &str| format!("--x\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n");
+        let head = format!(
+            "POST /api/v1/images/form HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+             content-type: multipart/form-data; boundary=x\r\ncontent-length: 9000000\r\n\r\n{}cut\r\n{}",
+            client.token,
+            part("name"),
+            part("file")
+        );
+        let mut stream = super::garbage::connect(&place, &[b"http/1.1"]).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&noise(200_000)).await.unwrap();
+        stream.flush().await.unwrap();
+        while client.get("/images").await["items"][0]["status"] != "saving" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(stream);
+        let begun = hearth_controller::clock::monotonic();
+        let make = || client.ask(Method::POST, "/images").json(&json!({ "name": "cut" })).send();
+        let made = loop {
+            let answer = make().await.unwrap();
+            if answer.status() == StatusCode::CREATED {
+                break body(answer).await;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "the record stays: {}",
+                client.get("/images").await
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let path = format!("/images/{}?now=true", made["id"].as_str().unwrap());
+        body(client.ask(Method::DELETE, &path).send().await.unwrap()).await;
+        until("no file is left", || files(&place.config.state_dir.join("originals")).is_empty()).await;
+    }
     place.stop().await;
 }

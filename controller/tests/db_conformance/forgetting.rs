@@ -87,10 +87,12 @@ async fn a_key_is_claimed_by_one_of_many(place: Place) {
     let claims = futures::future::join_all((0..8).map(|_| db.claim_key(&one, until, 10))).await;
     let claims: Vec<Claim> = claims.into_iter().map(Result::unwrap).collect();
     assert_eq!(claims.iter().filter(|claim| **claim == Claim::Fresh).count(), 1, "{claims:?}");
-    db.keep_answer(&one, State::Kept, 201, "{\"name\":\"系统\"}").await.unwrap();
-    let Claim::Used { same, state, status, body, .. } = db.claim_key(&one, until, 10).await.unwrap() else {
+    db.keep_answer(&one, State::Kept, 201, ("{\"name\":\"系统\"}", "\"1\"")).await.unwrap();
+    let Claim::Used { same, state, status, body, etag, .. } = db.claim_key(&one, until, 10).await.unwrap()
+    else {
         panic!("it is used");
     };
+    assert_eq!(etag, "\"1\"");
     assert_eq!((same, state, status, body.as_str()), (true, State::Kept, 201, "{\"name\":\"系统\"}"));
     let other = db.claim_key(&key("k", "another"), until, 10).await.unwrap();
     assert!(matches!(other, Claim::Used { same: false, .. }));

@@ -1,14 +1,17 @@
 //! Uploads and fetches that are not over.
 
 use hearth_controller::db::image_changes::Original;
+use hearth_controller::db::image_edits::Together;
 use hearth_controller::db::jobs::{JobKind, JobState};
-use hearth_controller::db::uploads::{SourceNote, UploadKind, new_upload};
+use hearth_controller::db::uploads::{NewFetch, SourceNote, UploadKind, new_upload};
 use hearth_controller::db::{DbError, new_id};
+use hearth_controller::logic::quota::OwnLimits;
 use hearth_protocol::api::image::Checksums;
+use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, ImportStage};
 
 use crate::engines::Place;
-use crate::fixture::{op, original, queued_image};
+use crate::fixture::{image_of, new_image, op, original, project_in, queued_image};
 use crate::on_both_engines;
 
 on_both_engines! {
@@ -16,6 +19,8 @@ on_both_engines! {
     a_start_ends_uploads_of_one_request_alone
     a_fetch_keeps_its_secret_until_it_ends
     a_failed_import_is_queued_again_as_it_was
+    an_image_and_its_fetch_are_made_together_or_not_at_all
+    fetches_of_one_project_leave_workers_to_others
 }
 
 async fn an_image_has_one_upload_that_moves_and_ends(place: Place) {
@@ -71,13 +76,44 @@ async fn a_start_ends_uploads_of_one_request_alone(place: Place) {
     assert_eq!(db.uploads().await.unwrap(), []);
 }
 
+fn new_fetch(image: ImageId, note: &SourceNote, url: &str) -> NewFetch {
+    let upload = new_upload(image, UploadKind::Fetch, None, "");
+    NewFetch { upload, source: note.clone(), job: new_id(), url: url.to_owned(), op: op("image.fetch") }
+}
+
+async fn an_image_and_its_fetch_are_made_together_or_not_at_all(place: Place) {
+    let db = place.open().await;
+    let (domain, project) = db.default_tenants().await.unwrap();
+    let note = SourceNote { shown: "http://x/y".into(), hidden: false };
+    let make = async |name: &str| {
+        let new = new_image(domain, project, name);
+        let fetch = Some(new_fetch(new.id, &note, "http://x/y"));
+        let together = Together { fetch, ..Together::default() };
+        (new.id, db.create_image_with(&new, &together, &op("image.create")).await)
+    };
+    let (first, made) = make("first").await;
+    made.unwrap();
+    let found = db.image(first).await.unwrap().unwrap();
+    assert_eq!((found.status, found.source.as_str()), (ImageStatus::Saving, "http://x/y"));
+    assert_eq!(db.unfinished_jobs().await.unwrap().len(), 1);
+    // A fetch that the quota refuses takes its image along.
+    let one = OwnLimits { imports: Some(1), ..OwnLimits::default() };
+    db.set_quota(project, one, &op("quota.set")).await.unwrap();
+    let (second, refused) = make("second").await;
+    assert!(matches!(refused, Err(DbError::Quota { .. })), "{refused:?}");
+    assert!(db.image(second).await.unwrap().is_none());
+    assert_eq!(db.unfinished_jobs().await.unwrap().len(), 1);
+}
+
 async fn a_fetch_keeps_its_secret_until_it_ends(place: Place) {
     let db = place.open().await;
     let note = SourceNote { shown: "http://***@x/y".into(), hidden: true };
     for ending in ["done", "failed", "deleted"] {
         let image = queued_image(&db, ending).await;
-        let (new, job) = (new_upload(image, UploadKind::Fetch, None, ""), new_id());
-        db.open_fetch(&new, &note, (job, "http://u:secret@x/y"), &op("image.fetch")).await.unwrap();
+        let fetch = new_fetch(image, &note, "http://u:secret@x/y");
+        assert!(!format!("{fetch:?}").contains("secret"));
+        let (new, job) = (fetch.upload.clone(), fetch.job);
+        db.open_fetch(&fetch).await.unwrap();
         assert_eq!(db.claim_job().await.unwrap(), None, "no import worker takes it");
         let claimed = db.claim_job_of(JobKind::Fetch).await.unwrap().unwrap();
         assert_eq!((claimed.id, claimed.spec.as_str()), (job, "http://u:secret@x/y"));
@@ -123,4 +159,26 @@ async fn a_failed_import_is_queued_again_as_it_was(place: Place) {
     db.retry_import(image, (new_id(), "{}"), &op("image.retry")).await.unwrap();
     let found = db.image(image).await.unwrap().unwrap();
     assert_eq!((found.status, found.checksums), (ImageStatus::Importing, original().checksums));
+}
+
+async fn fetches_of_one_project_leave_workers_to_others(place: Place) {
+    let db = place.open().await;
+    let (domain, busy) = db.default_tenants().await.unwrap();
+    let other = project_in(&db, domain, "other").await;
+    let mut images = Vec::new();
+    for (name, project) in [("1", busy), ("2", busy), ("3", busy), ("4", other), ("5", busy)] {
+        let image = image_of(&db, domain, project, name).await;
+        let note = SourceNote { shown: "http://x/y".into(), hidden: false };
+        db.open_fetch(&new_fetch(image, &note, "http://x/y")).await.unwrap();
+        images.push(image);
+    }
+    let claimed = async || db.claim_fetch(2).await.unwrap().map(|job| job.image);
+    assert_eq!((claimed().await, claimed().await), (Some(images[0]), Some(images[1])));
+    assert_eq!(claimed().await, Some(images[3]), "the other project does not wait behind the first");
+    assert_eq!(claimed().await, None, "a worker stays for others");
+    let first = db.job_of_image(images[0]).await.unwrap().unwrap();
+    db.set_job(first.id, JobState::Done, "").await.unwrap();
+    assert_eq!((claimed().await, claimed().await), (Some(images[2]), None));
+    // Its other jobs are not held up, and a larger share lets more run.
+    assert_eq!(db.claim_fetch(3).await.unwrap().map(|job| job.image), Some(images[4]));
 }

@@ -12,18 +12,20 @@ use std::path::PathBuf;
 
 use axum::body::{Body, Bytes};
 use hearth_protocol::api::Page;
+use hearth_protocol::id::TokenId;
 use rust_xlsxwriter::{Workbook, XlsxError};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
+use super::sending::{self, PART_BYTES, Sink};
 use super::{Cell, Lines, Rows};
 use crate::api::fault::Fault;
+use crate::api::places::Held;
 
 /// Most UTF-16 units of an Excel cell (its limit is 32,767); a longer text is cut and says so.
 const CELL_UNITS_MAX: usize = 32_000;
 /// Integers that Excel's floating-point cells hold exactly.
 const EXACT_MAX: u64 = 1 << 53;
-/// Bytes that are sent at once.
-const PART_BYTES: usize = 64 << 10;
 
 /// Writes all rows to disk, then packs them into a body.
 ///
@@ -64,19 +66,24 @@ where
 }
 
 /// The bytes of the file, as they are packed. `place` is held until all are sent.
-fn packed(mut book: Workbook, place: OwnedSemaphorePermit) -> Body {
-    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(4);
+fn packed(mut book: Workbook, place: Held<TokenId>) -> Body {
+    let (sink, body) = sending::body();
+    let runtime = Handle::current();
     drop(tokio::task::spawn_blocking(move || {
-        let writer = io::BufWriter::with_capacity(PART_BYTES, Parts { sender: sender.clone() });
+        let mut sink = sink;
+        let parts = Parts { sink: &mut sink, runtime };
+        let writer = io::BufWriter::with_capacity(PART_BYTES, parts);
         let packed = catch_unwind(AssertUnwindSafe(|| book.save_to_writer(writer)));
-        if !matches!(packed, Ok(Ok(()))) {
-            tracing::warn!("an export ended early: its client is gone, or its rows cannot be read from disk");
-            // Or the part that was sent would look like a whole file. Nobody may listen any more.
-            drop(sender.blocking_send(Err(io::Error::other("the file could not be packed"))));
-        }
+        // The place first: who has the whole file may ask for another.
         drop(place);
+        match packed {
+            Ok(Ok(())) => sink.finish(),
+            _ => tracing::warn!(
+                "an export ended early: its client is gone or too slow, or its rows cannot be read from disk"
+            ),
+        }
     }));
-    Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
+    body
 }
 
 /// Runs on a thread of its own: takes rows until there are no more.
@@ -126,14 +133,15 @@ fn shortened(text: String) -> String {
 }
 
 /// A writer whose bytes become parts of a body.
-struct Parts {
-    sender: mpsc::Sender<io::Result<Bytes>>,
+struct Parts<'a> {
+    sink: &'a mut Sink,
+    runtime: Handle,
 }
 
-impl io::Write for Parts {
+impl io::Write for Parts<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.sender.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
-        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        let sent = self.runtime.block_on(self.sink.send(Bytes::copy_from_slice(bytes)));
+        sent.map_err(|stopped| io::Error::new(io::ErrorKind::BrokenPipe, stopped))?;
         Ok(bytes.len())
     }
 

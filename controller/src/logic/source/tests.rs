@@ -171,6 +171,14 @@ fn a_redirect_is_checked_like_the_first_url() {
         "a login stays with its host"
     );
     assert_eq!(to("/y#part").unwrap().path, "/y");
+    // What looks like a scheme further behind is none.
+    for relative in
+        ["get?u=https://mirror.example/x", "get#u=https://mirror.example/x", "get/https://m.example/x"]
+    {
+        let next = to(relative).unwrap();
+        assert_eq!(next.host, from.host, "{relative}");
+        assert!(next.path.starts_with("/dir/get"), "{relative}: {}", next.path);
+    }
     let other = to("//b.example/y").unwrap();
     assert_eq!((other.shown().as_str(), other.login), ("https://b.example/y", None));
     assert_eq!(to("https://a.example:8443/y").unwrap().login, None);

@@ -1,0 +1,73 @@
+//! The end of a fetch on a real database and folder.
+
+use hearth_protocol::words::{ImageKind, ImageStatus};
+
+use super::*;
+use crate::db::images::{ImageFacts, NewImage};
+use crate::ingest::convert::Converter;
+use crate::ingest::sandbox::SandboxMode;
+use crate::ingest::sources::SourceConfig;
+
+/// Fetches that nobody runs, and their folder.
+async fn fetches(folder: &std::path::Path) -> Arc<Fetches> {
+    let db = Db::open(&format!("sqlite://{}", folder.join("db").display())).await.unwrap();
+    let converter = Converter {
+        controller: "/bin/false".into(),
+        qemu_img: "/bin/false".into(),
+        mode: SandboxMode::BestEffort,
+    };
+    let ingest = Arc::new(Ingest::new(folder, converter, 1).unwrap());
+    let patience = Patience::default();
+    let limits = Limits { image_bytes_max: 1 << 20, upload_idle: Duration::from_secs(60), patience };
+    Fetches::new(db, ingest, Sources::new(SourceConfig::default()), limits, CancellationToken::new())
+}
+
+/// An image whose file is on disk, and its fetch as a worker has it.
+async fn fetched(fetches: &Fetches, name: &str) -> (Job, Image, Upload) {
+    let db = &fetches.db;
+    let (domain, project) = db.default_tenants().await.unwrap();
+    let op = Draft::system("test");
+    let new = NewImage {
+        id: new_id(),
+        kind: ImageKind::Disk,
+        format: None,
+        container_format: "bare".to_owned(),
+        domain,
+        project,
+        expected: Checksums::default(),
+        fixed: Default::default(),
+        facts: ImageFacts::named(name),
+    };
+    db.create_image(&new, &op).await.unwrap();
+    let source = Source::parse("http://images.example/disk.raw").unwrap();
+    db.open_fetch(&new_fetch(new.id, &source, "http://images.example/disk.raw", op)).await.unwrap();
+    let job = db.claim_fetch(9).await.unwrap().unwrap();
+    let file = fetches.ingest.originals.path(new.id);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, b"disk").unwrap();
+    let upload = db.upload_of(new.id).await.unwrap().unwrap();
+    (job, db.image(new.id).await.unwrap().unwrap(), upload)
+}
+
+#[tokio::test]
+async fn a_file_that_was_handed_over_stays_when_its_end_is_told_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let fetches = fetches(folder.path()).await;
+    let (job, image, upload) = fetched(&fetches, "twice").await;
+    let file = fetches.ingest.originals.path(image.id);
+    // The second time is the retry of a commit whose answer was lost.
+    for _ in 0..2 {
+        let taken = Taken { size_bytes: 4, sums: None };
+        assert_eq!(fetches.hand_over(&job, &image, &upload, taken).await.unwrap(), None);
+        assert!(file.exists(), "the import needs it");
+    }
+    let found = fetches.db.image(image.id).await.unwrap().unwrap();
+    assert_eq!(found.status, ImageStatus::Importing);
+    // What was deleted meanwhile leaves nothing.
+    let (job, image, upload) = fetched(&fetches, "deleted").await;
+    fetches.db.cancel_image(image.id, &Draft::system("test")).await.unwrap();
+    let taken = Taken { size_bytes: 4, sums: None };
+    assert_eq!(fetches.hand_over(&job, &image, &upload, taken).await.unwrap(), None);
+    assert!(!fetches.ingest.originals.path(image.id).exists());
+    fetches.db.close().await;
+}
