@@ -259,6 +259,25 @@ async fn machines_that_run_on_an_image_are_named() {
     place.stop().await;
 }
 
+/// DL-3: force takes the prewarm jobs along, and touches none where the deletion is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_force_cancels_no_job() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let image = active(client, "warm", 1000).await;
+    let at = places::location(place.controller.db(), "host-1").await;
+    let job = client.post("/prewarms", json!({ "image": image.id, "targets": { "to": [at] } })).await;
+    let job = format!("/prewarms/{}", job["id"].as_str().unwrap());
+    let forced = format!("/images/{}?force=true", image.id);
+    let stale = client.ask(Method::DELETE, &forced).header("if-match", image.revision + 1);
+    assert_eq!(fault(stale.send().await.unwrap(), 412).await.code, "revision");
+    assert_eq!(client.get(&job).await["state"], "running");
+    let gone = client.ask(Method::DELETE, &forced).header("if-match", image.revision).send().await.unwrap();
+    assert_eq!(gone.status(), StatusCode::NO_CONTENT);
+    assert_eq!(client.get(&job).await["state"], "cancelled");
+    place.stop().await;
+}
+
 /// DL-2, IMG-3: what is being made is cancelled: its upload ends, its files go, its name is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_cancelled_ends() {
