@@ -58,7 +58,7 @@ pub async fn launch(
     let details = serde_json::json!({ "location": location.id, "location_name": location.name });
     let op = caller.draft().on("image", image.id, image.facts.name).with(details);
     let intent = Intent::launch(image.id, content, location.id, clock::unix_us());
-    app.db.put_intents(&[intent], &op).await?;
+    app.db.put_launch(&intent, &op).await?;
     app.fleet.wake();
     let row = row().await?;
     let (status, seen) = row.map_or((EntryStatus::Queued, None), |row| (row.status, row.entry));

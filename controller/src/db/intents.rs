@@ -204,6 +204,23 @@ impl Db {
         .await
     }
 
+    /// Puts the intent of a launch. Whoever waits for a machine asks again and again: only the first time is an operation.
+    ///
+    /// # Errors
+    /// As [`Db::put_intents`].
+    pub async fn put_launch(&self, launch: &Intent, op: &Draft) -> Result<(), DbError> {
+        let known = "SELECT id FROM intent WHERE image_id = $1 AND location_id = $2 AND origin = $3 LIMIT 1";
+        self.write_tx(move |tx| {
+            Box::pin(async move {
+                let stmt = sql("intent", known).bind(launch.image).bind(launch.location);
+                let is_new = tx.row(stmt.bind(launch.origin)).await?.is_none();
+                put(tx, std::slice::from_ref(launch)).await?;
+                if is_new { tx.record(op).await } else { Ok(()) }
+            })
+        })
+        .await
+    }
+
     /// Deletes the intents of one origin for an image at a location. Returns how many there were.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod host_images;
 mod host_rights;
 mod hostile;
 mod keys;
+mod launch;
 mod links;
 mod lists;
 mod markets;
