@@ -4,7 +4,8 @@
 //! changes nothing but the end of the hold: whoever waits asks until it says `active`.
 //!
 //! **Why tenants may.** Creating a machine caches its image; who may use an image and knows where the machine will run needs no
-//! right over caches. They learn nothing of other copies, and a location of another domain is to them like none.
+//! right over caches. They learn nothing of other copies, also not from why theirs does not come, and a location of another
+//! domain is to them like none.
 
 use axum::extract::State;
 use hearth_protocol::api::cache::{Launch, LaunchState};
@@ -21,8 +22,10 @@ use super::images::find;
 use crate::clock;
 use crate::db::PageRequest;
 use crate::db::cache_list::CacheFilter;
+use crate::db::entries::Entry;
 use crate::db::intents::Intent;
 use crate::logic::authz;
+use crate::logic::launch::told;
 
 /// Has the image cached where a machine of it will run.
 #[utoipa::path(post, path = "/api/v1/images/{id}/launch", tag = "images", params(("id" = ImageId, Path)),
@@ -70,6 +73,11 @@ pub async fn launch(
         location_name: location.name,
         status,
         percent: percent(status, done, data),
-        reason: seen.map(|entry| entry.reason).unwrap_or_default(),
+        reason: seen.map(|entry| reason(&caller, entry)).unwrap_or_default(),
     }))
+}
+
+/// Why a copy failed, as far as the caller may know.
+fn reason(caller: &Caller, entry: Entry) -> String {
+    if caller.sees_caches() { entry.reason } else { told(entry.fault).to_owned() }
 }

@@ -1,5 +1,6 @@
 //! Launches, by those who see copies and those who do not.
 
+use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::Role;
 use reqwest::{Method, StatusCode};
@@ -47,5 +48,22 @@ async fn a_launch_is_noted_once_and_hidden_from_tenants() {
         let one = format!("/operations/{}", all[0]["id"].as_str().unwrap());
         fault(who.ask(Method::GET, &one).send().await.unwrap(), 404).await;
     }
+    place.stop().await;
+}
+
+/// CA-4: the text of a host is for operators: it names what others have there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_not_told_what_fills_a_host() {
+    let place = Place::new().await;
+    let (_, member, id) = tenants(&place).await;
+    let db = place.controller.db();
+    let content = db.image(id).await.unwrap().unwrap().content.unwrap();
+    let at = places::location(db, "host-1").await;
+    launch(&member, id, "host-1").await;
+    let said = "5 GiB needed, 1 GiB free, the rest is held: 40 GiB by vm-7";
+    places::failed(db, at, content, FaultCode::NoSpace, said).await;
+    assert_eq!(launch(&member, id, "host-1").await["reason"], "no room at this location");
+    let told = launch(&place.client, id, "host-1").await;
+    assert!(told["reason"].as_str().unwrap().contains("vm-7"), "{told}");
     place.stop().await;
 }
