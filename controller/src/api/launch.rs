@@ -25,6 +25,7 @@ use crate::db::cache_list::CacheFilter;
 use crate::db::entries::Entry;
 use crate::db::intents::Intent;
 use crate::logic::authz;
+use crate::logic::catalog::check_search;
 use crate::logic::launch::told;
 
 /// Has the image cached where a machine of it will run.
@@ -38,6 +39,7 @@ pub async fn launch(
     Path(id): Path<ImageId>,
     Json(launch): Json<Launch>,
 ) -> Result<axum::Json<LaunchState>, Fault> {
+    check_search("location", &launch.location)?;
     find(&app, &caller, id).await?;
     let (image, content) = cacheable(&app, &caller, id).await?;
     let found = match launch.location.parse::<LocationId>() {

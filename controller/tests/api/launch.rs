@@ -67,3 +67,21 @@ async fn a_tenant_is_not_told_what_fills_a_host() {
     assert!(told["reason"].as_str().unwrap().contains("vm-7"), "{told}");
     place.stop().await;
 }
+
+/// CA-4: what no location can be called is refused before the database is asked, which knows no NUL.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_location_can_be_called_is_refused() {
+    let place = Place::new().await;
+    let (_, member, id) = tenants(&place).await;
+    for name in ["a\0b".to_owned(), "x".repeat(1000)] {
+        let sent =
+            member.ask(Method::POST, &format!("/images/{id}/launch")).json(&json!({ "location": name }));
+        let refused = fault(sent.send().await.unwrap(), 400).await;
+        assert_eq!(refused.field.as_deref(), Some("location"));
+        assert!(refused.message.len() < 500, "{refused:?}");
+        let zone = format!("/cache?zone={}", name.replace('\0', "%00"));
+        let zone = place.client.ask(Method::GET, &zone).send().await.unwrap();
+        assert_eq!(fault(zone, 400).await.field.as_deref(), Some("zone"));
+    }
+    place.stop().await;
+}
