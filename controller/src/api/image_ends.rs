@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Image as ImageBody, NAME_CHARS_MAX};
 use hearth_protocol::id::ImageId;
-use hearth_protocol::words::{ConsumerKind, ImageStatus};
+use hearth_protocol::words::ConsumerKind;
 use serde::Deserialize;
 
 use super::app::App;
@@ -187,11 +187,13 @@ async fn free_name(app: &App, caller: &Caller, image: &Image, wanted: &str) -> R
 /// An image whose copy a machine uses is not deleted by chance.
 async fn refuse_used(app: &App, caller: &Caller, image: &Image) -> Result<(), Fault> {
     let Some(content) = image.content else { return Ok(()) };
-    let mut leases = app.db.leases_of(content).await?;
+    // The copy may serve images of others with the same bytes: who does not see copies learns nothing of them from this.
+    let mut leases = match caller.sees_caches() {
+        true => app.db.leases_of(content).await?,
+        false => app.db.leases_placed(image.id, content).await?,
+    };
     leases.retain(|(_, lease)| lease.kind == ConsumerKind::Vm);
-    let others = app.db.images_of_contents(&[content]).await?;
-    let other = |other: &Image| other.id != image.id && other.status != ImageStatus::PendingDelete;
-    if leases.is_empty() || others.iter().any(other) {
+    if leases.is_empty() || app.db.has_twin(caller.scope(), image.id, content).await? {
         return Ok(());
     }
     let shown = leases.iter().take(MACHINES_NAMED_MAX).map(|(_, lease)| lease.consumer.clone());

@@ -55,8 +55,9 @@ pub async fn launch(
         let rows = app.db.cache_rows(&filter, &PageRequest::first(1), clock::steady_unix_us()).await?;
         Ok(rows.items.into_iter().next())
     };
-    let is_there = row().await?.is_some_and(|row| row.status == EntryStatus::Active);
-    if !is_there && location.state != LocationState::Active {
+    let placed = !caller.sees_copies_at(location.domain);
+    let there = app.db.active_at(location.id, &[id], placed, clock::steady_unix_us()).await?;
+    if there.is_empty() && location.state != LocationState::Active {
         let message = format!("location {} is {}: it takes no new copies", location.name, location.state);
         return Err(Fault::conflict(message));
     }

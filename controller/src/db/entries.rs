@@ -16,6 +16,7 @@ use hearth_protocol::words::{EntryStatus, GoneReason};
 
 use super::changes::Change;
 use super::error::DbError;
+use super::placements;
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 
@@ -203,6 +204,7 @@ async fn apply(
         let delete =
             sql("entry", "DELETE FROM entry WHERE location_id = $1 AND content_id IN ").bind(location);
         tx.run(delete.list(gone.iter().map(|(content, _)| *content))).await?;
+        placements::gone(tx, location, gone.iter().map(|(content, _)| *content)).await?;
     }
     if changes != EntryChanges::default() {
         tx.changed(Change::Entries(location));

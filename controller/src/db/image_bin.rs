@@ -304,6 +304,7 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     tx.delete_variants(id).await?;
     tx.delete_tags(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
+    tx.run(sql("placement", "DELETE FROM placement WHERE image_id = $1").bind(id)).await?;
     tx.close_upload(id).await?;
     // The spec of a fetch may hold a password.
     let jobs = "UPDATE job SET state = 'failed', spec = '{}', error = $1, updated_us = $2 \

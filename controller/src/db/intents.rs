@@ -14,6 +14,7 @@ use super::changes::Change;
 use super::error::DbError;
 use super::ids::new_id;
 use super::operations::Draft;
+use super::placements::place;
 use super::prewarm_targets::call_off;
 use super::sql::{Row, Stmt, db_words, sql};
 use super::store::{Db, Tx};
@@ -184,6 +185,7 @@ pub(super) async fn put(tx: &mut Tx<'_>, intents: &[Intent]) -> Result<(), DbErr
     last.retain(|intent| seen.insert((intent.image, intent.location, intent.origin, intent.prewarm)));
     for rows in last.chunks(ROWS_PER_INSERT) {
         tx.run(insert(rows, tx.now_us())).await?;
+        place(tx, rows).await?;
     }
     tx.changed(Change::Intents);
     Ok(())

@@ -32,6 +32,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (10, include_str!("migrations/0010_keys.sql")),
     (11, include_str!("migrations/0011_location_domains.sql")),
     (12, include_str!("migrations/0012_markets.sql")),
+    (16, include_str!("migrations/0016_placements.sql")),
 ];
 
 /// The version that searches descriptions too: images of an older one are folded anew.

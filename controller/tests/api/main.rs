@@ -36,6 +36,7 @@ mod scan;
 mod servers;
 mod sharing;
 mod sources;
+mod twins;
 mod upgrade;
 mod upload;
 mod uploads;

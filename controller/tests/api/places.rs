@@ -2,6 +2,7 @@
 
 use hearth_controller::clock;
 use hearth_controller::db::enrolment::{Certificate, Enrolment};
+use hearth_controller::db::intents::{Intent, IntentHold};
 use hearth_controller::db::join_tokens::JoinToken;
 use hearth_controller::db::locations::{Location, SessionFacts};
 use hearth_controller::db::operations::Draft;
@@ -57,6 +58,12 @@ async fn report(db: &Db, location: LocationId, content: ContentId, state: Observ
         last_used_unix_ms: 0,
     };
     db.apply_changes(location, &[entry]).await.unwrap();
+}
+
+/// The copy is there for this image.
+pub(crate) async fn wanted(db: &Db, at: LocationId, image: ImageId, content: ContentId) {
+    let wish = Intent::manual(image, content, at, IntentHold::Pinned);
+    db.put_intents(&[wish], &Draft::system("cache.create")).await.unwrap();
 }
 
 /// The last try to bring the copy failed.

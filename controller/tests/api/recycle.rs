@@ -249,6 +249,7 @@ async fn machines_that_run_on_an_image_are_named() {
     let (_, project) = db.default_tenants().await.unwrap();
     let scope = json!({ "scope": "project", "project": project });
     let tenant = client.delegate("tenant", hearth_protocol::words::Role::Member, scope).await;
+    places::wanted(db, at, image.id, content).await;
     let error = fault(delete(&tenant, image.id, "").await, 409).await;
     assert!(!error.message.contains("vm-7"), "hosts and machines are the operators' business: {error:?}");
     assert_eq!(delete(client, image.id, "?force=true").await.status(), StatusCode::NO_CONTENT);
