@@ -28,6 +28,7 @@ use crate::db::PageRequest;
 use crate::db::cache_list::{CacheFilter, CacheRow};
 use crate::db::images::Image;
 use crate::db::intents::{Intent, IntentHold};
+use crate::logic::catalog::check_search;
 
 /// Longest time a copy is kept, seconds (ten years): longer means "pin it".
 pub const KEEP_S_MAX: u64 = 10 * 365 * 24 * 3600;
@@ -88,6 +89,7 @@ pub async fn list(
     caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<Page<CacheEntry>>, Fault> {
+    query.zone.as_deref().map_or(Ok(()), |zone| check_search("zone", zone))?;
     let filter = CacheFilter {
         domain: caller.bound()?,
         image: query.image,

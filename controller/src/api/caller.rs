@@ -81,6 +81,13 @@ impl Caller {
         authz::reach(self.principal, Action::CacheList) == Reach::Everything
     }
 
+    /// Whether the caller sees the copies at a location of this domain.
+    #[must_use]
+    pub fn sees_copies_at(&self, domain: Option<DomainId>) -> bool {
+        let there = Resource::Location(domain);
+        authz::authorize(self.principal, Action::CacheList, &there) == Decision::Allow
+    }
+
     /// The domain to whose locations the caller is bound; `None`: to none, all are reached.
     ///
     /// # Errors

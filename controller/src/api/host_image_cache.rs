@@ -1,6 +1,7 @@
 //! `/api/v1/host-images/{id}/cache`: where all disks of a host image are, and what prewarm and cache calls are about.
 //!
-//! **Invariants.** A host image is `active` at a location only when every one of its disks is.
+//! **Invariants.** A host image is `active` at a location only when every one of its disks is. Nobody places a disk that he may
+//! not see.
 
 use std::collections::HashSet;
 
@@ -75,7 +76,7 @@ impl Wanted {
     /// Finds what the request names: exactly one of the two.
     ///
     /// # Errors
-    /// 400, 404, 409 if an image is not active.
+    /// 400, 404, 409 if an image is not active or may not be seen.
     pub(super) async fn find(
         app: &App,
         caller: &Caller,
@@ -95,22 +96,24 @@ impl Wanted {
     async fn whole(app: &App, caller: &Caller, id: HostImageId) -> Result<Self, Fault> {
         let found = app.db.host_image_seen_by(caller.scope(), id).await?;
         let found = found.ok_or_else(|| Fault::not_found("host image", id))?;
+        let ids: Vec<ImageId> = found.disks.iter().map(|disk| disk.id).collect();
+        let seen = app.db.images_seen_by(caller.scope(), &ids).await?;
+        let refused = |position: usize, why: &str| {
+            let role = if position == 0 { "system disk".to_owned() } else { format!("data disk {position}") };
+            let message = format!("host image {} cannot be cached: its {role} is {why}", found.facts.name);
+            Fault::conflict(message).field("host_image")
+        };
         let mut disks = Vec::with_capacity(found.disks.len());
         for (position, disk) in found.disks.iter().enumerate() {
+            // Whose host image it is says nothing of whose its disks are.
+            if !seen.contains(&disk.id) {
+                return Err(refused(position, "an image that you may not see")
+                    .hint("somebody who sees all its disks can cache it"));
+            }
             match disk.content {
                 Some(content) if disk.status == ImageStatus::Active => disks.push((disk.clone(), content)),
                 _ => {
-                    let role = if position == 0 {
-                        "its system disk".to_owned()
-                    } else {
-                        format!("its data disk {position}")
-                    };
-                    let message = format!(
-                        "host image {} cannot be cached: {role} is {}",
-                        found.facts.name, disk.status
-                    );
-                    return Err(Fault::conflict(message)
-                        .field("host_image")
+                    return Err(refused(position, disk.status.as_str())
                         .hint("hearth host-image show tells the state of every disk"));
                 }
             }

@@ -1,7 +1,7 @@
 //! `DELETE /api/v1/images/{id}`, `restore`, `cancel`: into the recycle bin, out of it, and gone.
 //!
 //! **What.** [`crate::logic::deletion`] says what a request to delete means; the store refuses what may not go;
-//! here are the refusals that depend on the fleet: machines that run on copies, and jobs that make copies.
+//! here is the refusal that depends on the fleet: machines that run on copies.
 //! **Why machines refuse a deletion that cannot hurt them.** A leased copy stays until its last lease ends, so they run on. But the
 //! operator would lose sight of what they run on (manuals S2, S3, S4); `force` says that this is meant.
 //! **Invariants.** What was destroyed looks like what never was.
@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::api::image::{Image as ImageBody, NAME_CHARS_MAX};
 use hearth_protocol::id::ImageId;
-use hearth_protocol::words::{ConsumerKind, ImageStatus, PrewarmState};
+use hearth_protocol::words::ConsumerKind;
 use serde::Deserialize;
 
 use super::app::App;
@@ -23,7 +23,6 @@ use super::images::{Tagged, find, tagged};
 use crate::db::image_list::ImageFilter;
 use crate::db::images::Image;
 use crate::db::operations::Draft;
-use crate::db::prewarms::PrewarmFilter;
 use crate::db::{DbError, PageRequest};
 use crate::logic::authz::Action;
 use crate::logic::catalog::check_name;
@@ -39,7 +38,7 @@ const NAMES_TRIED_MAX: u32 = 20;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
-    /// Cancel its prewarm jobs first, and delete it although machines run on copies of it; they run on.
+    /// Cancel its prewarm jobs with it, and delete it although machines run on copies of it; they run on.
     #[serde(default)]
     pub force: bool,
     /// Destroy it at once instead of keeping it in the recycle bin; also what is in the bin already.
@@ -98,17 +97,17 @@ pub async fn remove(
     super::host_images::refuse_member(app, caller, &image).await?;
     if !how.force {
         refuse_used(app, caller, &image).await?;
-    } else {
-        cancel_prewarms(app, caller, id).await?;
     }
     let op = draft(caller, &image);
-    let gone = match means {
-        Deletion::Bin => app.db.bin_image(id, if_match, &op).await?,
-        Deletion::Cancel => app.db.delete_image(id, if_match, &op).await?,
-        Deletion::Destroy => {
-            let op = Draft { action: Action::ImageDestroy.as_str().to_owned(), ..op };
-            app.db.delete_image(id, if_match, &op).await?
-        }
+    let op = match means {
+        Deletion::Bin | Deletion::Cancel => op,
+        Deletion::Destroy => Draft { action: Action::ImageDestroy.as_str().to_owned(), ..op },
+    };
+    let gone = match (means, how.force) {
+        (Deletion::Bin, false) => app.db.bin_image(id, if_match, &op).await?,
+        (Deletion::Bin, true) => app.db.force_bin_image(id, if_match, &op).await?,
+        (_, false) => app.db.delete_image(id, if_match, &op).await?,
+        (_, true) => app.db.force_delete_image(id, if_match, &op).await?,
     };
     if means != Deletion::Bin {
         app.jobs.clean_up(&gone).await;
@@ -188,11 +187,13 @@ async fn free_name(app: &App, caller: &Caller, image: &Image, wanted: &str) -> R
 /// An image whose copy a machine uses is not deleted by chance.
 async fn refuse_used(app: &App, caller: &Caller, image: &Image) -> Result<(), Fault> {
     let Some(content) = image.content else { return Ok(()) };
-    let mut leases = app.db.leases_of(content).await?;
+    // The copy may serve images of others with the same bytes: who does not see copies learns nothing of them from this.
+    let mut leases = match caller.sees_caches() {
+        true => app.db.leases_of(content).await?,
+        false => app.db.leases_placed(image.id, content).await?,
+    };
     leases.retain(|(_, lease)| lease.kind == ConsumerKind::Vm);
-    let others = app.db.images_of_contents(&[content]).await?;
-    let other = |other: &Image| other.id != image.id && other.status != ImageStatus::PendingDelete;
-    if leases.is_empty() || others.iter().any(other) {
+    if leases.is_empty() || app.db.has_twin(caller.scope(), image.id, content).await? {
         return Ok(());
     }
     let shown = leases.iter().take(MACHINES_NAMED_MAX).map(|(_, lease)| lease.consumer.clone());
@@ -208,16 +209,4 @@ async fn refuse_used(app: &App, caller: &Caller, image: &Image) -> Result<(), Fa
     };
     Err(Fault::in_use(format!("image {}: {message}", image.facts.name))
         .hint("delete its machines first, or force it: they run on, and their copies stay until they end"))
-}
-
-async fn cancel_prewarms(app: &App, caller: &Caller, image: ImageId) -> Result<(), Fault> {
-    for state in [PrewarmState::Scheduled, PrewarmState::Running, PrewarmState::Paused] {
-        let filter = PrewarmFilter { state: Some(state), image: Some(image), ..PrewarmFilter::default() };
-        let page = app.db.prewarms(&filter, &PageRequest::first(hearth_protocol::api::PAGE_ROWS_MAX)).await?;
-        for job in page.items {
-            let op = Draft { action: "prewarm.cancel".to_owned(), ..caller.draft() };
-            app.db.cancel_prewarm(job.id, &op.on("prewarm", job.id, job.image_name)).await?;
-        }
-    }
-    Ok(())
 }

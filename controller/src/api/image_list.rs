@@ -3,7 +3,7 @@
 //! **What.** Turns query parameters into a filter, an order and a page of the store, and marks what is cached at a location.
 //! **Why filters stand in one struct.** The command line and the console offer the same ones; the OpenAPI text lists them.
 //! **Invariants.** Everything is cut to the caller's scope by the store. Who may not see copies learns of a location no more than
-//! which of the images that he sees are there.
+//! which of the images that he sees were brought there, and not that bytes of his are there for somebody else.
 
 use std::collections::HashSet;
 
@@ -185,7 +185,9 @@ pub async fn list(
     if let Some(location) = at {
         let ids: Vec<ImageId> = items.iter().map(|image| image.id).collect();
         let cached = match location {
-            Some(location) => app.db.active_at(location, &ids, clock::steady_unix_us()).await?,
+            Some((location, placed)) => {
+                app.db.active_at(location, &ids, placed, clock::steady_unix_us()).await?
+            }
             None => HashSet::new(),
         };
         items.iter_mut().for_each(|image| image.cached = Some(cached.contains(&image.id)));
@@ -206,8 +208,9 @@ fn show_shares(caller: &Caller, view: View, items: &mut [ImageBody]) {
     }
 }
 
-/// The location of this id or name; `None` if there is none and the caller may not know that.
-async fn location(app: &App, caller: &Caller, wanted: &str) -> Result<Option<LocationId>, Fault> {
+/// The location of this id or name, and whether only what is placed there may be told; `None` if there is none and the caller may
+/// not know that.
+async fn location(app: &App, caller: &Caller, wanted: &str) -> Result<Option<(LocationId, bool)>, Fault> {
     check_search("at", wanted)?;
     let name = wanted.to_lowercase();
     let rows = app.db.locations(false).await?;
@@ -216,7 +219,9 @@ async fn location(app: &App, caller: &Caller, wanted: &str) -> Result<Option<Loc
         Err(_) => row.name.to_lowercase() == name,
     });
     match found {
-        Some(row) if authz::may_launch_at(caller.principal, row.domain) => Ok(Some(row.id)),
+        Some(row) if authz::may_launch_at(caller.principal, row.domain) => {
+            Ok(Some((row.id, !caller.sees_copies_at(row.domain))))
+        }
         _ if caller.sees_caches() => Err(Fault::not_found("location", wanted)
             .field("at")
             .hint("hearth location list shows what there is")),

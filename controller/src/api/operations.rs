@@ -22,7 +22,7 @@ use super::export::{self, Cell, Column, Sheet};
 use super::fault::Fault;
 use super::{host_images, images, when};
 use crate::db::PageRequest;
-use crate::db::operations::{Draft, Operation, OperationFilter, Outcome};
+use crate::db::operations::{Draft, Operation, OperationFilter, Outcome, is_about_copies};
 use crate::db::verify::Anchor;
 use crate::logic::authz::{Action, Resource};
 use crate::logic::catalog::check_search;
@@ -286,7 +286,7 @@ async fn is_of_ones_own(app: &App, caller: &Caller, found: &Operation) -> Result
         }
         _ => return Ok(false),
     };
-    Ok(!action.starts_with("cache.") && caller.may_do(right, &resource, "operation", found.draft.id).is_ok())
+    Ok(!is_about_copies(action) && caller.may_do(right, &resource, "operation", found.draft.id).is_ok())
 }
 
 /// What belongs to a project, whoever else may see it.

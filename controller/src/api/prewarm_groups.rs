@@ -105,18 +105,22 @@ async fn jobs_of(app: &App, caller: &Caller, id: PrewarmGroupId) -> Result<(Vec<
     of.map(|of| (jobs, of)).ok_or_else(hidden)
 }
 
-/// The group with this id.
+/// The group with this id, if the caller reaches all of it.
 ///
 /// # Errors
 /// 404.
-pub(super) async fn one(
-    app: &App,
-    caller: &Caller,
-    id: PrewarmGroupId,
-) -> Result<PrewarmGroupDetails, Fault> {
+async fn one(app: &App, caller: &Caller, id: PrewarmGroupId) -> Result<PrewarmGroupDetails, Fault> {
     let (jobs, of) = jobs_of(app, caller, id).await?;
+    details(app, &jobs, of).await
+}
+
+/// The group of these jobs, at least one.
+///
+/// # Errors
+/// 500.
+pub(super) async fn details(app: &App, jobs: &[Prewarm], of: GroupOf) -> Result<PrewarmGroupDetails, Fault> {
     let mut targets = Vec::with_capacity(jobs.len());
-    for job in &jobs {
+    for job in jobs {
         targets.push(prewarms::target_bodies(app, job.id).await?);
     }
     let ids: Vec<PrewarmId> = jobs.iter().map(|job| job.id).collect();
@@ -129,7 +133,7 @@ pub(super) async fn one(
     let first = &jobs[0];
     let over = jobs.iter().all(|job| ended(job.state));
     let group = PrewarmGroup {
-        id,
+        id: of.id,
         host_image: of.host_image,
         host_image_name: of.host_image_name,
         state: group_state(jobs.iter().map(|job| job.state)),

@@ -81,16 +81,20 @@ pub async fn create(
     let (kind, id, name) = wanted.target();
     let details = serde_json::json!({ kind: id, "locations": locations.len(), "targets": create.targets });
     let ids: Vec<_> = locations.iter().map(|location| location.id).collect();
-    let made = match &jobs[0].group {
+    // The answer is what was written, whatever the caller may see a moment later: refused, it would be asked for again.
+    let made = match jobs[0].group.clone() {
         Some(group) => {
             let op = caller.draft().on("prewarm_group", group.id, name).with(details);
             app.db.create_prewarm_group(&jobs, &ids, &op).await?;
-            PrewarmMade::Group(Box::new(prewarm_groups::one(&app, &caller, group.id).await?.group))
+            let written = app.db.prewarm_group(group.id).await?;
+            PrewarmMade::Group(Box::new(prewarm_groups::details(&app, &written, group).await?.group))
         }
         None => {
             let op = caller.draft().on("prewarm", jobs[0].id, name).with(details);
             app.db.create_prewarm(&jobs[0], &ids, &op).await?;
-            PrewarmMade::Job(Box::new(one(&app, &caller, jobs[0].id).await?))
+            let written = app.db.prewarm(jobs[0].id).await?;
+            let written = written.ok_or_else(|| Fault::not_found("prewarm job", jobs[0].id))?;
+            PrewarmMade::Job(Box::new(shown(&app, &written).await?))
         }
     };
     app.fleet.wake();
@@ -312,9 +316,12 @@ pub(super) async fn find(app: &App, caller: &Caller, id: PrewarmId) -> Result<Pr
 }
 
 async fn one(app: &App, caller: &Caller, id: PrewarmId) -> Result<PrewarmBody, Fault> {
-    let job = find(app, caller, id).await?;
-    let progress = app.db.prewarm_progress(&[id]).await?;
-    Ok(body(&job, progress.get(&id).copied().unwrap_or_default()))
+    shown(app, &find(app, caller, id).await?).await
+}
+
+async fn shown(app: &App, job: &Prewarm) -> Result<PrewarmBody, Fault> {
+    let progress = app.db.prewarm_progress(&[job.id]).await?;
+    Ok(body(job, progress.get(&job.id).copied().unwrap_or_default()))
 }
 
 /// The body of a job.

@@ -47,7 +47,8 @@ pub async fn list(
     page(&app, &caller, &image).await.map(axum::Json)
 }
 
-/// Shares an image with projects, domains, or its whole domain. A project must accept; a domain has it at once.
+/// Shares an image with projects, domains, or its whole domain. A project must accept; a domain has it at once, its own also
+/// from a member of the owning project.
 #[utoipa::path(post, path = "/api/v1/images/{id}/shares", tag = "shares", params(("id" = ImageId, Path)),
     request_body = ShareCreate, responses((status = 200, description = "All its receivers", body = Page<ShareBody>),
         (status = 409, description = "Public, too many receivers, or three-level sharing is off", body = ErrorBody)))]

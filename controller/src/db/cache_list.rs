@@ -19,6 +19,7 @@ use super::entries::{self, Entry};
 use super::error::DbError;
 use super::images::visible_to;
 use super::intents::Intent;
+use super::placements::where_placed;
 use super::sql::{Row, Stmt, contains, sql};
 use super::store::Db;
 use super::tokens::Scope;
@@ -276,7 +277,8 @@ impl Db {
         Ok(copies)
     }
 
-    /// Which of these images (at most a page of them) are `active` as shown at a location.
+    /// Which of these images (at most a page of them) are `active` as shown at a location. `placed`: only those for which the
+    /// copy is there, not also those that happen to have the same bytes ([`super::placements`]).
     ///
     /// # Errors
     /// A failed statement.
@@ -284,11 +286,13 @@ impl Db {
         &self,
         location: LocationId,
         images: &[ImageId],
+        placed: bool,
         now_us: i64,
     ) -> Result<HashSet<ImageId>, DbError> {
         let status = Some(EntryStatus::Active);
         let active = CacheFilter { location: Some(location), status, ..CacheFilter::default() };
-        let rows = self.rows(shown(&active, Some(images), now_us)).await?;
+        let stmt = shown(&active, Some(images), now_us);
+        let rows = self.rows(if placed { where_placed(stmt) } else { stmt }).await?;
         rows.iter().map(|row| row.parse("image_id")).collect()
     }
 

@@ -16,6 +16,7 @@ use hearth_protocol::words::{EntryStatus, GoneReason};
 
 use super::changes::Change;
 use super::error::DbError;
+use super::placements;
 use super::sql::{Row, Stmt, sql};
 use super::store::{Db, Tx};
 
@@ -208,6 +209,7 @@ async fn apply(
              WHERE lease.location_id = key_given.location_id AND lease.content_id = key_given.content_id) AND content_id IN ";
         let rights = sql("key_given", rights).bind(location);
         tx.run(rights.list(gone.iter().map(|(content, _)| *content))).await?;
+        placements::gone(tx, location, gone.iter().map(|(content, _)| *content)).await?;
     }
     if changes != EntryChanges::default() {
         tx.changed(Change::Entries(location));

@@ -12,7 +12,7 @@
 //! an image that is not active, so nothing new comes to be meanwhile.
 //! **Invariants.** An image in the bin keeps its content and its original. A deleted image refers to no content and has no
 //! intents. Whoever destroys checks the state inside the transaction, so a restore and the end of the days in the bin cannot
-//! both win.
+//! both win. Jobs end with their image or not at all.
 
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::{ImageStatus, Visibility};
@@ -24,6 +24,7 @@ use super::host_image_changes::refuse_member;
 use super::image_edits::{must_be_current, name_key};
 use super::images::Image;
 use super::operations::Draft;
+use super::prewarms::{cancel_all, unfinished_of};
 use super::sql::sql;
 use super::store::{Db, Tx};
 
@@ -64,13 +65,36 @@ impl Db {
     /// [`DbError::NotFound`]; [`DbError::State`] if it is being made, in the bin, protected, public or being prewarmed;
     /// [`DbError::Revision`]; or a failed statement.
     pub async fn bin_image(&self, id: ImageId, if_match: Option<u64>, op: &Draft) -> Result<Image, DbError> {
+        self.bin(id, if_match, Jobs::Keep, op).await
+    }
+
+    /// As [`Db::bin_image`]; its prewarm jobs are cancelled instead of keeping it.
+    ///
+    /// # Errors
+    /// As [`Db::bin_image`]; then its jobs go on.
+    pub async fn force_bin_image(
+        &self,
+        id: ImageId,
+        if_match: Option<u64>,
+        op: &Draft,
+    ) -> Result<Image, DbError> {
+        self.bin(id, if_match, Jobs::End, op).await
+    }
+
+    async fn bin(
+        &self,
+        id: ImageId,
+        if_match: Option<u64>,
+        jobs: Jobs,
+        op: &Draft,
+    ) -> Result<Image, DbError> {
         let update = "UPDATE image SET status = 'pending_delete', binned_from = $1, binned_us = $2, name_key = $3, \
              updated_us = $2, revision = revision + 1 WHERE id = $3";
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let allowed = "only an active, deactivated or killed image goes into the recycle bin";
                 let image = tx.image_in(id, &BINNABLE, allowed).await?;
-                may_go(tx, &image, if_match).await?;
+                let_go(tx, &image, if_match, jobs, op).await?;
                 let stmt = sql("image", update).bind(image.status).bind(tx.now_us()).bind(id);
                 tx.run(stmt).await?;
                 tx.changed(Change::Image(id));
@@ -127,10 +151,33 @@ impl Db {
         if_match: Option<u64>,
         op: &Draft,
     ) -> Result<Image, DbError> {
+        self.delete(id, if_match, Jobs::Keep, op).await
+    }
+
+    /// As [`Db::delete_image`]; its prewarm jobs are cancelled instead of keeping it.
+    ///
+    /// # Errors
+    /// As [`Db::delete_image`]; then its jobs go on.
+    pub async fn force_delete_image(
+        &self,
+        id: ImageId,
+        if_match: Option<u64>,
+        op: &Draft,
+    ) -> Result<Image, DbError> {
+        self.delete(id, if_match, Jobs::End, op).await
+    }
+
+    async fn delete(
+        &self,
+        id: ImageId,
+        if_match: Option<u64>,
+        jobs: Jobs,
+        op: &Draft,
+    ) -> Result<Image, DbError> {
         self.write_tx(move |tx| {
             Box::pin(async move {
                 let image = tx.live_image(id).await?;
-                may_go(tx, &image, if_match).await?;
+                let_go(tx, &image, if_match, jobs, op).await?;
                 destroy_in(tx, &image, "the image was deleted", op).await?;
                 Ok(image)
             })
@@ -147,7 +194,7 @@ impl Db {
             Box::pin(async move {
                 let allowed = "only a queued, saving or importing image can be cancelled";
                 let image = tx.image_in(id, &UNFINISHED, allowed).await?;
-                may_go(tx, &image, None).await?;
+                let_go(tx, &image, None, Jobs::Keep, op).await?;
                 destroy_in(tx, &image, "the import was cancelled", op).await?;
                 Ok(image)
             })
@@ -213,8 +260,23 @@ fn became(from: ImageStatus, to: ImageStatus) -> serde_json::Value {
     json!({ "before": { "status": from }, "after": { "status": to } })
 }
 
-/// What keeps an image from going, into the bin or for good.
-async fn may_go(tx: &mut Tx<'_>, image: &Image, if_match: Option<u64>) -> Result<(), DbError> {
+/// What becomes of the prewarm jobs of an image that is to go.
+#[derive(Clone, Copy, Debug)]
+enum Jobs {
+    /// They keep it.
+    Keep,
+    /// They are cancelled, once nothing else keeps it.
+    End,
+}
+
+/// Refuses what keeps an image from going, into the bin or for good.
+async fn let_go(
+    tx: &mut Tx<'_>,
+    image: &Image,
+    if_match: Option<u64>,
+    jobs: Jobs,
+    op: &Draft,
+) -> Result<(), DbError> {
     must_be_current(image, if_match)?;
     let refused = |state: &str, allowed| {
         Err(DbError::State { what: "image", key: image.facts.name.clone(), state: state.to_owned(), allowed })
@@ -227,12 +289,12 @@ async fn may_go(tx: &mut Tx<'_>, image: &Image, if_match: Option<u64>) -> Result
         return refused("public", "make it custom first");
     }
     refuse_member(tx, image).await?;
-    let busy =
-        "SELECT id FROM prewarm WHERE image_id = $1 AND state IN ('scheduled', 'running', 'paused') LIMIT 1";
-    if tx.row(sql("prewarm", busy).bind(image.id)).await?.is_some() {
-        return refused("being prewarmed", "cancel its prewarm jobs first");
+    let unfinished = unfinished_of(tx, image.id).await?;
+    match jobs {
+        Jobs::Keep if !unfinished.is_empty() => refused("being prewarmed", "cancel its prewarm jobs first"),
+        Jobs::Keep => Ok(()),
+        Jobs::End => cancel_all(tx, &unfinished, op).await,
     }
-    Ok(())
 }
 
 async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Result<(), DbError> {
@@ -243,6 +305,7 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     tx.delete_tags(id).await?;
     tx.delete_note(id).await?;
     tx.run(sql("intent", "DELETE FROM intent WHERE image_id = $1").bind(id)).await?;
+    tx.run(sql("placement", "DELETE FROM placement WHERE image_id = $1").bind(id)).await?;
     tx.close_upload(id).await?;
     tx.run(sql("market_import", "DELETE FROM market_import WHERE image_id = $1").bind(id)).await?;
     tx.run(sql("encrypted_import", "DELETE FROM encrypted_import WHERE image_id = $1").bind(id)).await?;

@@ -15,6 +15,7 @@ use super::changes::Change;
 use super::error::DbError;
 use super::ids::new_id;
 use super::operations::Draft;
+use super::placements::place;
 use super::prewarm_targets::call_off;
 use super::sql::{Row, Stmt, db_words, sql};
 use super::store::{Db, Tx};
@@ -220,6 +221,7 @@ pub(super) async fn put(tx: &mut Tx<'_>, intents: &[Intent]) -> Result<(), DbErr
     last.retain(|intent| seen.insert((intent.image, intent.location, intent.origin, intent.prewarm)));
     for rows in last.chunks(ROWS_PER_INSERT) {
         tx.run(insert(rows, tx.now_us())).await?;
+        place(tx, rows).await?;
     }
     tx.changed(Change::Intents);
     Ok(())
@@ -236,6 +238,23 @@ impl Db {
             Box::pin(async move {
                 put(tx, intents).await?;
                 tx.record(op).await
+            })
+        })
+        .await
+    }
+
+    /// Puts the intent of a launch. Whoever waits for a machine asks again and again: only the first time is an operation.
+    ///
+    /// # Errors
+    /// As [`Db::put_intents`].
+    pub async fn put_launch(&self, launch: &Intent, op: &Draft) -> Result<(), DbError> {
+        let known = "SELECT id FROM intent WHERE image_id = $1 AND location_id = $2 AND origin = $3 LIMIT 1";
+        self.write_tx(move |tx| {
+            Box::pin(async move {
+                let stmt = sql("intent", known).bind(launch.image).bind(launch.location);
+                let is_new = tx.row(stmt.bind(launch.origin)).await?.is_none();
+                put(tx, std::slice::from_ref(launch)).await?;
+                if is_new { tx.record(op).await } else { Ok(()) }
             })
         })
         .await

@@ -12,12 +12,13 @@ use super::error::DbError;
 use super::sql::{Row, sql};
 use super::store::Db;
 
-const COLUMNS: &str = "SELECT location_id, lease_id, content_id, kind, consumer, since_us FROM lease";
+pub(super) const COLUMNS: &str =
+    "SELECT location_id, lease_id, content_id, kind, consumer, since_us FROM lease";
 
 /// Rows of one INSERT: 6 values each stay far below the 32,766 that SQLite allows.
 const ROWS_PER_INSERT: usize = 500;
 
-fn lease(row: &Row) -> Result<(LocationId, Lease), DbError> {
+pub(super) fn lease(row: &Row) -> Result<(LocationId, Lease), DbError> {
     let lease = Lease {
         lease: row.parse("lease_id")?,
         content: row.parse("content_id")?,

@@ -317,6 +317,7 @@ impl Db {
                     revoke_agent(tx, agent, id).await?;
                 }
                 tx.run(sql("intent", "DELETE FROM intent WHERE location_id = $1").bind(id)).await?;
+                tx.run(sql("placement", "DELETE FROM placement WHERE location_id = $1").bind(id)).await?;
                 tx.run(sql("lease", "DELETE FROM lease WHERE location_id = $1").bind(id)).await?;
                 tx.run(sql("entry", "DELETE FROM entry WHERE location_id = $1").bind(id)).await?;
                 tx.run(sql("key_given", "DELETE FROM key_given WHERE location_id = $1").bind(id)).await?;

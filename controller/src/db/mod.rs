@@ -51,6 +51,7 @@ mod narrow;
 pub mod operations;
 pub mod ownership;
 mod page;
+pub mod placements;
 pub mod prewarm_groups;
 pub mod prewarm_targets;
 pub mod prewarms;

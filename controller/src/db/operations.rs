@@ -39,6 +39,15 @@ db_words! {
     }
 }
 
+/// How the actions begin that tell where copies are: tenants read none of them.
+const ABOUT_COPIES: [&str; 2] = ["cache.", "image.launch"];
+
+/// Whether an action tells where copies are.
+#[must_use]
+pub fn is_about_copies(action: &str) -> bool {
+    ABOUT_COPIES.iter().any(|begin| action.starts_with(begin))
+}
+
 /// An operation as the caller describes it. It keeps its id when a transaction is repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {
@@ -244,5 +253,6 @@ fn matching(stmt: Stmt, filter: &OperationFilter) -> Stmt {
     let stmt = stmt.when(filter.who.as_ref(), " AND who = ").when(filter.action.as_ref(), " AND action = ");
     let stmt = stmt.when(filter.outcome, " AND result = ");
     let stmt = stmt.when(filter.from_us, " AND time_us >= ").when(filter.to_us, " AND time_us < ");
-    if filter.for_tenants { stmt.text(" AND action NOT LIKE 'cache.%'") } else { stmt }
+    let hidden = ABOUT_COPIES.iter().filter(|_| filter.for_tenants);
+    hidden.fold(stmt, |stmt, begin| stmt.text(" AND action NOT LIKE ").arg(format!("{begin}%")))
 }

@@ -244,6 +244,23 @@ pub(super) async fn cancel(tx: &mut Tx<'_>, id: PrewarmId) -> Result<(), DbError
     tx.set_prewarm(id, PrewarmState::Cancelled, Some(tx.now_us())).await
 }
 
+/// The jobs of an image that are not over, oldest first.
+pub(super) async fn unfinished_of(tx: &mut Tx<'_>, image: ImageId) -> Result<Vec<Prewarm>, DbError> {
+    let stmt = sql("prewarm", COLUMNS).text(" WHERE image_id = ").arg(image);
+    let stmt = stmt.text(" AND state IN ('scheduled', 'running', 'paused') ORDER BY id");
+    tx.rows(stmt).await?.iter().map(prewarm).collect()
+}
+
+/// Cancels jobs for what `op` does to their image; each has its own row in the log.
+pub(super) async fn cancel_all(tx: &mut Tx<'_>, jobs: &[Prewarm], op: &Draft) -> Result<(), DbError> {
+    for job in jobs {
+        cancel(tx, job.id).await?;
+        let own = Draft::new(op.who_kind, op.who.clone(), "prewarm.cancel");
+        tx.record(&own.on("prewarm", job.id, job.image_name.clone())).await?;
+    }
+    Ok(())
+}
+
 /// See [`Db::retry_prewarm`].
 pub(super) async fn retry(tx: &mut Tx<'_>, id: PrewarmId) -> Result<usize, DbError> {
     let again = "UPDATE prewarm_target SET state = 'waiting', reason = '', attempts = 0, updated_us = $1 \

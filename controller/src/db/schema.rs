@@ -35,6 +35,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (13, include_str!("migrations/0013_given_images.sql")),
     (14, include_str!("migrations/0014_anchor_files.sql")),
     (15, include_str!("migrations/0015_answer_tags.sql")),
+    (16, include_str!("migrations/0016_placements.sql")),
     (17, include_str!("migrations/0017_reading.sql")),
 ];
 

@@ -106,7 +106,13 @@ pub(super) fn viewed_as(columns: &'static str, scope: Scope, view: View) -> Stmt
     match view {
         View::All => seen_as(columns, scope),
         View::Featured => seen_as(columns, scope).text(" AND image.featured = 1"),
-        View::Public => all().text("COALESCE(image.visibility, '') = 'public'"),
+        View::Public => {
+            let stmt = all().text("COALESCE(image.visibility, '') = 'public'");
+            match scope {
+                Scope::System => stmt,
+                _ => owned_by(stmt.text(" AND (image.status <> 'pending_delete' OR "), scope).text(")"),
+            }
+        }
         View::Private => owned_by(all(), scope).text(" AND image.visibility <> 'public'"),
         View::Shared(status) => {
             let stmt = shared_with(all(), scope, status);
@@ -199,8 +205,8 @@ impl Tx<'_> {
 }
 
 impl Db {
-    /// The image with this id, unless it is deleted, with the strongest share that reaches `scope`. It says nothing about
-    /// rights: whoever asks must ask [`crate::logic::authz::authorize`] too.
+    /// The image with this id, unless it is deleted or in the recycle bin of somebody else, with the strongest share that
+    /// reaches `scope`. It says nothing about rights: whoever asks must ask [`crate::logic::authz::authorize`] too.
     ///
     /// # Errors
     /// A failed statement.
@@ -212,9 +218,13 @@ impl Db {
         let Some(image) = self.image(id).await?.filter(|image| image.deleted_us.is_none()) else {
             return Ok(None);
         };
-        let is_shared =
-            image.facts.visibility == Visibility::Shared && image.status != ImageStatus::PendingDelete;
-        if !is_shared || owns(scope, &image) {
+        if owns(scope, &image) {
+            return Ok(Some((image, None)));
+        }
+        if image.status == ImageStatus::PendingDelete {
+            return Ok(None);
+        }
+        if image.facts.visibility != Visibility::Shared {
             return Ok(Some((image, None)));
         }
         let stmt = sql("share", "SELECT share.status FROM share WHERE share.image_id = $1 AND ").bind(id);
@@ -247,7 +257,7 @@ impl Db {
     ///
     /// # Errors
     /// [`DbError::NotFound`] for the image, or for a receiver that is unknown or out of reach; [`DbError::State`] if it is
-    /// public; [`DbError::Quota`] for too many receivers; or a failed statement.
+    /// public or in the recycle bin; [`DbError::Quota`] for too many receivers; or a failed statement.
     pub async fn add_shares(
         &self,
         seen: &Image,
@@ -338,6 +348,11 @@ async fn add_in(
     if image.facts.visibility == Visibility::Public {
         let allowed = "everybody has it; make it custom first (hearth image unpublish)";
         return Err(DbError::State { what: "image", key: image.facts.name, state: "public".into(), allowed });
+    }
+    if image.status == ImageStatus::PendingDelete {
+        let (key, state) = (image.facts.name, image.status.to_string());
+        let allowed = "it lies in the recycle bin; restore it first (hearth image restore)";
+        return Err(DbError::State { what: "image", key, state, allowed });
     }
     for receiver in receivers {
         let there = tx.domain_of(*receiver).await?;

@@ -23,6 +23,7 @@ pub mod hold;
 pub mod host_image;
 pub mod host_state;
 pub mod join;
+pub mod launch;
 pub mod liveness;
 pub mod login;
 pub mod market;

@@ -3,8 +3,9 @@
 //! **What.** The receivers of a request, whether each lies within reach, which of several shares counts, and which shares
 //! keep an image from going to another owner.
 //!
-//! **Why a domain's share needs no answer.** Nobody speaks for all projects of a domain; who gave it is an administrator of
-//! all of them. A project is asked, so that strangers cannot fill its lists.
+//! **Why a domain's share needs no answer.** Nobody speaks for all projects of a domain. It comes from a member of one of them,
+//! whose image it is (SH-2), or from the system: for other domains from nobody else. A project that is named is asked, so
+//! that strangers cannot fill its lists; in its own domain nobody is one.
 //!
 //! **Invariants**, each with a test of the same name:
 //! 1. `a_request_names_somebody_and_at_most_a_hundred`

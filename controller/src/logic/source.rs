@@ -41,12 +41,13 @@ pub enum SourceError {
         /// Which.
         port: u16,
     },
-    /// The address is not open for imports. Which one it is, is not told: it would map the network for a stranger.
+    /// The address is not open for imports. The caller is told of an address that stands in a URL alone: which one a name has,
+    /// and whether it has any, would map the network for a stranger.
     #[error(
         "{host} leads to an address that imports may not reach ({why}); an administrator can open it with import_allow"
     )]
     Address {
-        /// The name in the URL.
+        /// As it stands in the URL.
         host: String,
         /// What kind of address.
         why: &'static str,

@@ -82,16 +82,22 @@ async fn a_domain_sees_its_own_locations_and_copies() {
     fault(f.other_manager.ask(Method::GET, &format!("/images/{image}/cache")).send().await.unwrap(), 404)
         .await;
 
-    // Who administers nothing sees the mark and no place.
+    // Who administers nothing sees the mark of what was brought there for an image, and no place.
+    let mark = async |who: &Client, at: &str| {
+        who.get(&format!("/images?at={at}")).await["items"][0]["cached"].clone()
+    };
+    assert_eq!(mark(&f.tenants.owner, "ours-1").await, json!(false), "nobody said for which image it is");
+    assert_eq!(mark(&f.manager, "ours-1").await, json!(true), "a copy at the domain's own location");
+    for at in ["ours-1", "nobodys-1"] {
+        f.tenants.owner.post(&format!("/images/{image}/launch"), json!({ "location": at })).await;
+    }
     for who in [&f.reader, &f.tenants.owner] {
         for path in ["/locations", "/cache", "/prewarms"] {
             fault(who.ask(Method::GET, path).send().await.unwrap(), 403).await;
         }
         assert!(who.get(&format!("/images/{image}")).await.get("cached_at").is_none());
-        let marked =
-            async |at: &str| who.get(&format!("/images?at={at}")).await["items"][0]["cached"].clone();
-        assert_eq!((marked("ours-1").await, marked("nobodys-1").await), (json!(true), json!(true)));
-        assert_eq!((marked("theirs-1").await, marked("nowhere").await), (json!(false), json!(false)));
+        assert_eq!((mark(who, "ours-1").await, mark(who, "nobodys-1").await), (json!(true), json!(true)));
+        assert_eq!((mark(who, "theirs-1").await, mark(who, "nowhere").await), (json!(false), json!(false)));
     }
     f.place.stop().await;
 }

@@ -11,6 +11,8 @@ use sqlx::{Connection as _, Executor as _};
 
 use super::harness::{Client, Place, body, fault};
 use super::host_images::{active, host_image, made};
+use super::places;
+use super::sharing::tenants;
 
 /// Members of two projects of one domain, and the second project.
 async fn two_projects(place: &Place) -> (Client, Client, ProjectId) {
@@ -107,6 +109,39 @@ async fn a_disk_that_may_not_be_seen_shows_its_state_alone() {
     );
     assert_eq!(told["images"][1]["message"], format!("no image {data}"));
     assert_eq!(owner.get(&format!("/images/{data}")).await["status"], "active");
+    place.stop().await;
+}
+
+/// HI-3, CA-0: who manages the host image's domain places no disk that is not the domain's to see, and makes no job of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_may_not_be_seen_is_not_placed() {
+    let place = Place::new().await;
+    let t = tenants(&place).await;
+    let scope = json!({ "scope": "domain", "domain": t.domain });
+    let manager = place.client.delegate("manager", Role::Admin, scope).await;
+    let (system, data) = (active(&t.owner, "system").await, active(&t.stranger, "data").await);
+    let sent = json!({ "name": "erp", "images": [system, data], "project": t.own });
+    let id = place.client.post("/host-images", sent).await["id"].clone();
+    let db = place.controller.db();
+    let at = places::location(db, "ours-1").await;
+    let ours = place.client.ask(Method::PATCH, &format!("/locations/{at}"));
+    body(ours.json(&json!({ "domain": t.domain })).send().await.unwrap()).await;
+    let targets = json!({ "to": [at] });
+    for (path, dry) in [("/cache", false), ("/prewarms", false), ("/prewarms", true)] {
+        let mut sent = json!({ "host_image": id, "targets": targets });
+        if dry {
+            sent["dry_run"] = json!(true);
+        }
+        let refused = fault(manager.ask(Method::POST, path).json(&sent).send().await.unwrap(), 409).await;
+        assert_eq!(refused.field.as_deref(), Some("host_image"), "{path}");
+        assert!(refused.message.contains("data disk 1 is an image that you may not see"), "{refused:?}");
+    }
+    assert!(db.intents().await.unwrap().is_empty() && db.unfinished_prewarms().await.unwrap().is_empty());
+    // Who sees all of it places it, and reads what was made.
+    let made = place.client.post("/prewarms", json!({ "host_image": id, "targets": targets })).await;
+    assert_eq!((made["jobs"].as_array().unwrap().len(), &made["total"]), (2, &json!(1)), "{made}");
+    let shown = place.client.get(&format!("/prewarm-groups/{}", made["id"].as_str().unwrap())).await;
+    assert_eq!((&shown["id"], &shown["jobs"]), (&made["id"], &made["jobs"]));
     place.stop().await;
 }
 

@@ -63,6 +63,7 @@ async fn closed_addresses_and_disguises_are_refused_at_once() {
     // No address is allowed, only the port.
     let place = super::harness::Place::with(|config| {
         config.sources.rules = Rules::new(&[], &[secret, 80, 443]).unwrap();
+        config.sources.patience.pause = Duration::from_millis(20);
     })
     .await;
     let mut urls: Vec<String> = [
@@ -98,15 +99,20 @@ async fn closed_addresses_and_disguises_are_refused_at_once() {
         let refused = place.client.ask(Method::POST, "/sources/check").json(&json!({ "url": url })).send();
         assert_eq!(fault(refused.await.unwrap(), 400).await.field.as_deref(), Some("url"), "{url}");
     }
-    // A name is only known when it is resolved: killed, with no word about which address it has.
+    // A name is only known when it is resolved: killed, with no word about which address it has, or whether it has one.
     let id = import(&place.client, "name", &format!("http://localhost:{secret}/x"), json!({})).await;
     let image = place.client.ended(id).await;
     assert!(
-        image.status == ImageStatus::Killed && image.reason.contains("may not reach"),
+        image.status == ImageStatus::Killed
+            && image.reason.contains("localhost has no address that imports may reach"),
         "{}",
         image.reason
     );
     assert!(!image.reason.contains("127.0.0.1") && !image.reason.contains("::1"));
+    let looked = json!({ "url": format!("http://localhost:{secret}/x") });
+    let looked = place.client.ask(Method::POST, "/sources/check").json(&looked).send().await.unwrap();
+    let said = fault(looked, 409).await.message;
+    assert!(image.reason.ends_with(&said) && !said.contains("public internet"), "{said}");
     assert_eq!(asked.load(Ordering::Relaxed), 0, "nobody was asked");
     assert_eq!(place.client.get("/images").await["items"].as_array().unwrap().len(), 1);
     place.stop().await;
@@ -187,7 +193,9 @@ async fn a_name_that_changes_its_address_is_connected_to_where_it_was_checked() 
     assert!(matches!(first, Err(FetchError::Later(_))), "the public address does not answer: {first:?}");
     assert_eq!(resolver.0.load(Ordering::Relaxed), 1, "resolved once for one connection");
     let second = sources.check(&source).await;
-    assert!(matches!(second, Err(FetchError::Refused(_))), "{second:?}");
+    let closed =
+        matches!(&second, Err(FetchError::Later(why)) if why.contains("no address that imports may reach"));
+    assert!(closed, "{second:?}");
     assert_eq!(asked.load(Ordering::Relaxed), 0, "this machine was never asked");
 }
 

@@ -158,6 +158,9 @@ async fn a_list_marks_what_is_cached_at_a_location() {
         client.put(id, noise(1000 + n as u64)).await;
         let content = client.ended(id).await.content.unwrap();
         places::cached(db, if *name == "warm" { at } else { elsewhere }, content).await;
+        if *name == "warm" {
+            places::wanted(db, at, id, content).await;
+        }
     }
     for caller in [client, &tenant] {
         for query in [format!("at={at}"), "at=HOST-1".to_owned()] {

@@ -2,11 +2,13 @@
 
 use hearth_controller::clock;
 use hearth_controller::db::enrolment::{Certificate, Enrolment};
+use hearth_controller::db::intents::{Intent, IntentHold};
 use hearth_controller::db::join_tokens::JoinToken;
 use hearth_controller::db::locations::{Location, SessionFacts};
 use hearth_controller::db::operations::Draft;
 use hearth_controller::db::{Db, new_id};
 use hearth_protocol::digest::{AgentId, ContentId};
+use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{BootId, ImageId, LeaseId, LocationId};
 use hearth_protocol::message::control::{Lease, ObservedEntry, ObservedState};
 use hearth_protocol::message::enrol::LocationFacts;
@@ -40,9 +42,13 @@ pub(crate) async fn location(db: &Db, name: &str) -> LocationId {
 
 /// The copy is there, verified.
 pub(crate) async fn cached(db: &Db, location: LocationId, content: ContentId) {
+    report(db, location, content, ObservedState::Present(EntryStatus::Active)).await;
+}
+
+async fn report(db: &Db, location: LocationId, content: ContentId, state: ObservedState) {
     let entry = ObservedEntry {
         content,
-        state: ObservedState::Present(EntryStatus::Active),
+        state,
         done_bytes: 1,
         data_bytes: 1,
         moved_bytes: 1,
@@ -52,6 +58,18 @@ pub(crate) async fn cached(db: &Db, location: LocationId, content: ContentId) {
         last_used_unix_ms: 0,
     };
     db.apply_changes(location, &[entry]).await.unwrap();
+}
+
+/// The copy is there for this image.
+pub(crate) async fn wanted(db: &Db, at: LocationId, image: ImageId, content: ContentId) {
+    let wish = Intent::manual(image, content, at, IntentHold::Pinned);
+    db.put_intents(&[wish], &Draft::system("cache.create")).await.unwrap();
+}
+
+/// The last try to bring the copy failed.
+pub(crate) async fn failed(db: &Db, at: LocationId, content: ContentId, fault: FaultCode, text: &str) {
+    let state = ObservedState::Failed { fault, text: text.to_owned(), next_try_unix_ms: 0 };
+    report(db, at, content, state).await;
 }
 
 /// These use the copy.

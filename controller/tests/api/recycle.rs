@@ -178,6 +178,37 @@ async fn nothing_new_is_made_of_what_lies_in_the_bin() {
     place.stop().await;
 }
 
+/// DL-2, SH-7: what lies in the bin is its owner's, whatever it was to others: the row is made beside the controller, which
+/// makes none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_never_sees_the_bin() {
+    use sqlx::{Connection as _, Executor as _};
+    let place = Place::new().await;
+    let t = super::sharing::tenants(&place).await;
+    let image = active(&t.owner, "noble", 1000).await;
+    delete(&t.owner, image.id, "").await;
+    let shares = format!("/images/{}/shares", image.id);
+    let share = t.owner.ask(Method::POST, &shares).json(&json!({ "projects": [t.sister] }));
+    let refused = fault(share.send().await.unwrap(), 409).await;
+    assert!(refused.message.contains("restore it first"), "{refused:?}");
+    sqlx::any::install_default_drivers();
+    let file = format!("sqlite://{}", place.config.state_dir.join("hearth.sqlite").display());
+    let mut beside = sqlx::AnyConnection::connect(&file).await.unwrap();
+    let public = format!("UPDATE image SET visibility = 'public', featured = 1 WHERE id = '{}'", image.id);
+    beside.execute(sqlx::AssertSqlSafe(public)).await.unwrap();
+    for view in ["all", "public", "featured"] {
+        let query = format!("/images?view={view}&status=pending_delete");
+        assert_eq!(t.stranger.get(&query).await["items"], json!([]), "{view}");
+        assert_eq!(names(&t.owner.get(&query).await), ["noble"], "{view}");
+    }
+    let path = format!("/images/{}", image.id);
+    for tail in ["", "/file", "/shares"] {
+        fault(t.stranger.ask(Method::GET, &format!("{path}{tail}")).send().await.unwrap(), 404).await;
+    }
+    assert_eq!(t.owner.get(&path).await["status"], "pending_delete");
+    place.stop().await;
+}
+
 /// DL-1: a protected image and a public one refuse deletion with the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_and_public_images_stay() {
@@ -218,6 +249,7 @@ async fn machines_that_run_on_an_image_are_named() {
     let (_, project) = db.default_tenants().await.unwrap();
     let scope = json!({ "scope": "project", "project": project });
     let tenant = client.delegate("tenant", hearth_protocol::words::Role::Member, scope).await;
+    places::wanted(db, at, image.id, content).await;
     let error = fault(delete(&tenant, image.id, "").await, 409).await;
     assert!(!error.message.contains("vm-7"), "hosts and machines are the operators' business: {error:?}");
     assert_eq!(delete(client, image.id, "?force=true").await.status(), StatusCode::NO_CONTENT);
@@ -225,6 +257,25 @@ async fn machines_that_run_on_an_image_are_named() {
     body(act(client, image.id, "restore").await).await;
     places::leased(db, at, content, &[(ConsumerKind::Operator, "bob")]).await;
     assert_eq!(delete(client, image.id, "").await.status(), StatusCode::NO_CONTENT);
+    place.stop().await;
+}
+
+/// DL-3: force takes the prewarm jobs along, and touches none where the deletion is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_force_cancels_no_job() {
+    let place = Place::new().await;
+    let client = &place.client;
+    let image = active(client, "warm", 1000).await;
+    let at = places::location(place.controller.db(), "host-1").await;
+    let job = client.post("/prewarms", json!({ "image": image.id, "targets": { "to": [at] } })).await;
+    let job = format!("/prewarms/{}", job["id"].as_str().unwrap());
+    let forced = format!("/images/{}?force=true", image.id);
+    let stale = client.ask(Method::DELETE, &forced).header("if-match", image.revision + 1);
+    assert_eq!(fault(stale.send().await.unwrap(), 412).await.code, "revision");
+    assert_eq!(client.get(&job).await["state"], "running");
+    let gone = client.ask(Method::DELETE, &forced).header("if-match", image.revision).send().await.unwrap();
+    assert_eq!(gone.status(), StatusCode::NO_CONTENT);
+    assert_eq!(client.get(&job).await["state"], "cancelled");
     place.stop().await;
 }
 

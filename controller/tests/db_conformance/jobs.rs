@@ -1,13 +1,17 @@
 //! Intents and prewarm jobs.
 
+use std::collections::BTreeSet;
+
 use hearth_controller::clock;
+use hearth_controller::db::images::ImageFacts;
 use hearth_controller::db::intents::{Intent, IntentHold, IntentWish};
+use hearth_controller::db::operations::OperationFilter;
 use hearth_controller::db::prewarm_targets::{Target, TargetState};
 use hearth_controller::db::prewarms::{Prewarm, PrewarmFilter};
 use hearth_controller::db::{Change, Db, DbError, PageRequest, new_id};
 use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::id::LocationId;
-use hearth_protocol::words::{EntryStatus, Origin, PrewarmState, Priority};
+use hearth_protocol::words::{EntryStatus, ImageStatus, Origin, PrewarmState, Priority, Visibility};
 
 use crate::engines::Place;
 use crate::fixture::{active_image, locations, observed, op};
@@ -23,6 +27,7 @@ on_both_engines! {
     a_job_is_cancelled_paused_and_tried_again
     targets_show_progress_and_page
     nothing_is_wanted_for_an_image_that_is_gone
+    jobs_end_with_their_image_or_go_on
 }
 
 async fn putting_an_intent_twice_makes_one(place: Place) {
@@ -267,4 +272,39 @@ async fn nothing_is_wanted_for_an_image_that_is_gone(place: Place) {
     let foreign = Intent::manual(other.id, job.content, ids[0], IntentHold::Pinned);
     let refused = db.put_intents(&[foreign], &op("cache.add")).await.unwrap_err();
     assert!(matches!(refused, DbError::State { .. }), "{refused}");
+}
+
+/// DL-3: what is refused cancels nothing; what goes takes all its jobs along, each with its row in the log.
+async fn jobs_end_with_their_image_or_go_on(place: Place) {
+    let db = place.open().await;
+    let (first, ids) = job(&db, "warm", PrewarmState::Running, Keep::Pinned, 2).await;
+    let again = Prewarm { id: new_id(), state: PrewarmState::Scheduled, ..first.clone() };
+    db.create_prewarm(&again, &ids, &op("prewarm.create")).await.unwrap();
+    let (image, go) = (first.image, op("image.delete"));
+    let revision = db.image(image).await.unwrap().unwrap().revision;
+    for stale in [
+        db.force_bin_image(image, Some(revision + 1), &go).await.unwrap_err(),
+        db.force_delete_image(image, Some(revision + 1), &go).await.unwrap_err(),
+    ] {
+        assert!(matches!(stale, DbError::Revision { .. }), "{stale}");
+    }
+    let public = |facts: &mut ImageFacts| facts.visibility = Visibility::Public;
+    db.update_image(image, None, public, &op("image.update")).await.unwrap();
+    let refused = db.force_bin_image(image, None, &go).await.unwrap_err();
+    assert!(matches!(&refused, DbError::State { state, .. } if state == "public"), "{refused}");
+    assert_eq!(db.unfinished_prewarms().await.unwrap().len(), 2);
+    assert_eq!(db.intents().await.unwrap().len(), 2);
+    let private = |facts: &mut ImageFacts| facts.visibility = Visibility::Private;
+    db.update_image(image, None, private, &op("image.update")).await.unwrap();
+    let kept = db.bin_image(image, None, &go).await.unwrap_err();
+    assert!(matches!(&kept, DbError::State { state, .. } if state == "being prewarmed"), "{kept}");
+    let binned = db.force_bin_image(image, None, &go).await.unwrap();
+    assert_eq!(binned.status, ImageStatus::PendingDelete);
+    assert_eq!(db.unfinished_prewarms().await.unwrap(), vec![]);
+    assert_eq!(db.intents().await.unwrap(), vec![]);
+    let cancelled =
+        OperationFilter { action: Some("prewarm.cancel".to_owned()), ..OperationFilter::default() };
+    let rows = db.operations(&cancelled, &PageRequest::default()).await.unwrap().items;
+    let named: BTreeSet<_> = rows.iter().map(|row| row.draft.target_id.clone()).collect();
+    assert_eq!(named, BTreeSet::from([first.id.to_string(), again.id.to_string()]));
 }

@@ -16,6 +16,7 @@ mod image_lists;
 mod jobs;
 mod keys;
 mod people;
+mod placements;
 mod plans;
 mod quotas;
 mod recycle;

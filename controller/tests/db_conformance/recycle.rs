@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hearth_controller::db::image_list::ImageFilter;
 use hearth_controller::db::images::ImageFacts;
 use hearth_controller::db::intents::{Intent, IntentHold};
-use hearth_controller::db::shares::Reach;
+use hearth_controller::db::shares::{Reach, View};
 use hearth_controller::db::tokens::Scope;
 use hearth_controller::db::{DbError, PageRequest, new_id};
 use hearth_controller::logic::sharing::Receiver;
@@ -23,6 +23,7 @@ on_both_engines! {
     an_image_that_is_made_is_cancelled
     a_bin_is_its_owners_alone
     in_the_bin_an_image_keeps_owner_and_visibility
+    a_public_image_in_the_bin_is_its_owners_alone
 }
 
 async fn an_image_in_the_bin_keeps_everything_but_its_name(place: Place) {
@@ -153,4 +154,40 @@ async fn in_the_bin_an_image_keeps_owner_and_visibility(place: Place) {
     }
     assert_eq!(db.image(image.id).await.unwrap().unwrap(), binned);
     image_of(&db, domain, other, "noble").await;
+}
+
+/// DL-2, SH-7: no call makes such a row; should there be one, nobody else finds it.
+async fn a_public_image_in_the_bin_is_its_owners_alone(place: Place) {
+    let db = place.open().await;
+    let (domain, project) = db.default_tenants().await.unwrap();
+    let stranger = new_id();
+    db.create_project(stranger, domain, "stranger", &op("project.create")).await.unwrap();
+    let image = active_image(&db, "noble").await;
+    db.bin_image(image.id, None, &op("image.delete")).await.unwrap();
+    let row = format!("UPDATE image SET visibility = 'public', featured = 1 WHERE id = '{}'", image.id);
+    place.connect().await.execute(sqlx::AssertSqlSafe(row)).await.unwrap();
+    let bin = |view| ImageFilter { view, status: Some(ImageStatus::PendingDelete), ..ImageFilter::default() };
+    let scopes = [
+        (Scope::Project(domain, stranger), false),
+        (Scope::Project(domain, project), true),
+        (Scope::Domain(domain), true),
+        (Scope::Domain(new_id()), false),
+        (Scope::System, true),
+    ];
+    for (scope, sees) in scopes {
+        assert_eq!(db.image_known_to(scope, image.id).await.unwrap().is_some(), sees, "{scope:?}");
+        for view in [View::All, View::Public, View::Featured] {
+            let listed = db.images(scope, &bin(view), &PageRequest::default()).await.unwrap();
+            assert_eq!(listed.items.len() == 1, sees, "{scope:?} {view:?}");
+            let counted = db.count_images(scope, &bin(view)).await.unwrap();
+            assert_eq!(counted.rows == 1, sees, "{scope:?} {view:?}");
+        }
+    }
+    let private = format!("UPDATE image SET visibility = 'private' WHERE id = '{}'", image.id);
+    place.connect().await.execute(sqlx::AssertSqlSafe(private)).await.unwrap();
+    let (seen, reach) =
+        (db.image(image.id).await.unwrap().unwrap(), Reach { by_system: true, receivers_max: 9 });
+    let to = BTreeSet::from([Receiver::Project(stranger)]);
+    let error = db.add_shares(&seen, &to, reach, &op("share.create")).await.unwrap_err();
+    assert!(matches!(&error, DbError::State { state, .. } if state == "in the recycle bin"), "{error}");
 }

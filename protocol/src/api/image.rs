@@ -228,7 +228,8 @@ pub struct Image {
     /// Locations where it is `active`; only for those who may see cache entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_at: Option<u32>,
-    /// Whether it is `active` at the location that a list asked for with `at`.
+    /// Whether it is `active` at the location that a list asked for with `at`; for those who may not see cache entries, whether
+    /// it was brought there and still is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached: Option<bool>,
     /// Recommended by an administrator.

@@ -21,7 +21,7 @@ pub struct ShareCreate {
     /// All projects of these domains (system administrators, where three-level sharing is switched on).
     #[serde(default)]
     pub domains: Vec<DomainId>,
-    /// All projects of the image's own domain.
+    /// All projects of the image's own domain, at once: none is asked. Whoever may share the image may do this.
     #[serde(default)]
     pub whole_domain: bool,
 }

@@ -6,6 +6,9 @@
 //! **Why every address.** A name with one public and one private address is either a mistake or an attack; which of them a
 //! connection would take is chance.
 //!
+//! **Why one answer for a name.** That it is unknown, and that it has an address that is not open, are told in the same words and
+//! tried again alike: apart, they would say which names the controller's network has. The log tells.
+//!
 //! **Why the resolver is a trait.** A name whose answers change is what this is there against, and a test needs one.
 //!
 //! **Invariants.** The addresses that were checked are the ones that are connected to; nothing resolves the name again.
@@ -73,17 +76,28 @@ impl Guard {
     /// The addresses of a source's host, all of them open.
     ///
     /// # Errors
-    /// [`FetchError::Refused`] if one is not; [`FetchError::Later`] if the name has none now.
+    /// [`FetchError::Refused`] if an address in the URL is not; [`FetchError::Later`] if a name has none, or one that is not.
     pub async fn addresses(&self, source: &Source) -> Result<Vec<SocketAddr>, FetchError> {
         self.check_literal(source)?;
         let ips = match &source.host {
             Host::Ip(ip) => vec![*ip],
-            Host::Name(name) => self.resolve(name).await?,
+            Host::Name(name) => self.open(&source.host, name).await.map_err(|why| {
+                tracing::info!(host = name, why, "a name of a source has no address that imports may reach");
+                FetchError::Later(format!(
+                    "{name} has no address that imports may reach; an administrator can open more with import_allow"
+                ))
+            })?,
         };
-        for ip in &ips {
-            self.rules.check_address(&source.host, *ip)?;
-        }
         Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, source.port)).collect())
+    }
+
+    /// The addresses of a name, or why it has none that are open: for the log alone.
+    async fn open(&self, host: &Host, name: &str) -> Result<Vec<IpAddr>, String> {
+        let ips = self.resolve(name).await?;
+        for ip in &ips {
+            self.rules.check_address(host, *ip).map_err(|error| error.to_string())?;
+        }
+        Ok(ips)
     }
 
     /// The addresses of a name that an administrator configured: they are not checked.
@@ -94,20 +108,20 @@ impl Guard {
         let literal = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         let ips = match literal {
             Ok(ip) => vec![ip],
-            Err(_) => self.resolve(name).await?,
+            Err(_) => self.resolve(name).await.map_err(FetchError::Later)?,
         };
         Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, FetchError> {
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         let asked = tokio::time::timeout(RESOLVE_MAX, self.resolver.resolve(name.to_owned())).await;
         match asked {
             Ok(Ok(ips)) if ips.len() > ADDRESSES_MAX => {
-                Err(FetchError::Later(format!("{name} has more than {ADDRESSES_MAX} addresses")))
+                Err(format!("{name} has more than {ADDRESSES_MAX} addresses"))
             }
             Ok(Ok(ips)) if !ips.is_empty() => Ok(ips),
-            Ok(_) => Err(FetchError::Later(format!("{name} has no address"))),
-            Err(_) => Err(FetchError::Later(format!("no name server answers for {name}"))),
+            Ok(_) => Err(format!("{name} has no address")),
+            Err(_) => Err(format!("no name server answers for {name}")),
         }
     }
 }
@@ -137,12 +151,34 @@ mod tests {
         let resolver = Arc::new(Fickle(Mutex::new(answers.into())));
         let guard = Guard::new(Rules::new(&[], &[80]).unwrap(), resolver);
         let source = Source::parse("http://fickle.example/x").unwrap();
-        assert!(matches!(guard.addresses(&source).await, Err(FetchError::Refused(_))));
+        assert!(matches!(guard.addresses(&source).await, Err(FetchError::Later(_))));
         let open = guard.addresses(&source).await.unwrap();
         assert_eq!(open, ["1.1.1.1:80".parse().unwrap()], "as they were checked");
         assert!(matches!(guard.addresses(&source).await, Err(FetchError::Later(_))), "no address");
         assert!(matches!(guard.addresses(&source).await, Err(FetchError::Later(_))), "no answer");
         let port = Source::parse("http://fickle.example:22/x").unwrap();
         assert!(matches!(guard.addresses(&port).await, Err(FetchError::Refused(_))), "asks nobody");
+    }
+
+    /// IN-2: whoever may import learns of no name whether it is known to the controller's name server.
+    #[tokio::test]
+    async fn an_unknown_name_and_a_closed_one_answer_alike() {
+        let closed =
+            ["10.0.0.1", "127.0.0.1", "169.254.169.254", "fd00::1"].map(|ip| vec![ip.parse().unwrap()]);
+        let many = vec!["1.1.1.1".parse().unwrap(); ADDRESSES_MAX + 1];
+        let answers: VecDeque<_> = closed.into_iter().chain([many, vec![]]).collect();
+        let asked = answers.len() + 1;
+        let guard = Guard::new(Rules::new(&[], &[80]).unwrap(), Arc::new(Fickle(Mutex::new(answers))));
+        let source = Source::parse("http://db.internal/x").unwrap();
+        let mut said = Vec::new();
+        for _ in 0..asked {
+            match guard.addresses(&source).await {
+                Err(FetchError::Later(text)) => said.push(text),
+                other => panic!("{other:?}"),
+            }
+        }
+        said.dedup();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("db.internal has no address that imports may reach"), "{said:?}");
     }
 }
