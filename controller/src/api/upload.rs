@@ -44,6 +44,7 @@ use crate::db::images::Image;
 use crate::db::operations::Draft;
 use crate::db::tokens::Scope;
 use crate::db::{DbError, new_id};
+use crate::ingest::intake::remove_unclaimed;
 use crate::ingest::space::{Reservation, SpaceError};
 use crate::logic::catalog::first_mismatch;
 use crate::logic::quota::Figures;

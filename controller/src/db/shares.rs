@@ -349,11 +349,6 @@ async fn add_in(
         let allowed = "everybody has it; make it custom first (hearth image unpublish)";
         return Err(DbError::State { what: "image", key: image.facts.name, state: "public".into(), allowed });
     }
-    if image.status == ImageStatus::PendingDelete {
-        let (key, state) = (image.facts.name, image.status.to_string());
-        let allowed = "it lies in the recycle bin; restore it first (hearth image restore)";
-        return Err(DbError::State { what: "image", key, state, allowed });
-    }
     for receiver in receivers {
         let there = tx.domain_of(*receiver).await?;
         if !there.is_some_and(|there| is_within_reach(image.domain, there, reach.by_system)) {

@@ -4,11 +4,9 @@ use hearth_controller::clock;
 use hearth_controller::db::jobs::JobKind;
 use hearth_controller::db::kept_answers::{Claim, Key, State};
 use hearth_controller::db::links::Link;
-use hearth_controller::db::markets::Market;
 use hearth_controller::db::operations::OperationFilter;
 use hearth_controller::db::{Db, DbError, PageRequest, new_id};
 use hearth_controller::jobs::forget::purge;
-use hearth_protocol::api::market::CatalogEntry;
 use hearth_protocol::id::ImageId;
 use hearth_protocol::words::EntryStatus;
 use sqlx::{Executor as _, Row as _};
@@ -131,26 +129,14 @@ async fn notes_and_jobs_go_when_nothing_needs_them(place: Place) {
     let db = place.open().await;
     let now_us = clock::unix_us();
     let (day_us, month_us) = (25 * 60 * MINUTE_US, 31 * 24 * 60 * MINUTE_US);
-    let market = Market {
-        id: new_id(),
-        name: "m".to_owned(),
-        key: "ab".repeat(32),
-        url: None,
-        catalog_name: "c".to_owned(),
-        serial: 1,
-        entries: 1,
-        created_us: 0,
-        updated_us: 0,
-    };
-    let entry: CatalogEntry = serde_json::from_value(serde_json::json!({
-        "key": "k", "name": "n", "os_type": "linux", "distribution": "debian", "version": "12",
-        "architecture": "x86_64", "format": "qcow2", "url": "https://example.org/x",
-        "sha256": "ab".repeat(32), "size_bytes": 1
-    }))
-    .unwrap();
     let (kept, deleted) = (active_image(&db, "kept").await.id, active_image(&db, "deleted").await.id);
+    // The last is of an earlier version, which wrote it before the image.
     for image in [kept, deleted, new_id()] {
-        db.begin_import(image, &market, &entry, &op("market.import")).await.unwrap();
+        let row = format!(
+            "INSERT INTO market_import (image_id, public_key, catalog_name, entry_key, sha256, size_bytes, created_us) \
+             VALUES ('{image}', 'key', 'c', 'k', '{image}', 1, {now_us})"
+        );
+        place.connect().await.execute(sqlx::AssertSqlSafe(row)).await.unwrap();
     }
     db.delete_image(deleted, None, &op("image.delete")).await.unwrap();
     assert_eq!(count(&place, "market_import").await, 2, "an image's note goes with it");
@@ -158,7 +144,7 @@ async fn notes_and_jobs_go_when_nothing_needs_them(place: Place) {
     let content = content_named("kept").id;
     db.apply_inventory(at[0], &[observed(content, EntryStatus::Active, 1)]).await.unwrap();
     for location in &at {
-        db.note_key_given(*location, content, &op("key.give")).await.unwrap();
+        db.note_key_given(*location, (content, kept), &op("key.give")).await.unwrap();
     }
     let waiting = queued_image(&db, "waiting").await;
     db.enqueue_job(new_id(), JobKind::Import, waiting, "{}").await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_controller::clock;
-use hearth_controller::db::uploads::{SourceNote, UploadKind, new_upload};
+use hearth_controller::db::uploads::{NewFetch, SourceNote, UploadKind, new_upload};
 use hearth_controller::db::{Db, new_id};
 use hearth_controller::ingest::convert::Converter;
 use hearth_controller::ingest::job::Ingest;
@@ -54,11 +54,16 @@ async fn a_fetch_goes_on_when_the_database_answers_again() {
     let place = Place::postgres().await;
     let db = place.open().await;
     let image = queued_image(&db, "fetched").await;
-    let note = SourceNote { shown: "http://127.0.0.1/x".to_owned(), hidden: true };
-    let (new, job) = (new_upload(image, UploadKind::Fetch, None, ""), new_id());
+    let job = new_id();
     // Refused as soon as it is asked for: what is looked at is whether it ends.
-    let spec = "http://user:secret@127.0.0.1/x";
-    db.open_fetch(&new, &note, (job, spec), &op("image.fetch")).await.unwrap();
+    let fetch = NewFetch {
+        upload: new_upload(image, UploadKind::Fetch, None, ""),
+        source: SourceNote { shown: "http://127.0.0.1/x".to_owned(), hidden: true },
+        job,
+        url: "http://user:secret@127.0.0.1/x".to_owned(),
+        op: op("image.fetch"),
+    };
+    db.open_fetch(&fetch).await.unwrap();
     let (mut locker, mut administrator) = (place.connect().await, place.connect().await);
     locker.execute("BEGIN").await.unwrap();
     locker.execute("LOCK TABLE image IN ACCESS EXCLUSIVE MODE").await.unwrap();

@@ -41,7 +41,6 @@ pub struct Sink {
 }
 
 /// A sink, and the body that it fills.
-#[must_use]
 pub fn body() -> (Sink, Body) {
     body_with(wait_max)
 }

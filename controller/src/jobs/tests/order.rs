@@ -1,11 +1,12 @@
 //! Jobs where it matters who comes first.
 
-use hearth_protocol::words::{ContentKind, DiskFormat, VariantStatus};
+use bytes::Bytes;
+use hearth_protocol::words::{DiskFormat, VariantStatus};
 
 use super::super::fetch::{Fetches, Limits};
 use super::super::*;
 use super::{World, new_image, op};
-use crate::db::uploads::{SourceNote, UploadKind, new_upload};
+use crate::db::uploads::{NewFetch, SourceNote, UploadKind, new_upload};
 use crate::ingest::sources::{SourceConfig, Sources};
 use crate::logic::fetch::Patience;
 
@@ -42,14 +43,18 @@ async fn what_ends_an_upload_leaves_the_file_of_the_next_one() {
     for (image, upload) in next {
         ingest.originals.open_part(image, upload, 0).unwrap();
     }
-    let op = Draft::system("test");
-    let upload = db.open_upload(&new_upload(idle, UploadKind::Resumable, None, ""), &op).await.unwrap();
+    let upload = db.open_upload(&new_upload(idle, UploadKind::Resumable, None, ""), &op()).await.unwrap();
     ingest.originals.open_part(idle, upload.id, 0).unwrap();
     until("its end", async || fetches.clean().await.unwrap() == 1).await;
     // Of a source that may not be asked.
-    let new = new_upload(fetched, UploadKind::Fetch, None, "");
-    let note = SourceNote { shown: "http://127.0.0.1/x".to_owned(), hidden: false };
-    db.open_fetch(&new, &note, (new_id(), "http://127.0.0.1/x"), &Draft::system("test")).await.unwrap();
+    let fetch = NewFetch {
+        upload: new_upload(fetched, UploadKind::Fetch, None, ""),
+        source: SourceNote { shown: "http://127.0.0.1/x".to_owned(), hidden: false },
+        job: new_id(),
+        url: "http://127.0.0.1/x".to_owned(),
+        op: op(),
+    };
+    db.open_fetch(&fetch).await.unwrap();
     let status = async || db.image(fetched).await.unwrap().unwrap().status;
     until("the fetch failed", async || status().await == ImageStatus::Killed).await;
     closing.cancel();
