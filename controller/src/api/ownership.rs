@@ -24,6 +24,7 @@ use crate::logic::authz::{Action, Resource};
 /// Makes an image public: everybody sees and uses it, nobody else changes it. Its shares end.
 #[utoipa::path(post, path = "/api/v1/images/{id}/publish", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 200, body = ImageBody),
+        (status = 409, description = "It lies in the recycle bin", body = ErrorBody),
         (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
 pub async fn publish(
     State(app): State<App>,
@@ -38,7 +39,7 @@ pub async fn publish(
 /// Makes a public image custom: private to its project, and charged to it.
 #[utoipa::path(post, path = "/api/v1/images/{id}/unpublish", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 200, body = ImageBody),
-        (status = 409, description = "The project's quota is full", body = ErrorBody),
+        (status = 409, description = "In the recycle bin, or the project's quota is full", body = ErrorBody),
         (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
 pub async fn unpublish(
     State(app): State<App>,
@@ -53,6 +54,7 @@ pub async fn unpublish(
 /// Recommends an image: whoever may use it finds it under `view=featured`.
 #[utoipa::path(put, path = "/api/v1/images/{id}/featured", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 200, body = ImageBody),
+        (status = 409, description = "It lies in the recycle bin", body = ErrorBody),
         (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
 pub async fn feature(
     State(app): State<App>,
@@ -67,6 +69,7 @@ pub async fn feature(
 /// Recommends an image no longer.
 #[utoipa::path(delete, path = "/api/v1/images/{id}/featured", tag = "images", params(("id" = ImageId, Path)),
     responses((status = 200, body = ImageBody),
+        (status = 409, description = "It lies in the recycle bin", body = ErrorBody),
         (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
 pub async fn unfeature(
     State(app): State<App>,
@@ -81,7 +84,7 @@ pub async fn unfeature(
 /// Gives an image to another project, which is charged for it from then on.
 #[utoipa::path(post, path = "/api/v1/images/{id}/owner", tag = "images", params(("id" = ImageId, Path)),
     request_body = OwnerChange, responses((status = 200, body = ImageBody),
-        (status = 409, description = "Shared beyond the new owner's domain, its name is taken there, or the quota is full",
+        (status = 409, description = "In the recycle bin, shared beyond the new owner's domain, its name is taken there, or the quota is full",
             body = ErrorBody),
         (status = 412, description = "`If-Match` is not its revision", body = ErrorBody)))]
 pub async fn owner(

@@ -51,7 +51,7 @@ pub async fn list(
 /// from a member of the owning project.
 #[utoipa::path(post, path = "/api/v1/images/{id}/shares", tag = "shares", params(("id" = ImageId, Path)),
     request_body = ShareCreate, responses((status = 200, description = "All its receivers", body = Page<ShareBody>),
-        (status = 409, description = "Public, too many receivers, or three-level sharing is off", body = ErrorBody)))]
+        (status = 409, description = "Public, in the recycle bin, too many receivers, or three-level sharing is off", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -65,7 +65,8 @@ pub async fn create(
 /// Ends one share. Copies that exist stay; the receiver cannot use the image any more.
 #[utoipa::path(delete, path = "/api/v1/images/{id}/shares/{kind}/{target}", tag = "shares",
     params(("id" = ImageId, Path), ("kind" = ShareKind, Path), ("target" = String, Path)),
-    responses((status = 204, description = "Ended")))]
+    responses((status = 204, description = "Ended"),
+        (status = 409, description = "The image lies in the recycle bin", body = ErrorBody)))]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
@@ -85,7 +86,8 @@ pub async fn remove(
 
 /// Ends shares with several receivers, or all.
 #[utoipa::path(post, path = "/api/v1/images/{id}/shares/remove", tag = "shares", params(("id" = ImageId, Path)),
-    request_body = ShareRemove, responses((status = 200, description = "Who is left", body = Page<ShareBody>)))]
+    request_body = ShareRemove, responses((status = 200, description = "Who is left", body = Page<ShareBody>),
+        (status = 409, description = "It lies in the recycle bin", body = ErrorBody)))]
 pub async fn remove_many(
     State(app): State<App>,
     caller: Caller,

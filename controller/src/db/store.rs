@@ -450,7 +450,7 @@ mod tests {
         };
         write(true).await.unwrap();
         assert!(
-            !noting_writes(db.default_tenants()).await.1,
+            !noting_writes(db.unfinished_jobs()).await.1,
             "a read is no write, and an earlier call is another"
         );
         assert!(!noting_writes(write(false)).await.1, "what was rolled back changed nothing");

@@ -77,14 +77,14 @@ async fn no_part_of_a_file_goes_out_untold() {
             "all but one byte is the file; its other parts are not another"
         );
     }
-    let reader = client.delegate("reader", Role::Reader, json!({ "scope": "system" })).await;
+    let other = client.delegate("other", Role::Member, json!({ "scope": "system" })).await;
     let url = format!("sqlite://{}", place.config.state_dir.join("hearth.sqlite").display());
     let mut intruder = sqlx::AnyConnection::connect(&url).await.unwrap();
     let full = "CREATE TRIGGER no_log BEFORE INSERT ON operation BEGIN SELECT RAISE(ABORT, 'full'); END";
     intruder.execute(full).await.unwrap();
-    fault(range(&reader, "bytes=7-").await.unwrap(), 503).await;
+    fault(range(&other, "bytes=7-").await.unwrap(), 503).await;
     intruder.execute("DROP TRIGGER no_log").await.unwrap();
-    let answer = range(&reader, "bytes=7-").await.unwrap();
+    let answer = range(&other, "bytes=7-").await.unwrap();
     assert_eq!(answer.bytes().await.unwrap(), bytes[7..]);
     assert_eq!(told().await, 3);
     place.stop().await;

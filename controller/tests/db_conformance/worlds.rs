@@ -120,11 +120,8 @@ async fn world(place: &Place, db: &Db, random: &mut StdRng) -> World {
         let (domain, project) = *one_of(random, &world.projects);
         // Some names stand in several projects.
         let name = format!("image-{}", n % 9);
-        let name = if db.images_named(Scope::Project(domain, project), &name).await.unwrap().is_empty() {
-            name
-        } else {
-            format!("other-{n}")
-        };
+        let is_taken = |known: &Known| known.project == project && known.name == name;
+        let name = if world.images.iter().any(is_taken) { format!("other-{n}") } else { name };
         let id = image_of(db, domain, project, &name).await;
         let shares = BTreeMap::new();
         let (public, featured, deleted, binned) = (false, false, false, false);

@@ -26,7 +26,6 @@ async fn fetches(folder: &std::path::Path) -> Arc<Fetches> {
 async fn fetched(fetches: &Fetches, name: &str) -> (Job, Image, Upload) {
     let db = &fetches.db;
     let (domain, project) = db.default_tenants().await.unwrap();
-    let op = Draft::system("test");
     let new = NewImage {
         id: new_id(),
         kind: ImageKind::Disk,
@@ -38,8 +37,9 @@ async fn fetched(fetches: &Fetches, name: &str) -> (Job, Image, Upload) {
         fixed: Default::default(),
         facts: ImageFacts::named(name),
     };
-    db.create_image(&new, &op).await.unwrap();
+    db.create_image(&new, &Draft::system("test")).await.unwrap();
     let source = Source::parse("http://images.example/disk.raw").unwrap();
+    let op = Draft::system("test");
     db.open_fetch(&new_fetch(new.id, &source, "http://images.example/disk.raw", op)).await.unwrap();
     let job = db.claim_fetch(9).await.unwrap().unwrap();
     let file = fetches.ingest.originals.path(new.id);
