@@ -290,7 +290,7 @@ impl Db {
         content: ContentId,
     ) -> Result<Option<(ImageId, String, Key)>, DbError> {
         let select = "SELECT id, name, key_id FROM image WHERE key_id IS NOT NULL AND (content_id = $1 \
-             OR id IN (SELECT image_id FROM key_given WHERE content_id = $1 AND image_id IS NOT NULL)) ORDER BY id LIMIT 1";
+             OR id IN (SELECT image_id FROM key_given WHERE content_id = $1)) ORDER BY id LIMIT 1";
         let Some(row) = self.row(sql("image", select).bind(content)).await? else { return Ok(None) };
         let found = self.key(row.parse("key_id")?).await?;
         let (image, name) = (row.parse("id")?, row.text("name")?);
