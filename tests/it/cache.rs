@@ -8,7 +8,7 @@ use hearth_protocol::api::operation::Operation;
 use hearth_protocol::api::prewarm::{DryRun, PrewarmCreate};
 use hearth_protocol::words::{EntryStatus, Origin};
 use hearth_tests::api::refused;
-use hearth_tests::cluster::{Cluster, WORK_WAIT_MAX, agent_name};
+use hearth_tests::cluster::{Cluster, Extra, WORK_WAIT_MAX, agent_name};
 use hearth_tests::{disk, wait};
 use reqwest::Method;
 
@@ -185,4 +185,23 @@ async fn who_creates_a_machine_gets_its_image_cached_there() {
     for action in ["cache.want", "image.launch"] {
         assert!(log.iter().any(|row| row.action == action), "{action}");
     }
+}
+
+/// CA-4: a path that is not there is never handed out, and the lease on it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_consumers_do_not_see_is_not_printed() {
+    let extra = Extra { agent: "consumer_dir = \"/nowhere/images\"\n".to_owned(), ..Extra::default() };
+    let cluster = Cluster::start_with(1, extra).await.unwrap();
+    let file = cluster.dir().join("a.raw");
+    disk::ext4(&file, 64, 8, 61).unwrap();
+    let image = cluster.import(&file, "a").await.unwrap();
+    cluster.warm_all(&image).await.unwrap();
+    for args in [["path", "a"].as_slice(), &["lease", "a", "vm-1"]] {
+        let refused = cluster.hearth_agent(0, args).unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(1), b"".as_slice()), "{said}");
+        assert!(said.contains("/nowhere/images") && said.contains("consumer_dir"), "{said}");
+    }
+    let leases = cluster.hearth_agent(0, &["leases"]).unwrap();
+    assert!(!String::from_utf8(leases.stdout).unwrap().contains("vm-1"));
 }

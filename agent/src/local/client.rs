@@ -6,7 +6,8 @@
 //! 6 the agent cannot be reached; 7 the agent is busy.
 //!
 //! **Why blocking.** One question and one answer: a runtime would only slow a hook down.
-//! **Invariants.** `path` and `lease` print the path alone on the last line, so that a script can take it.
+//! **Invariants.** `path` and `lease` print the path alone on the last line, so that a script can take it; one that is not there
+//! (the folder for consumers is not mounted) is never printed, and the lease on it ends.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::os::unix::net::UnixStream;
@@ -140,7 +141,7 @@ pub fn run(
     err: &mut dyn Write,
 ) -> io::Result<u8> {
     let (request, json) = command.request();
-    match ask(socket, &request) {
+    match ask(socket, &request).and_then(|reply| there(socket, reply)) {
         Ok(reply) if json => {
             serde_json::to_writer_pretty(&mut *out, &reply)?;
             writeln!(out)?;
@@ -155,6 +156,28 @@ pub fn run(
             Ok(refusal.code.exit_code())
         }
     }
+}
+
+/// The reply, unless it names a path that is not there: a machine could not be started from it. Looked for here, as the
+/// hypervisor would see it: the agent lives in a view of the file system of its own.
+fn there(socket: &Path, reply: Reply) -> Result<Reply, Refusal> {
+    let (Reply::Path { path } | Reply::Lease { path, .. }) = &reply else { return Ok(reply) };
+    let is_missing =
+        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if !is_missing {
+        return Ok(reply);
+    }
+    let refusal = Refusal {
+        code: Code::Failed,
+        message: format!("the image is cached, but {} is not there", path.display()),
+        hint: "mount the folder for consumers (systemctl start var-lib-hearth-images.mount); without the mount, set \
+               consumer_dir in agent.toml to `objects` in the cache_dir"
+            .to_owned(),
+    };
+    if let Reply::Lease { lease, .. } = &reply {
+        ask(socket, &Request::Release { lease: lease.lease })?;
+    }
+    Err(refusal)
 }
 
 /// One question, one answer.
