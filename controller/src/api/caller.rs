@@ -64,8 +64,19 @@ impl Caller {
     ) -> Result<(), Fault> {
         match authz::authorize(self.principal, action, resource) {
             Decision::Allow => Ok(()),
+            Decision::Deny if self.is_foreign(resource) => Err(Fault::foreign(what, action.as_str())),
             Decision::Deny => Err(Fault::denied(action.as_str())),
             Decision::Hide => Err(Fault::not_found(what, key)),
+        }
+    }
+
+    /// Whether an image belongs to somebody else: then it is not the role that stands in the way.
+    fn is_foreign(&self, resource: &Resource) -> bool {
+        let Resource::Image { domain, project, .. } = resource else { return false };
+        match self.principal.scope {
+            Scope::System => false,
+            Scope::Domain(own) => own != *domain,
+            Scope::Project(_, own) => own != *project,
         }
     }
 

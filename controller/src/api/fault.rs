@@ -82,6 +82,14 @@ impl Fault {
             .hint("`hearth whoami` shows the role; an administrator of the scope can give another token")
     }
 
+    /// 403: what is seen belongs to somebody else, whose business this is.
+    #[must_use]
+    pub fn foreign(what: &str, action: &str) -> Self {
+        let message = format!("this {what} belongs to another project: {action} is for its owner");
+        Self::new(StatusCode::FORBIDDEN, "denied", message)
+            .hint("ask a member of that project, or an administrator of its domain")
+    }
+
     /// 404: there is no such thing, or it may not be seen.
     pub fn not_found(what: &str, key: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("no {what} {key}"))

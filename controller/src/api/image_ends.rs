@@ -187,13 +187,18 @@ async fn free_name(app: &App, caller: &Caller, image: &Image, wanted: &str) -> R
 /// An image whose copy a machine uses is not deleted by chance.
 async fn refuse_used(app: &App, caller: &Caller, image: &Image) -> Result<(), Fault> {
     let Some(content) = image.content else { return Ok(()) };
-    // The copy may serve images of others with the same bytes: who does not see copies learns nothing of them from this.
-    let mut leases = match caller.sees_caches() {
-        true => app.db.leases_of(content).await?,
-        false => app.db.leases_placed(image.id, content).await?,
-    };
+    // The copy may serve other images with the same bytes, also of others: what counts is for which image it is there.
+    let mut leases = app.db.leases_placed(image.id, content).await?;
     leases.retain(|(_, lease)| lease.kind == ConsumerKind::Vm);
-    if leases.is_empty() || app.db.has_twin(caller.scope(), image.id, content).await? {
+    // One that nobody wanted, found by a host, serves whoever is left with the bytes. Tenants learn nothing of it.
+    if leases.is_empty()
+        && caller.sees_caches()
+        && !app.db.has_twin(caller.scope(), image.id, content).await?
+    {
+        leases = app.db.leases_of(content).await?;
+        leases.retain(|(_, lease)| lease.kind == ConsumerKind::Vm);
+    }
+    if leases.is_empty() {
         return Ok(());
     }
     let shown = leases.iter().take(MACHINES_NAMED_MAX).map(|(_, lease)| lease.consumer.clone());

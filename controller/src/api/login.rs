@@ -4,7 +4,7 @@
 //! The password is compared before anything else is decided, also for a name that does not exist, so the time tells
 //! nothing either.
 //!
-//! **Invariants.** A login is counted before its body is read, and again before its password is compared. A token from
+//! **Invariants.** A refused login of a user that exists stands in the operation log. A login is counted before its body is read, and again before its password is compared. A token from
 //! a login carries one grant of the user and ends with it.
 
 use axum::extract::State;
@@ -16,10 +16,9 @@ use hearth_protocol::api::user::{Login, PASSWORD_CHARS_MAX, Password, PasswordCh
 use super::app::App;
 use super::body::Json;
 use super::caller::{Caller, new_secret, principal_scope};
-use super::fault::Fault;
+use super::fault::{Fault, chain};
 use super::limits::Knock;
 use super::tokens::record;
-use crate::clock;
 use crate::db::grams::fold;
 use crate::db::grants::Grant;
 use crate::db::new_id;
@@ -30,6 +29,7 @@ use crate::db::users::User;
 use crate::logic::authz::Principal;
 use crate::logic::catalog::check_name;
 use crate::logic::login::{Held, Unchosen, Wanted, check_password, choose};
+use crate::{clock, task};
 
 /// What the operation log calls a login.
 const ACTION: &str = "user.login";
@@ -60,10 +60,16 @@ pub async fn login(
     app.limits.user(&counted)?;
     let hash = found.as_ref().and_then(|found| found.password_hash.clone());
     let is_right = app.passwords.is_right(login.password.into_text(), hash).await?;
-    let Some(user) = found.filter(|found| is_right && found.open).map(|found| found.user) else {
+    let (is_open, user) = found.map(|found| (found.open, found.user)).unzip();
+    let Some(user) = user else {
         tracing::info!(%address, "refused a login");
         return Err(Fault::login_failed());
     };
+    if !is_right || is_open != Some(true) {
+        tracing::info!(%address, "refused a login");
+        note_refused(&app, &user, &address.to_string());
+        return Err(Fault::login_failed());
+    }
     let grants = app.db.grants_of(user.id).await?;
     let wanted = Wanted { scope: login.scope, project: login.project.as_deref(), home: user.domain };
     let grant = grant_for(&grants, &wanted)?;
@@ -73,6 +79,19 @@ pub async fn login(
     let op = Draft::new(WhoKind::User, user.name.clone(), ACTION).on("user", user.id, user.name.clone());
     app.db.create_token(&token, &hash, &op.with(details)).await?;
     Ok((StatusCode::CREATED, axum::Json(record(&token, Some(secret.to_string())))))
+}
+
+/// Writes a refused login of a user that exists into the log, behind the answer: its time must not tell that there is such a user.
+/// Names that nobody has are not written down: anybody could fill the log with them.
+fn note_refused(app: &App, user: &User, address: &str) {
+    let op = Draft::new(WhoKind::User, user.name.clone(), ACTION).on("user", user.id, user.name.clone());
+    let op = op.with(serde_json::json!({ "address": address })).failed("refused");
+    let db = app.db.clone();
+    task::spawn("note-login", async move {
+        if let Err(error) = db.record(&op).await {
+            tracing::error!(error = chain(&error), "a refused login is not in the log");
+        }
+    });
 }
 
 /// Only what no password can be is refused here: the rules may have changed since it was set.

@@ -1,5 +1,7 @@
 //! Users over HTTP: how they come in, what they may do to each other, and how often.
 
+use std::time::Duration;
+
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
@@ -86,6 +88,15 @@ async fn a_login_that_fails_does_not_say_why() {
         said.push((error.code, error.message, error.hint, error.field));
     }
     assert!(said.windows(2).all(|pair| pair[0] == pair[1]), "{said:#?}");
+    // The log names who exists and was refused, and nobody else.
+    let refused = async || admin.get("/operations?action=user.login&result=failed").await["items"].clone();
+    while refused().await.as_array().unwrap().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut who: Vec<Value> =
+        refused().await.as_array().unwrap().iter().map(|row| row["who"].clone()).collect();
+    who.sort_by_key(ToString::to_string);
+    assert_eq!(who, ["alice", "closed", "empty"]);
     for (sent, field) in [
         (json!({ "user": "", "password": PASSWORD }), "user"),
         (json!({ "user": "alice", "password": "x".repeat(257) }), "password"),

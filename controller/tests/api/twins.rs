@@ -65,3 +65,22 @@ async fn an_owner_does_not_learn_of_a_twin() {
     assert_eq!(mark(&t.receiver).await, json!(true));
     place.stop().await;
 }
+
+/// DL-3: the image that a machine runs on is not deleted by chance because another one of the same owner has its bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_twin_of_the_same_owner_does_not_stand_in_for_a_used_image() {
+    let place = Place::new().await;
+    let (db, client) = (place.controller.db(), &place.client);
+    let (used, spare) = (active(client, "used").await, active(client, "spare").await);
+    let content = db.image(used).await.unwrap().unwrap().content.unwrap();
+    assert_eq!(db.image(spare).await.unwrap().unwrap().content, Some(content));
+    let at = places::location(db, "host-1").await;
+    client.post(&format!("/images/{used}/launch"), json!({ "location": "host-1" })).await;
+    places::cached(db, at, content).await;
+    places::leased(db, at, content, &[(ConsumerKind::Vm, "vm-18")]).await;
+    let refused = fault(delete(client, used).await, 409).await;
+    assert!(refused.message.contains("used by vm vm-18"), "{}", refused.message);
+    assert_eq!(delete(client, spare).await.status(), StatusCode::NO_CONTENT, "nobody uses this one");
+    fault(delete(client, used).await, 409).await;
+    place.stop().await;
+}
