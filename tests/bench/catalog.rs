@@ -170,7 +170,7 @@ fn configure(place: &Place, port: u16) -> Result<std::path::PathBuf> {
     let config = place.folder.join("controller.toml");
     let text = format!(
         "state_dir = {:?}\ndatabase_url = {:?}\nlisten_https = \"127.0.0.1:{port}\"\nlisten_quic = \"127.0.0.1:{port}\"\n\
-         public_names = [\"127.0.0.1\"]\nsandbox = \"best-effort\"\nlog_filter = \"info\"\n",
+         public_names = [\"127.0.0.1\"]\nsandbox = \"best-effort\"\nlog_filter = \"info\"\napi_requests_per_second = 0\n",
         place.folder.join("state"),
         place.url()
     );

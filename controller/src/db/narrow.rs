@@ -219,9 +219,9 @@ impl Db {
         let pieces: Vec<String> = sets.iter().filter_map(Set::piece).cloned().collect();
         // A text that is one piece is in all of the set: nothing else is compared.
         let is_piece = sets.iter().filter(|set| set.is_text()).count() == 1;
-        let has_text = sets.iter().any(Set::is_text);
+        let is_sparse = self.has_sparse_text(&sets, FEW_TO_COMPARE).await?;
         let compares = |set: &Set| match set {
-            Set::Seen(_) => has_text,
+            Set::Seen(_) => is_sparse,
             _ => set.is_text() && !is_piece,
         };
         let found = self.smallest(sets, |set| if compares(set) { FEW_TO_COMPARE } else { FEW }).await?;
@@ -230,15 +230,25 @@ impl Db {
 
     /// The smallest of these sets to count from; `None` if all are large.
     pub(super) async fn narrowest_to_count(&self, sets: Vec<Set>) -> Result<Option<Set>, DbError> {
-        let has_text = sets.iter().any(Set::is_text);
+        let is_sparse = self.has_sparse_text(&sets, FEW_TO_COUNT).await?;
         let most = |set: &Set| match set {
-            Set::Seen(_) if has_text => FEW_TO_COMPARE,
+            Set::Seen(_) if is_sparse => FEW_TO_COMPARE,
             Set::Tag(_) => FEW_TO_COUNT,
             _ if set.is_text() => FEW_TO_COUNT,
             _ => FEW,
         };
-        let pieces: Vec<String> = sets.iter().filter_map(Set::piece).cloned().collect();
-        Ok(self.smallest(sets, most).await?.map(|set| set.and_others(&pieces)))
+        self.smallest(sets, most).await
+    }
+
+    /// Whether a text is asked for that may be in few images. What is one piece that more than `few` have is found everywhere: a
+    /// walk in the order of the list is soon over.
+    async fn has_sparse_text(&self, sets: &[Set], few: i64) -> Result<bool, DbError> {
+        let mut texts = sets.iter().filter(|set| set.is_text());
+        match (texts.next(), texts.next()) {
+            (None, _) => Ok(false),
+            (Some(piece), None) => Ok(self.count_up_to(piece, few + 1).await? <= few),
+            (Some(_), Some(_)) => Ok(true),
+        }
     }
 
     async fn smallest(&self, sets: Vec<Set>, most: impl Fn(&Set) -> i64) -> Result<Option<Set>, DbError> {
@@ -246,9 +256,7 @@ impl Db {
         for set in sets {
             let limit = smallest.min(most(&set) + 1);
             // Counted only as far as it could be smaller.
-            let stmt = set.ids(sql("image", "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM ("));
-            let row = self.row(stmt.text(" LIMIT ").arg(limit).text(") AS counted")).await?;
-            let n = row.map_or(Ok(0), |row| row.int("n"))?;
+            let n = self.count_up_to(&set, limit).await?;
             if n < limit {
                 (smallest, found) = (n, Some(set));
             }
@@ -257,5 +265,12 @@ impl Db {
             }
         }
         Ok(found)
+    }
+
+    /// How large a set is, at most `limit`.
+    async fn count_up_to(&self, set: &Set, limit: i64) -> Result<i64, DbError> {
+        let stmt = set.ids(sql("image", "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM ("));
+        let row = self.row(stmt.text(" LIMIT ").arg(limit).text(") AS counted")).await?;
+        row.map_or(Ok(0), |row| row.int("n"))
     }
 }
