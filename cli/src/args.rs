@@ -172,7 +172,14 @@ pub(crate) fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(Box::pin(run(cli))));
+        .and_then(|runtime| {
+            let ended = runtime.block_on(Box::pin(run(cli)));
+            if ended.as_ref().is_err_and(|error| report(error).0 == Exit::Interrupted) {
+                // A read of a terminal that nobody types at must not hold the process.
+                runtime.shutdown_background();
+            }
+            ended
+        });
     let (exit, text) = result.map_or_else(|error| report(&error), |exit| (exit, String::new()));
     // Nothing more can be said if even stderr is closed.
     drop(std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()));

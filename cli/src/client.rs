@@ -6,6 +6,7 @@
 //! "not reached", "not trusted" and "refused" it was.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
-use crate::tls;
+use crate::tls::{self, SeenCa};
 
 /// A controller that does not take a connection for so long is down.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -49,6 +50,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    ca: SeenCa,
 }
 
 impl Client {
@@ -64,20 +66,36 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub(crate) fn anonymous(base: Url, fingerprint: CaFingerprint) -> anyhow::Result<Self> {
+        let ca = SeenCa::default();
+        let trust = tls::client_config(fingerprint, Arc::clone(&ca)).context("setting up TLS")?;
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(fingerprint).context("setting up TLS")?)
+            .tls_backend_preconfigured(trust)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_WAIT_MAX)
             .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("setting up the HTTP client")?;
-        Ok(Self { http, base, token: None })
+        Ok(Self { http, base, token: None, ca })
     }
 
     /// The token in use.
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
+    }
+
+    /// The certificate of the CA that is trusted, as PEM.
+    ///
+    /// # Errors
+    /// Not reached, or not the one that is trusted.
+    pub(crate) async fn ca(&self) -> anyhow::Result<String> {
+        if self.ca.get().is_none() {
+            // Any answer will do: the certificate came with the handshake before it.
+            let request = self.request(Method::GET, &["whoami"], &[]).timeout(ANSWER_WAIT_MAX);
+            request.send().await.map_err(|e| self.explain(&e))?;
+        }
+        let ca = self.ca.get().context("the server sent no certificate")?;
+        Ok(tls::pem(ca))
     }
 
     /// The controller's address.

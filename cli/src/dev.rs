@@ -212,7 +212,7 @@ impl Dev {
             None => disk::make(setup.root()).await?,
         };
         let record = ImageCreate { name, format: image::format_of(&file), ..ImageCreate::default() };
-        let upload = image::upload(client, &file, &record, mode).await?;
+        let upload = image::upload(client, &file, &record, mode, &image::Begun::default()).await?;
         image::wait_active(client, upload).await
     }
 }

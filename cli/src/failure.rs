@@ -28,6 +28,8 @@ pub(crate) enum Exit {
     Unreachable = 6,
     /// The command waited, and what it waited for ended incomplete: some locations failed.
     Incomplete = 7,
+    /// Stopped with Ctrl-C, as a shell numbers it: 128 and the signal.
+    Interrupted = 130,
 }
 
 /// The table as `hearth --help` shows it.
@@ -40,7 +42,8 @@ Exit codes:
   4  refused by the controller (in use, protected, no space, conflict)
   5  denied: token missing, ended or not allowed to do this
   6  controller unreachable or not the trusted one
-  7  waited, but some locations failed";
+  7  waited, but some locations failed
+  130  stopped with Ctrl-C";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -86,14 +89,46 @@ impl Failure {
             return Self::new(exit, format!("the controller answered with status {status} and no reason"))
                 .hint("is this address a Hearth controller? See `hearth doctor`");
         };
-        let field = body.field.map(|field| format!(" (field {field})")).unwrap_or_default();
+        let field = body.field.as_deref().map(field_text).unwrap_or_default();
         let mut failure = Self::new(exit, format!("{}{field}", body.message));
-        failure.hint = body.hint;
+        // What the API says to programs about their headers helps nobody who types.
+        let of_header = |hint: &String| hint.starts_with("send `Authorization");
+        failure.hint = if status == 401 && body.hint.as_ref().is_some_and(of_header) {
+            Some("the token is missing, wrong or over: `hearth login` gets a new one".to_owned())
+        } else {
+            body.hint
+        };
         failure.code = Some(body.code);
         if failure.hint.is_none() && exit == Exit::Failed {
             failure.hint = Some(format!("the controller's log says more about request {}", body.request_id));
         }
         failure
+    }
+}
+
+/// Options of the command line whose values the API calls by another name.
+const FLAGS: &[(&str, &str)] = &[
+    ("expected.sha256", "--sha256"),
+    ("expected.sha512", "--sha512"),
+    ("expected.md5", "--md5"),
+    ("expected.blake3", "--blake3"),
+    ("ttl_s", "--ttl"),
+    ("min_disk_bytes", "--min-disk"),
+    ("min_memory_bytes", "--min-memory"),
+    ("disk_bytes", "--disk-size"),
+    ("rate_bytes_per_s", "--rate"),
+    ("os_type", "--os-type"),
+    ("os_language", "--os-language"),
+    ("app_platform", "--app-platform"),
+    ("disk_driver", "--disk-driver"),
+    ("network_driver", "--network-driver"),
+];
+
+/// Which part of what was written is meant: the option, where there is one, else the API's word.
+fn field_text(field: &str) -> String {
+    match FLAGS.iter().find(|(name, _)| *name == field) {
+        Some((_, flag)) => format!(" ({flag})"),
+        None => format!(" (field {field})"),
     }
 }
 
@@ -119,7 +154,9 @@ pub(crate) fn report(error: &anyhow::Error) -> (Exit, String) {
     let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
     let exit = failure.map_or(Exit::Failed, |failure| failure.exit);
     let hint = failure.and_then(|failure| failure.hint.as_ref());
-    let mut text = format!("error: {error:#}\n");
+    // Who pressed Ctrl-C knows that it is no error.
+    let label = if exit == Exit::Interrupted { "" } else { "error: " };
+    let mut text = format!("{label}{error:#}\n");
     if let Some(hint) = hint {
         text.push_str(&format!("hint: {hint}\n"));
     }
@@ -166,6 +203,26 @@ mod tests {
         assert_eq!(exit, Exit::Refused);
         let expected = "error: prewarm: host cn-1 has no room for image noble (field to)\nhint: free 3 GiB\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_person_reads_options_and_commands_and_no_fields_and_headers() {
+        let said = |field| Failure::from_answer(400, Some(body(None, Some(field)))).message;
+        assert!(said("expected.sha256").ends_with("noble (--sha256)"), "{}", said("expected.sha256"));
+        assert!(said("images[1]").ends_with("(field images[1])"), "{}", said("images[1]"));
+        let header = body(Some("send `Authorization: Bearer hrt_…`"), None);
+        assert!(Failure::from_answer(401, Some(header)).hint.unwrap().contains("`hearth login`"));
+        let wrong_password = body(Some("the domain is `default`"), None);
+        assert_eq!(
+            Failure::from_answer(401, Some(wrong_password)).hint.as_deref(),
+            Some("the domain is `default`")
+        );
+    }
+
+    #[test]
+    fn who_presses_ctrl_c_reads_no_error() {
+        let stopped = Failure::new(Exit::Interrupted, "stopped at 76 MiB");
+        assert_eq!(report(&stopped.into()), (Exit::Interrupted, "stopped at 76 MiB\n".to_owned()));
     }
 
     #[test]

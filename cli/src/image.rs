@@ -26,11 +26,13 @@ mod launch;
 mod link;
 mod list;
 mod send;
+mod unfinished;
 mod variant;
 
 pub(crate) use batch::Batch;
 pub(crate) use guide::SEE;
 pub(crate) use import::{Upload, format_of, upload, wait_active};
+pub(crate) use unfinished::Begun;
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -253,6 +255,15 @@ fn tags(image: &Image) -> String {
     image.tags.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether the file can be downloaded.
+const fn download(image: &Image) -> &'static str {
+    match image.status {
+        _ if image.original_kept => "yes",
+        ImageStatus::Queued | ImageStatus::Saving | ImageStatus::Importing => "not yet",
+        _ => "no: the file was not kept",
+    }
+}
+
 /// The status, with stage and percentage while it moves.
 fn status_text(image: &Image) -> String {
     match image.stage {
@@ -284,7 +295,7 @@ pub(crate) fn facts(image: &Image) -> Vec<(&'static str, Cell)> {
         ("data", Cell::Bytes(image.data_bytes)),
         ("stored", Cell::Bytes(image.stored_bytes)),
         ("file", Cell::Bytes(image.original_bytes)),
-        ("download", Cell::text(if image.original_kept { "yes" } else { "no: the file was not kept" })),
+        ("download", Cell::text(download(image))),
         ("encrypted", Cell::maybe(image.encryption.as_ref().map(encrypted))),
         ("content", Cell::maybe(image.content)),
         ("sha256", Cell::maybe(image.checksums.sha256.as_ref())),

@@ -9,7 +9,7 @@ use crate::export::Export;
 use crate::failure::{Exit, Failure};
 use crate::names;
 use crate::output::{Cell, Grid};
-use crate::when::Moment;
+use crate::when::{Moment, parse_past};
 
 /// Rows of `log list` when nobody says how many: what people look at first.
 const ROWS_DEFAULT: usize = 20;
@@ -42,11 +42,11 @@ pub(crate) struct Filter {
     /// Only those that ended so: ok or failed
     #[arg(long, value_parser = ["ok", "failed"])]
     result: Option<String>,
-    /// From here on: a duration back from now (24h) or RFC 3339
-    #[arg(long, value_name = "WHEN")]
+    /// From here on: a duration back from now (24h), a date (2026-01-31 or "2026-01-31 18:00", UTC) or RFC 3339
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     since: Option<Moment>,
     /// Up to here, likewise
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     until: Option<Moment>,
 }
 
@@ -57,6 +57,7 @@ pub(crate) struct Filter {
   hearth log list --target image noble --since 7d
   hearth log list --target host-image erp
   hearth log list --who alice --since 24h
+  hearth log list --since 2026-11-27 --until '2026-11-27 18:00'
   hearth log list --action image.delete --limit 1000 -o json")]
 pub(crate) struct List {
     #[command(flatten)]
@@ -216,6 +217,14 @@ impl List {
 
 impl Show {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        if self.id.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("{} is the place of a row (SEQ), not its id", self.id),
+            )
+            .hint("write the id: `hearth log list -o json` shows it, and so does a wide terminal")
+            .into());
+        }
         let row: Operation = session.client.get(&["operations", &self.id], &[]).await?;
         let facts = vec![
             ("id", Cell::text(&row.id)),

@@ -3,7 +3,8 @@
 //! **What.** An id is taken as it is; a name is looked up and must be one record's. Locations, images, domains, projects and
 //! users are looked up by name, prewarm jobs by the image's name or the end of their id.
 //! **Why a list on doubt.** Two images may have one name in two projects; guessing would delete the wrong one.
-//! **Invariants.** An exact name wins over one that differs in case only; never is one of several picked.
+//! **Invariants.** An exact name wins over one that differs in case only; never is one of several picked, but for prewarm jobs of
+//! one image: there the newest is meant.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -72,12 +73,30 @@ fn ambiguous(what: &str, wanted: &str, candidates: impl ExactSizeIterator<Item =
     if count > CANDIDATES_MAX {
         message.push_str(&format!("\n  and {} more", count - CANDIDATES_MAX));
     }
-    Failure::new(Exit::Usage, message).hint("name it by its id")
+    let within = matches!(what, "project" | "user");
+    let hint = if within {
+        "name it by its id, or say --domain where the command has it"
+    } else {
+        "name it by its id"
+    };
+    Failure::new(Exit::Usage, message).hint(hint)
 }
 
 /// The image with this id or name. One in the recycle bin is found by its id alone.
 pub(crate) async fn image(client: &Client, wanted: &str) -> anyhow::Result<Image> {
-    image_of(client, wanted, None).await
+    match image_of(client, wanted, None).await {
+        Err(error) if lies_in_bin(client, wanted, &error).await => {
+            let failure = Failure::new(Exit::NotFound, format!("image {wanted:?} is in the recycle bin"));
+            Err(failure.hint("`hearth image bin` shows it, `hearth image restore` brings it back").into())
+        }
+        found => found,
+    }
+}
+
+/// Whether an image that was not found can still be brought back.
+async fn lies_in_bin(client: &Client, wanted: &str, error: &anyhow::Error) -> bool {
+    let unknown = error.downcast_ref::<Failure>().is_some_and(|failure| failure.exit == Exit::NotFound);
+    unknown && image_of(client, wanted, Some(ImageStatus::PendingDelete)).await.is_ok()
 }
 
 /// The image in the recycle bin with this id or name.
@@ -267,8 +286,8 @@ impl PrewarmRef {
     }
 }
 
-/// The job or group with this id, this end of an id, or the only (else the only unfinished) one of the image or host image
-/// with this name.
+/// The job or group with this id, this end of an id, or of the image or host image with this name: the unfinished one, else
+/// the newest.
 pub(crate) async fn prewarm(client: &Client, wanted: &str) -> anyhow::Result<PrewarmRef> {
     if let Ok(id) = wanted.parse::<PrewarmGroupId>() {
         let jobs: Vec<Prewarm> =
@@ -289,15 +308,20 @@ struct Candidate {
 
 fn pick_prewarm(wanted: &str, rows: &[Prewarm]) -> Result<PrewarmRef, Failure> {
     let ends = |id: String| wanted.len() >= ID_END_CHARS_MIN && id.ends_with(wanted);
-    let mut found = candidates(rows, |row| ends(row.id.to_string()), |group, _| ends(group.to_string()));
-    if found.is_empty() {
-        found = candidates(rows, |row| row.image_name == wanted, |_, name| name == wanted);
-    }
+    let by_id = candidates(rows, |row| ends(row.id.to_string()), |group, _| ends(group.to_string()));
+    let named = by_id.is_empty();
+    let found = if named {
+        candidates(rows, |row| row.image_name == wanted, |_, name| name == wanted)
+    } else {
+        by_id
+    };
     let unfinished: Vec<&Candidate> = found.iter().filter(|candidate| candidate.open).collect();
     match (found.as_slice(), unfinished.as_slice()) {
         ([one], _) => Ok(one.target),
         (_, [one]) => Ok(one.target),
         ([], _) => Err(not_found("prewarm", wanted)),
+        // Rows come newest first.
+        ([newest, ..], []) if named => Ok(newest.target),
         (several, _) => Err(ambiguous("prewarm", wanted, several.iter().map(|one| one.text.clone()))),
     }
 }
@@ -370,6 +394,8 @@ mod tests {
         assert!(failure.message.contains("id 1") && failure.message.contains("id 2"), "{}", failure.message);
         let many: Vec<(&str, u32)> = (0..25).map(|n| ("same", n)).collect();
         assert!(named("same", &many).unwrap_err().message.ends_with("and 15 more"));
+        let user = ambiguous("user", "ann", ["1".to_owned(), "2".to_owned()].into_iter());
+        assert!(user.hint.unwrap().contains("--domain"));
     }
 
     fn job(id: u8, image: &str, state: &str, group: Option<(u8, &str)>) -> Prewarm {
@@ -403,8 +429,10 @@ mod tests {
         assert_eq!(pick("erp-data"), Ok(PrewarmRef::Job(rows[1].id)));
         assert_eq!(pick("000003"), Ok(PrewarmRef::Job(rows[2].id)));
         assert_eq!(pick("focal").unwrap_err().exit, Exit::NotFound);
-        let over = [erp(1, "erp-system", "done"), job(4, "erp", "done", None)];
-        assert_eq!(pick_prewarm("erp", &over).unwrap_err().exit, Exit::Usage);
+        let over = [job(5, "noble", "done", None), job(3, "noble", "cancelled", None)];
+        assert_eq!(pick_prewarm("noble", &over), Ok(PrewarmRef::Job(over[0].id)), "the newest of those over");
+        let both = [job(5, "noble", "paused", None), job(3, "noble", "running", None)];
+        assert_eq!(pick_prewarm("noble", &both).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

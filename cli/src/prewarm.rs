@@ -97,7 +97,7 @@ pub(crate) struct List {
 /// Show a job.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hearth prewarm show noble              # the job of this image, if there is one
+  hearth prewarm show noble              # the job of this image that is not over, else the newest
   hearth prewarm show 5d6e7f80 --watch   # the end of a job's id is enough")]
 pub(crate) struct Show {
     /// Id, the end of an id, or the name of the image or host image
@@ -179,8 +179,8 @@ fn show_plan(session: &Session, plan: &DryRun) -> anyhow::Result<Exit> {
         ("have it", Cell::text(locations_text(plan.warm as usize))),
         ("fetch it", Cell::text(locations_text(plan.cold as usize))),
         ("cannot", Cell::text(locations_text(plan.unfit.len()))),
-        ("to move", Cell::Bytes(Some(plan.move_bytes_max))),
-        ("at least", Cell::text(when::human(bound))),
+        ("move at most", Cell::Bytes(Some(plan.move_bytes_max))),
+        ("takes at least", Cell::text(when::human(bound))),
     ];
     session.out.facts(plan, facts)?;
     if !plan.unfit.is_empty() {
@@ -243,6 +243,10 @@ fn show_end(session: &Session, job: &Picture, id: &str) -> anyhow::Result<Exit> 
         return Ok(Exit::Ok);
     }
     let failure = Failure::new(Exit::Incomplete, format!("the job ended {}", job.state));
+    if job.state == PrewarmState::Cancelled {
+        // Somebody wanted it so: there is nothing to mend.
+        return Err(failure.into());
+    }
     Err(failure.hint(format!("mend what the reasons name, then `hearth prewarm retry {id}`")).into())
 }
 

@@ -11,7 +11,7 @@ use crate::log::back;
 use crate::names;
 use crate::output::{Cell, Grid, print};
 use crate::size;
-use crate::when::Moment;
+use crate::when::{Moment, parse_past};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -67,11 +67,11 @@ pub(crate) struct Set {
   hearth usage report --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z -o csv > november.csv
   hearth usage report --from 7d")]
 pub(crate) struct Report {
-    /// From here on: a duration back from now (30d) or RFC 3339 (default: 30 days before the end)
-    #[arg(long, value_name = "WHEN")]
+    /// From here on: a duration back from now (30d), a date (UTC) or RFC 3339 (default: 30 days before the end)
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     from: Option<Moment>,
     /// Up to here (default: now)
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     to: Option<Moment>,
     /// Only this project, by name or id
     #[arg(long, value_name = "PROJECT")]

@@ -287,17 +287,20 @@ impl Publish {
     async fn run(self, session: &Session) -> anyhow::Result<Exit> {
         let batch = Batch::new(BatchAction::Publish, self.images);
         let images = batch.found(session).await?;
-        let shared: Vec<&str> = images
-            .iter()
-            .filter(|image| image.visibility == Visibility::Shared)
-            .map(|image| image.name.as_str())
-            .collect();
-        if !shared.is_empty() {
-            let question = format!("Publishing ends the shares of {}. Publish?", shared.join(", "));
-            confirm(&question, self.yes)?;
-        }
+        confirm(&publish_question(&images), self.yes)?;
         batch.run_on(session, &images).await
     }
+}
+
+fn publish_question(images: &[Image]) -> String {
+    let names = |images: &[&Image]| {
+        images.iter().map(|image| format!("{} ({})", image.name, image.id)).collect::<Vec<_>>().join(", ")
+    };
+    let all: Vec<&Image> = images.iter().collect();
+    let shared: Vec<&Image> = images.iter().filter(|image| image.visibility == Visibility::Shared).collect();
+    let ends =
+        if shared.is_empty() { String::new() } else { format!(" Ends the shares of {}.", names(&shared)) };
+    format!("Everybody may use what is public.{ends} Publish {}?", names(&all))
 }
 
 impl Owner {

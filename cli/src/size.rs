@@ -2,7 +2,9 @@
 //!
 //! **What.** `50MB` is 50,000,000 bytes and `50MiB` is 52,428,800: both are written in the field, so both are taken at
 //! their word. What is printed is always binary (`1.5 GiB`), because disks of machines are sized so.
-//! **Invariants.** A fraction of a larger unit is cut to whole bytes (`1.1GiB`); a fraction of a byte is refused.
+//! **Why not `20` alone.** Whoever writes it of a disk means 20 GiB and would get 20 bytes.
+//! **Invariants.** A fraction of a larger unit is cut to whole bytes (`1.1GiB`); a fraction of a byte is refused. Only 0 needs
+//! no unit.
 
 /// Factors of the units that may be written.
 const UNITS: &[(&str, u64)] = &[
@@ -21,7 +23,7 @@ const UNITS: &[(&str, u64)] = &[
     ("tib", 1 << 40),
 ];
 
-/// Bytes from a text such as `512`, `50MB`, `1.5GiB` or `50MB/s`.
+/// Bytes from a text such as `512B`, `50MB`, `1.5GiB` or `50MB/s`.
 ///
 /// # Errors
 /// A sentence for the person who wrote it.
@@ -31,15 +33,19 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits_end = body.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(body.len());
     let (number, unit) = body.split_at(digits_end);
     let unit = unit.trim();
-    let factor = if unit.is_empty() {
-        1
-    } else {
-        let known = UNITS.iter().find(|(name, _)| *name == unit);
-        known
-            .ok_or_else(|| format!("unknown unit {unit:?}: write B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"))?
-            .1
-    };
-    scaled(number, factor).ok_or_else(|| format!("{text:?} is not a size: write for example 50MB or 1.5GiB"))
+    let no_size = || format!("{text:?} is not a size: write for example 50MB or 1.5GiB");
+    if unit.is_empty() {
+        return match scaled(number, 1).ok_or_else(no_size)? {
+            0 => Ok(0),
+            bytes => {
+                Err(format!("{text:?} has no unit: write {bytes}GiB, {bytes}MB or, for bytes, {bytes}B"))
+            }
+        };
+    }
+    let known = UNITS.iter().find(|(name, _)| *name == unit);
+    let known =
+        known.ok_or_else(|| format!("unknown unit {unit:?}: write B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"));
+    scaled(number, known?.1).ok_or_else(no_size)
 }
 
 /// `number * factor`, cut to whole bytes, if it is below 2^64.
@@ -91,7 +97,7 @@ mod tests {
     fn sizes_are_taken_at_their_word() {
         let cases = [
             ("0", 0),
-            ("512", 512),
+            ("512B", 512),
             ("50MB", 50_000_000),
             ("50 MiB", 52_428_800),
             ("50MB/s", 50_000_000),
@@ -110,6 +116,9 @@ mod tests {
             assert!(parse_bytes(text).is_err(), "{text} was taken");
         }
         assert!(parse_bytes("5 XB").unwrap_err().contains("unknown unit"));
+        for bare in ["20", "20/s", "1048576"] {
+            assert!(parse_bytes(bare).unwrap_err().contains("has no unit: write"), "{bare} was taken");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::args::Session;
 use crate::client::Client;
 use crate::clock;
 use crate::failure::{Exit, Failure};
-use crate::output::Cell;
+use crate::output::{Cell, print};
 
 /// A controller that is restarted is back within this.
 const AWAY_MAX: Duration = Duration::from_secs(120);
@@ -21,8 +21,26 @@ const AWAY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hearth system
-  hearth system -o json")]
-pub(crate) struct System {}
+  hearth system -o json
+  hearth system ca > ca.crt")]
+pub(crate) struct System {
+    #[command(subcommand)]
+    command: Option<SystemCommand>,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+enum SystemCommand {
+    /// Print the certificate of the controller's CA, for curl, browsers and other programs
+    Ca(Ca),
+}
+
+/// Print the certificate of the controller's CA: the one whose fingerprint is stored, and no other.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hearth system ca > ca.crt
+  hearth system ca > ca.crt && curl --cacert ca.crt -C - -O \"$(hearth image link create noble -o json | jq -r .url)\"")]
+struct Ca {}
 
 /// Transfers of the whole fleet.
 #[derive(Debug, Subcommand)]
@@ -47,6 +65,10 @@ pub(crate) struct Transfer {
 impl System {
     /// Asks the controller.
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        if let Some(SystemCommand::Ca(Ca {})) = self.command {
+            print(&session.client.ca().await?)?;
+            return Ok(Exit::Ok);
+        }
         let system: SystemInfo = session.client.get(&["system"], &[]).await?;
         let facts = vec![
             ("controller", Cell::text(session.client.base())),

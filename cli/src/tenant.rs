@@ -44,7 +44,7 @@ pub(crate) enum ProjectCommand {
     #[command(
         after_help = "Examples:\n  hearth project create web\n  hearth project create web --domain sales"
     )]
-    Create(ProjectName),
+    Create(ProjectCreateArgs),
     /// Show one project
     #[command(after_help = "Examples:\n  hearth project show web --domain sales")]
     Show(ProjectName),
@@ -130,6 +130,16 @@ pub(crate) struct ProjectName {
     domain: Option<String>,
 }
 
+/// A new project.
+#[derive(Debug, Args)]
+pub(crate) struct ProjectCreateArgs {
+    /// Its name
+    name: String,
+    /// Its domain, by name or id (default: your own)
+    #[arg(long)]
+    domain: Option<String>,
+}
+
 /// A project and its new name.
 #[derive(Debug, Args)]
 pub(crate) struct ProjectRename {
@@ -195,7 +205,7 @@ impl ProjectCommand {
             Self::List(list) => return list.run(session).await,
             Self::Create(create) => {
                 let domain = names::maybe_domain(client, create.domain.as_deref()).await?;
-                let body = ProjectCreate { name: create.project, domain };
+                let body = ProjectCreate { name: create.name, domain };
                 let made: Project = client.post(&["projects"], &body).await?;
                 out.facts(&made, project_facts(&made))?;
             }

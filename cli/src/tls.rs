@@ -3,13 +3,13 @@
 //! **What.** A rustls verifier. It looks for the pinned CA among the certificates that the server sends and then lets
 //! webpki check the whole chain against that CA alone: signatures, validity in time, usage and the server's name.
 //! **Why not the system's roots.** The controller makes its own CA at `init`; no public CA vouches for it, and none
-//! should be able to. **Why not "any certificate with this fingerprint".** A leaf lives days and is renewed; the CA stays.
+//! should be able to. It is kept as it came, so that other programs can be given it. **Why not "any certificate with this fingerprint".** A leaf lives days and is renewed; the CA stays.
 //! **Invariants.** Without the pinned CA in the chain nothing is accepted, whatever else is valid. The name must be the one
 //! asked for or [`CONTROLLER_NAME`], which every controller's certificate carries, so that an address without a name in
 //! the certificate still works.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hearth_protocol::digest::CaFingerprint;
 use rustls::client::WebPkiServerVerifier;
@@ -20,6 +20,11 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// Name in the certificate of every controller.
 pub(crate) const CONTROLLER_NAME: &str = "controller.hearth.internal";
+
+/// The letters of base64.
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/// Characters of a line of PEM: RFC 7468, section 2.
+const PEM_LINE_CHARS: usize = 64;
 
 /// The chain does not hold the CA that is trusted.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,20 +43,24 @@ impl fmt::Display for WrongCa {
 
 impl std::error::Error for WrongCa {}
 
+/// The pinned CA's certificate, once a server has proved that its chain ends in it.
+pub(crate) type SeenCa = Arc<OnceLock<CertificateDer<'static>>>;
+
 /// Accepts exactly the chains that end in the pinned CA.
 #[derive(Debug)]
 pub(crate) struct PinnedCa {
     fingerprint: CaFingerprint,
     provider: Arc<CryptoProvider>,
+    seen: SeenCa,
 }
 
-/// TLS 1.3 with the pinned CA as the only trust anchor.
+/// TLS 1.3 with the pinned CA as the only trust anchor. `seen` gets its certificate.
 ///
 /// # Errors
 /// If the provider lacks TLS 1.3, which a build with aws-lc-rs does not.
-pub(crate) fn client_config(fingerprint: CaFingerprint) -> Result<rustls::ClientConfig, Error> {
+pub(crate) fn client_config(fingerprint: CaFingerprint, seen: SeenCa) -> Result<rustls::ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = PinnedCa { fingerprint, provider: Arc::clone(&provider) };
+    let verifier = PinnedCa { fingerprint, provider: Arc::clone(&provider), seen };
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -90,12 +99,14 @@ impl ServerCertVerifier for PinnedCa {
         let webpki = self.anchored(ca)?;
         let asked = webpki.verify_server_cert(leaf, intermediates, server_name, ocsp_response, now);
         let controller = ServerName::try_from(CONTROLLER_NAME).expect("the constant is a DNS name");
-        asked.or_else(|error| match error {
+        let verified = asked.or_else(|error| match error {
             Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             ) => webpki.verify_server_cert(leaf, intermediates, &controller, ocsp_response, now),
             other => Err(other),
-        })
+        })?;
+        self.seen.get_or_init(|| ca.clone().into_owned());
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -121,6 +132,37 @@ impl ServerCertVerifier for PinnedCa {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// A certificate as PEM, as `curl --cacert` takes it (RFC 7468: base64, 64 characters a line).
+#[must_use]
+pub(crate) fn pem(certificate: &[u8]) -> String {
+    let text = base64(certificate);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for (place, letter) in text.chars().enumerate() {
+        if place > 0 && place % PEM_LINE_CHARS == 0 {
+            pem.push('\n');
+        }
+        pem.push(letter);
+    }
+    pem.push_str("\n-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// Base64 with padding (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let mut bits = 0_usize;
+        for place in 0..3 {
+            bits = (bits << 8) | usize::from(group.get(place).copied().unwrap_or(0));
+        }
+        for place in 0..4 {
+            let letter = char::from(BASE64[(bits >> (18 - 6 * place)) & 63]);
+            text.push(if place <= group.len() { letter } else { '=' });
+        }
+    }
+    text
 }
 
 #[cfg(test)]

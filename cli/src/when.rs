@@ -1,12 +1,14 @@
 //! Durations and moments as people write and read them.
 //!
-//! **What.** `90s`, `2h`, `1h30m`, `7d` and RFC 3339 texts in; `3 min ago` and `in 2 h` out.
+//! **What.** `90s`, `2h`, `1h30m`, `7d`, dates (UTC) and RFC 3339 texts in; `3 min ago` and `in 2 h` out.
 //! **Why our own.** A deadline is written as either of the two; a person should not have to know which option takes which.
 //! **Invariants.** No function here reads a clock.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 /// Seconds of the units that may be written.
@@ -78,13 +80,33 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(at) = text.trim().parse::<Timestamp>() {
-            return Ok(Self::At(at));
-        }
-        parse_duration(text.trim().trim_start_matches('+')).map(Self::In).map_err(|_| {
-            format!("{text:?} is no moment: write a duration from now (2h, 1h30m) or RFC 3339 (2026-01-31T18:00:00Z)")
-        })
+        moment(text, "from now")
     }
+}
+
+/// A point in time of which a duration counts back from now: the caller subtracts it.
+///
+/// # Errors
+/// A sentence for the person who wrote it.
+pub(crate) fn parse_past(text: &str) -> Result<Moment, String> {
+    moment(text, "back from now")
+}
+
+fn moment(text: &str, counted: &str) -> Result<Moment, String> {
+    let trimmed = text.trim();
+    if let Ok(at) = trimmed.parse::<Timestamp>() {
+        return Ok(Moment::At(at));
+    }
+    // Without a zone it is UTC, as the log has it.
+    if let Ok(at) = trimmed.parse::<DateTime>().and_then(|at| at.to_zoned(TimeZone::UTC)) {
+        return Ok(Moment::At(at.timestamp()));
+    }
+    parse_duration(trimmed.trim_start_matches('+')).map(Moment::In).map_err(|_| {
+        format!(
+            "{text:?} is no moment: write a duration {counted} (2h, 1h30m, 7d), a date (2026-01-31 or \"2026-01-31 \
+             18:00\", UTC) or RFC 3339 (2026-01-31T18:00:00Z)"
+        )
+    })
 }
 
 /// `45 s`, `12 min`, `24 h`, `5 d`: the largest unit that gives at least 2, rounded, for people.
@@ -141,7 +163,12 @@ mod tests {
         check("2h", "2026-03-01T12:00:00Z");
         check("+1h30m", "2026-03-01T11:30:00Z");
         check("2026-03-01T18:00:00+08:00", "2026-03-01T10:00:00Z");
+        check("2026-11-27", "2026-11-27T00:00:00Z");
+        check("2026-11-27 18:30", "2026-11-27T18:30:00Z");
         assert!("tomorrow".parse::<Moment>().unwrap_err().contains("RFC 3339"));
+        assert!("tomorrow".parse::<Moment>().unwrap_err().contains("duration from now"));
+        assert!(parse_past("yesterday").unwrap_err().contains("duration back from now"));
+        assert_eq!(parse_past("24h"), Ok(Moment::In(Duration::from_secs(86_400))));
     }
 
     #[test]

@@ -45,8 +45,12 @@ async fn the_main_job_by_hand() {
     check(&cluster, &["system"], 0);
     check(&cluster, &["whoami"], 0);
     check(&cluster, &["doctor"], 0);
-    check(&cluster, &["image", "delete", "noble", "--yes", "--force"], 0);
-    check(&cluster, &["image", "show", "noble"], 3);
+    let deleted = check(&cluster, &["image", "delete", "noble", "--yes", "--force"], 0);
+    assert!(text(&deleted).contains("hearth image restore noble"), "{}", text(&deleted));
+    let gone = check(&cluster, &["image", "show", "noble"], 3);
+    assert!(text(&gone).contains("recycle bin"), "{}", text(&gone));
+    let typo = check(&cluster, &["image", "restore", "noble", "nobel"], 3);
+    assert!(text(&typo).contains("nothing was done"), "{}", text(&typo));
 }
 
 /// LG-1, LS-2, DW-1: the log, files of lists, and download links.
@@ -65,6 +69,8 @@ async fn logs_files_and_links_by_hand() {
     assert!(shown.contains("image.create") && shown.contains("\"kind\": \"disk\""), "{shown}");
     check(&cluster, &["log", "list", "--target", "image", "nothing"], 3);
     check(&cluster, &["log", "list", "--result", "good"], 2);
+    check(&cluster, &["log", "list", "--since", "2026-01-31", "--until", "2100-01-31 18:00"], 0);
+    assert!(text(&check(&cluster, &["log", "show", "1"], 2)).contains("hearth log list -o json"));
     let verified = json(&check(&cluster, &["log", "verify", "-o", "json"], 0));
     check(&cluster, &["log", "verify", "--head", verified["head"].as_str().unwrap()], 0);
     check(&cluster, &["log", "verify", "--head", &"0".repeat(64)], 1);
@@ -94,7 +100,10 @@ async fn logs_files_and_links_by_hand() {
     let url = String::from_utf8_lossy(&made.stdout).trim().to_owned();
     assert!(url.starts_with("https://") && url.ends_with("/%3Dnoble.raw"), "{url}");
     let got = cluster.dir().join("got.raw");
-    let curl = Command::new("curl").args(["-sSfk", "-o"]).arg(&got).arg(&url).status();
+    let ca = cluster.dir().join("ca.crt");
+    std::fs::write(&ca, check(&cluster, &["system", "ca"], 0).stdout).unwrap();
+    let curl =
+        Command::new("curl").args(["-sSf", "--cacert"]).arg(&ca).arg("-o").arg(&got).arg(&url).status();
     assert!(curl.expect("curl is installed (apt install curl)").success());
     assert_eq!(std::fs::read(&got).unwrap(), std::fs::read(&raw).unwrap());
     let listed = json(&check(&cluster, &["image", "link", "list", "=noble", "-o", "json"], 0));

@@ -39,7 +39,7 @@ impl Drop for Client {
 fn import(cluster: &Cluster, file: &Path) -> Client {
     let mut command = Command::new(&programs::get().hearth);
     command.arg("--config").arg(cluster.dir().join("hearth.toml"));
-    command.args(["image", "import", "--name", "big"]).arg(file).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["image", "import", "--name", "big"]).arg(file).stdout(Stdio::null()).stderr(Stdio::piped());
     Client(command.spawn().unwrap())
 }
 
@@ -90,6 +90,49 @@ async fn an_import_survives_both_of_its_ends() {
     assert_eq!(image.checksums.sha256, Some(disk::sha256(&file).unwrap()));
     let over = check(&cluster, &["image", "import", "--resume", "big", path], 4);
     assert!(over.contains("no upload of big is open"), "{over}");
+}
+
+/// IN-1: who stops an upload is told how to go on, and so is who gives the same command again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_import_says_how_to_go_on() {
+    let cluster = Cluster::start(0).await.unwrap();
+    let file = cluster.dir().join("big.img");
+    let mut bytes = vec![0; FILE_BYTES];
+    blake3::Hasher::new().update(b"stopped").finalize_xof().fill(&mut bytes);
+    std::fs::write(&file, &bytes).unwrap();
+    let mut client = import(&cluster, &file);
+    wait::until("it is on its way", WORK_WAIT_MAX, async || Ok(offset(&cluster).await > 8 << 20))
+        .await
+        .unwrap();
+    assert!(Command::new("kill").args(["-INT", &client.0.id().to_string()]).status().unwrap().success());
+    let mut said = String::new();
+    client.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(client.0.wait().unwrap().code(), Some(130), "{said}");
+    let path = file.to_str().unwrap();
+    let line = format!("hearth image import --resume big {path}");
+    assert!(said.contains("stopped at ") && said.contains(&line), "{said}");
+    let again = check(&cluster, &["image", "import", path], 4);
+    assert!(again.contains(&line), "{again}");
+    let shown = check(&cluster, &["image", "show", "big"], 0);
+    assert!(shown.contains("saving") && shown.contains("not yet"), "{shown}");
+    check(&cluster, &["image", "import", "--resume", "big", path], 0);
+}
+
+/// IN-1: the record of a file with the wrong checksum stays and says so, as with a URL.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_the_wrong_checksum_leaves_a_record_that_says_so() {
+    let cluster = Cluster::start(0).await.unwrap();
+    let file = cluster.dir().join("small.img");
+    std::fs::write(&file, vec![7; 300_000]).unwrap();
+    let path = file.to_str().unwrap();
+    let refused = check(&cluster, &["image", "import", path, "--md5", &"0".repeat(32)], 4);
+    assert!(refused.contains("the file's md5 is") && refused.contains("image delete"), "{refused}");
+    let shown = check(&cluster, &["image", "show", "small"], 0);
+    assert!(shown.contains("killed") && shown.contains("the file's md5 is"), "{shown}");
+    let again = check(&cluster, &["image", "import", path], 4);
+    assert!(again.contains("hearth image delete small"), "{again}");
+    check(&cluster, &["image", "delete", "small", "--yes"], 0);
+    check(&cluster, &["image", "import", path, "--format", "raw"], 0);
 }
 
 /// Serves one file to everybody, until the process ends.

@@ -94,6 +94,8 @@ fn wrong_usage_is_told_before_anything_is_sent() {
         &["hearth", "host-image", "create", "erp", "one-disk"],
         &["hearth", "host-image", "set", "erp", "--public", "--private"],
         &["hearth", "image", "import", "f", "--format", "vdi"],
+        &["hearth", "image", "set", "noble", "--min-disk", "20"],
+        &["hearth", "image", "import", "f", "--disk-size", "20"],
         &["hearth", "cache", "list", "--status", "warm"],
         &["hearth", "login", "--user", "alice", "--token", "hrt_x"],
         &["hearth", "user", "grant", "alice", "--role", "member"],

@@ -124,6 +124,13 @@ fn a_token_that_ends_soon_is_told() {
 }
 
 #[test]
+fn what_a_tenant_may_not_read_is_skipped_and_no_fault() {
+    let check = |exit| unread("system", &Failure::new(exit, "why").into()).level;
+    assert_eq!(check(Exit::Denied), Level::Skip);
+    assert_eq!(check(Exit::Failed), Level::Fail);
+}
+
+#[test]
 fn socket_buffers_are_only_checked_where_a_daemon_runs() {
     let dir = tempfile::tempdir().unwrap();
     assert!(check_host(dir.path(), dir.path()).is_none());

@@ -62,14 +62,18 @@ impl Batch {
     pub(crate) async fn found(&self, session: &Session) -> anyhow::Result<Vec<Image>> {
         let mut found: Vec<Image> = Vec::new();
         for wanted in &self.images {
-            let image = match self.sent.action {
-                BatchAction::Restore => names::binned_image(&session.client, wanted).await?,
+            let looked = match self.sent.action {
+                BatchAction::Restore => names::binned_image(&session.client, wanted).await,
                 BatchAction::Destroy => match names::image(&session.client, wanted).await {
                     // What is destroyed may lie in the bin already.
-                    Err(_) => names::binned_image(&session.client, wanted).await?,
-                    found => found?,
+                    Err(_) => names::binned_image(&session.client, wanted).await,
+                    found => found,
                 },
-                _ => names::image(&session.client, wanted).await?,
+                _ => names::image(&session.client, wanted).await,
+            };
+            let image = match looked {
+                Err(error) if self.images.len() > 1 => return Err(error.context("nothing was done")),
+                looked => looked?,
             };
             if found.iter().all(|other| other.id != image.id) {
                 found.push(image);

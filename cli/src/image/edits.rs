@@ -19,7 +19,9 @@ use crate::names;
   hearth image set noble --os-type linux --distribution Ubuntu --os-version 24.04
   hearth image set noble --property team=db --remove-property owner
   hearth image set noble --clear description,min-disk
-  hearth image set noble --min-disk 20GiB --revision 7    # only if nobody changed it since")]
+  hearth image set noble --min-disk 20GiB --revision 7    # only if nobody changed it since
+
+Tags: `hearth image tag` and `hearth image untag`, also on many images.")]
 pub(crate) struct Set {
     /// Name or id
     image: String,

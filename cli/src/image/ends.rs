@@ -8,8 +8,8 @@ use super::batch::Batch;
 use super::facts;
 use crate::args::{Session, confirm};
 use crate::failure::Exit;
-use crate::names;
 use crate::output::{Cell, Grid};
+use crate::{clock, names, when};
 
 /// Put images into the recycle bin, or destroy them.
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Delete {
     /// Destroy at once instead of keeping them in the recycle bin; also what is in the bin already
     #[arg(long)]
     now: bool,
-    /// Even if prewarm jobs still want it or machines run on it; machines run on
+    /// Even if prewarm jobs still want it, which then end, or machines use it, which keep running
     #[arg(long)]
     force: bool,
     /// Do not ask
@@ -82,8 +82,27 @@ impl Delete {
             "Delete {}? The recycle bin keeps them for its days; what is still being imported goes at once."
         };
         confirm(&question.replace("{}", &listed(&found)), self.yes)?;
-        batch.run_on(session, &found).await
+        let exit = batch.run_on(session, &found).await?;
+        if exit == Exit::Ok && !self.now && session.out.for_people() {
+            tell_of_bin(session, &found).await?;
+        }
+        Ok(exit)
     }
+}
+
+/// Says how what was deleted comes back, and until when. What was still being imported is not in the bin.
+async fn tell_of_bin(session: &Session, deleted: &[Image]) -> anyhow::Result<()> {
+    for image in deleted {
+        // Best effort: it is deleted, whatever this says.
+        let binned = session.client.get::<Image>(&["images", &image.id.to_string()], &[]).await;
+        let Ok(Image { name, destroyed_at: Some(ends), .. }) = binned else { continue };
+        let ends = when::relative(&ends, clock::now());
+        let name = if deleted.len() == 1 { name } else { "IMAGE".to_owned() };
+        return session.out.remark(&format!(
+            "destroyed {ends}; until then it is in the recycle bin: hearth image restore {name}"
+        ));
+    }
+    Ok(())
 }
 
 impl Bin {

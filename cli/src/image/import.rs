@@ -3,8 +3,8 @@
 //! **What.** Makes the record, streams the file (a name or `-` for stdin) and follows the import until it is `active`.
 //! [`super::send`] goes on after what broke; [`super::fetch`] lets the controller get a URL.
 //! **Why the record first.** A name that is taken or a wrong checksum's form is told before gigabytes are sent.
-//! **Invariants.** A record whose upload was refused is taken away again, so that the same command can be repeated; one whose
-//! controller went away stays, and `--resume` goes on with it.
+//! **Invariants.** A record whose upload was refused is taken away again, so that the same command can be repeated. One whose
+//! controller went away stays, and `--resume` goes on with it; one of a file with the wrong checksum stays as well, killed, with its reason.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use tokio_util::io::ReaderStream;
 
 use super::attributes::Attributes;
 use super::send::{self, Sending};
+use super::unfinished::{self, Begun};
 use super::{SEE, facts, fetch};
 use crate::args::Session;
 use crate::client::Client;
@@ -128,19 +129,30 @@ impl Import {
             }
             _ => {}
         }
-        let mode = Mode::of_stderr(session.quiet);
-        let upload = match &self.resume {
-            Some(image) => resume(&session.client, &self.file, image, mode).await?,
-            None => upload(&session.client, &self.file, &self.record(&session.client).await?, mode).await?,
-        };
-        let image = if self.no_wait {
-            upload.steps.end("sent; the import goes on at the controller");
-            upload.image
-        } else {
-            wait_active(&session.client, upload).await?
+        let begun = Begun::default();
+        let image = tokio::select! {
+            image = self.sent(session, &begun) => image?,
+            () = unfinished::interrupted() => {
+                return Err(begun.stopped(&session.client, &self.file).await.into());
+            }
         };
         session.out.facts(&image, facts(&image))?;
         Ok(Exit::Ok)
+    }
+
+    /// Sends the file and follows the import, as far as was asked for.
+    async fn sent(&self, session: &Session, begun: &Begun) -> anyhow::Result<Image> {
+        let (client, mode) = (&session.client, Mode::of_stderr(session.quiet));
+        let upload = match &self.resume {
+            Some(image) => resume(client, &self.file, image, mode, begun).await?,
+            None => upload(client, &self.file, &self.record(client).await?, mode, begun).await?,
+        };
+        begun.sent();
+        if self.no_wait {
+            upload.steps.end("sent; the import goes on at the controller");
+            return Ok(upload.image);
+        }
+        wait_active(client, upload).await
     }
 
     async fn record(&self, client: &Client) -> anyhow::Result<ImageCreate> {
@@ -217,22 +229,28 @@ pub(crate) struct Upload {
     pub(crate) steps: Steps,
 }
 
-/// Makes the record and streams the file.
+/// Makes the record and streams the file; `begun` learns how far it is.
 ///
 /// # Errors
-/// What the file system or the controller say; the record is gone again then.
+/// What the file system or the controller say; the record is gone again then, unless the file has the wrong checksum.
 pub(crate) async fn upload(
     client: &Client,
     file: &Path,
     record: &ImageCreate,
     mode: Mode,
+    begun: &Begun,
 ) -> anyhow::Result<Upload> {
     let (reader, meta) = open(file).await?;
-    let image: Image = client.post(&["images"], record).await?;
+    let image: Image = match client.post(&["images"], record).await {
+        Ok(image) => image,
+        Err(error) => return Err(unfinished::taken(client, record, file, error).await),
+    };
     let id = image.id.to_string();
     let mut steps = Steps::new(mode, &record.name);
-    let sent = match &meta {
-        Some(meta) if meta.len() > 0 => {
+    let again = meta.filter(|meta| meta.len() > 0);
+    begun.sending(&image, steps.counter(), again.is_some());
+    let sent = match &again {
+        Some(meta) => {
             drop(reader);
             let sending = Sending { client, file, image: id.clone() };
             match sending.open(meta).await {
@@ -240,31 +258,62 @@ pub(crate) async fn upload(
                 Err(error) => Err(error),
             }
         }
-        _ => send_once(client, &id, reader, &mut steps).await,
+        None => send_once(client, &id, reader, &mut steps).await,
     };
     match sent {
         Ok(image) => Ok(Upload { image, steps }),
-        Err(error) if meta.is_some() && send::may_pass(&error) => {
-            let hint =
-                format!("`hearth image import --resume {id} {}` goes on where it stopped", file.display());
+        Err(error) if again.is_some() && send::may_pass(&error) => {
+            let hint = format!("`{}` goes on where it stopped", unfinished::resume_line(&id, file));
             let failure = Failure::new(Exit::Unreachable, format!("sending {}: {error}", file.display()));
             Err(failure.hint(hint).into())
         }
         Err(error) => {
             drop(steps);
-            // Best effort: without it the name stays taken, which the next try says clearly.
-            drop(client.delete(&["images", &id], &[]).await);
-            Err(error.context(format!("sending {}", file.display())))
+            Err(refused(client, &id, file, record, error).await)
         }
     }
 }
 
+/// What to say of a file that was refused. The record of one with the wrong checksum stays, as with a URL: it says what came.
+/// Any other one goes.
+async fn refused(
+    client: &Client,
+    id: &str,
+    file: &Path,
+    record: &ImageCreate,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    let sending = format!("sending {}", file.display());
+    let killed = record.expected != Checksums::default()
+        && client.get::<Image>(&["images", id], &[]).await.is_ok_and(|now| now.status == ImageStatus::Killed);
+    if !killed {
+        // Best effort: without it the name stays taken, which the next try says clearly.
+        drop(client.delete(&["images", id], &[]).await);
+        return error.context(sending);
+    }
+    let hint = format!(
+        "nothing of the file was kept. `hearth image show {id}` keeps the reason; once the file is right: \
+         `hearth image delete {id}`, and import it anew"
+    );
+    match error.downcast::<Failure>() {
+        Ok(failure) => anyhow::Error::new(failure.hint(hint)).context(sending),
+        Err(error) => error.context(sending),
+    }
+}
+
 /// Goes on with the upload of an image that an earlier call began.
-async fn resume(client: &Client, file: &Path, image: &str, mode: Mode) -> anyhow::Result<Upload> {
+async fn resume(
+    client: &Client,
+    file: &Path,
+    image: &str,
+    mode: Mode,
+    begun: &Begun,
+) -> anyhow::Result<Upload> {
     let image = names::image(client, image).await?;
     let sending = Sending { client, file, image: image.id.to_string() };
     let upload = sending.reopen(&image.name).await?;
     let mut steps = Steps::new(mode, &image.name);
+    begun.sending(&image, steps.counter(), true);
     let image = sending.run(upload, &mut steps).await?;
     Ok(Upload { image, steps })
 }

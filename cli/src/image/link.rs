@@ -29,10 +29,12 @@ pub(crate) enum LinkCommand {
   hearth image link create noble
   hearth image link create noble --ttl 2h
   hearth image link create noble --format vmdk    # `hearth image variants noble` shows what there is
-  curl -C - -O \"$(hearth image link create noble -o json | jq -r .url)\"
+  hearth system ca > ca.crt
+  curl --cacert ca.crt -C - -O \"$(hearth image link create noble -o json | jq -r .url)\"
 
 Whoever has the address may download the file until the link ends; it needs no login. curl -C - and aria2c go on
-where a download broke off. They must trust the controller's certificate authority (curl --cacert ca.crt).")]
+where a download broke off. They must trust the controller's certificate authority, which `hearth system ca` prints:
+give ca.crt to whom you give the address.")]
 pub(crate) struct Create {
     /// Name or id
     image: String,
@@ -105,6 +107,7 @@ impl Create {
         session.out.remark(&format!("ends {ends} ({}); it is not shown again", made.expires_at))?;
         let sha256 = made.sha256.as_deref().unwrap_or("-");
         session.out.remark(&format!("sha256 {sha256}"))?;
+        session.out.remark("with curl: hearth system ca > ca.crt; curl --cacert ca.crt -C - -O URL")?;
         Ok(Exit::Ok)
     }
 }

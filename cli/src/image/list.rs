@@ -15,7 +15,7 @@ use crate::log::back;
 use crate::names;
 use crate::output::Cell;
 use crate::size;
-use crate::when::Moment;
+use crate::when::{Moment, parse_past};
 
 /// List images.
 #[derive(Debug, Args)]
@@ -92,17 +92,17 @@ pub(crate) struct Filter {
     /// Only disks of at most this size
     #[arg(long, value_name = "SIZE", value_parser = size::parse_bytes)]
     size_max: Option<u64>,
-    /// Made from here on: a duration back from now (7d) or RFC 3339
-    #[arg(long, value_name = "WHEN")]
+    /// Made from here on: a duration back from now (7d), a date (UTC) or RFC 3339
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     created_after: Option<Moment>,
     /// Made before this
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     created_before: Option<Moment>,
     /// Changed from here on
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     updated_after: Option<Moment>,
     /// Last changed before this
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_past)]
     updated_before: Option<Moment>,
     /// By name, size, created, updated or status (default: created)
     #[arg(long, value_name = "KEY")]

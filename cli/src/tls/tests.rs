@@ -34,10 +34,14 @@ fn check(
     host: &str,
 ) -> Result<(), Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = PinnedCa { fingerprint: CaFingerprint::of(pinned), provider };
+    let seen = SeenCa::default();
+    let verifier = PinnedCa { fingerprint: CaFingerprint::of(pinned), provider, seen: Arc::clone(&seen) };
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_780_000_000));
-    verifier.verify_server_cert(sent.0, sent.1, &name, &[], now).map(drop)
+    let verified = verifier.verify_server_cert(sent.0, sent.1, &name, &[], now).map(drop);
+    let kept = verified.is_ok().then_some(pinned);
+    assert_eq!(seen.get(), kept, "the CA is kept if and only if it was proved");
+    verified
 }
 
 #[test]
@@ -76,4 +80,16 @@ fn a_leaf_out_of_time_or_for_another_name_is_refused() {
         let c = chain(name, years);
         check(&c.ca, (&c.leaf, std::slice::from_ref(&c.ca)), "c.example").unwrap_err();
     }
+}
+
+#[test]
+fn a_certificate_is_printed_as_pem() {
+    for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        assert_eq!(base64(bytes.as_bytes()), text);
+    }
+    let ca = chain(CONTROLLER_NAME, (2025, 2030)).ca;
+    let text = pem(&ca);
+    assert!(text.lines().all(|line| line.len() <= PEM_LINE_CHARS), "{text}");
+    let back = <CertificateDer<'_> as rustls_pki_types::pem::PemObject>::from_pem_slice(text.as_bytes());
+    assert_eq!(back.unwrap(), ca);
 }
