@@ -227,7 +227,7 @@ async fn targets_are_named_selected_or_all_and_a_dry_run_changes_nothing() {
     let a = image(&cluster, "a", 4, 451).await;
     // Hosts 1 and 3 are in z1, host 2 in z2.
     let plan = run(&cluster, &["prewarm", "create", "a", "--all", "--dry-run"], 0);
-    is(&plan, &["have it   0 locations", "fetch it  3 locations", "cannot    0 locations"]);
+    is(&plan, &["have it         0 locations", "fetch it        3 locations", "cannot          0 locations"]);
     assert!(cluster.entries(a.id).await.unwrap().is_empty());
     is(&run(&cluster, &["prewarm", "list", "-o", "json"], 0), &["\"items\": []"]);
     run(&cluster, &["prewarm", "create", "a", "--all", "--dry-run", "--wait"], 2);
