@@ -242,7 +242,7 @@ async fn targets_are_named_selected_or_all_and_a_dry_run_changes_nothing() {
     assert_eq!(hosts(cluster.entries(a.id).await.unwrap()), ["host-1", "host-2"]);
     run(&cluster, &["location", "drain", "host-3"], 0);
     let plan = run(&cluster, &["prewarm", "create", "a", "--to", "host-1,host-3", "--dry-run"], 0);
-    is(&plan, &["have it   1 location", "cannot    1 location", "host-3", "drain"]);
+    is(&plan, &["have it         1 location", "cannot          1 location", "host-3", "drain"]);
     run(&cluster, &["location", "undrain", "host-3"], 0);
     let all: Prewarm = json(&cluster, &["prewarm", "create", "a", "--all"]);
     assert_eq!(ends_as(&cluster, &all, PrewarmState::Done).await.prewarm.active, 3);
