@@ -20,6 +20,7 @@ use super::caller::Caller;
 use super::fault::Fault;
 use super::image_edits::{draft, if_match};
 use super::images::{Tagged, find, tagged};
+use crate::db::image_bin::PrewarmJobs;
 use crate::db::image_list::ImageFilter;
 use crate::db::images::Image;
 use crate::db::operations::Draft;
@@ -103,11 +104,10 @@ pub async fn remove(
         Deletion::Bin | Deletion::Cancel => op,
         Deletion::Destroy => Draft { action: Action::ImageDestroy.as_str().to_owned(), ..op },
     };
-    let gone = match (means, how.force) {
-        (Deletion::Bin, false) => app.db.bin_image(id, if_match, &op).await?,
-        (Deletion::Bin, true) => app.db.force_bin_image(id, if_match, &op).await?,
-        (_, false) => app.db.delete_image(id, if_match, &op).await?,
-        (_, true) => app.db.force_delete_image(id, if_match, &op).await?,
+    let jobs = if how.force { PrewarmJobs::Cancel } else { PrewarmJobs::Keep };
+    let gone = match means {
+        Deletion::Bin => app.db.bin_image_with(id, if_match, jobs, &op).await?,
+        Deletion::Cancel | Deletion::Destroy => app.db.delete_image_with(id, if_match, jobs, &op).await?,
     };
     if means != Deletion::Bin {
         app.jobs.clean_up(&gone).await;

@@ -65,27 +65,18 @@ impl Db {
     /// [`DbError::NotFound`]; [`DbError::State`] if it is being made, in the bin, protected, public or being prewarmed;
     /// [`DbError::Revision`]; or a failed statement.
     pub async fn bin_image(&self, id: ImageId, if_match: Option<u64>, op: &Draft) -> Result<Image, DbError> {
-        self.bin(id, if_match, Jobs::Keep, op).await
+        self.bin_image_with(id, if_match, PrewarmJobs::Keep, op).await
     }
 
-    /// As [`Db::bin_image`]; its prewarm jobs are cancelled instead of keeping it.
+    /// As [`Db::bin_image`]; `jobs` says what becomes of its prewarm jobs.
     ///
     /// # Errors
     /// As [`Db::bin_image`]; then its jobs go on.
-    pub async fn force_bin_image(
+    pub async fn bin_image_with(
         &self,
         id: ImageId,
         if_match: Option<u64>,
-        op: &Draft,
-    ) -> Result<Image, DbError> {
-        self.bin(id, if_match, Jobs::End, op).await
-    }
-
-    async fn bin(
-        &self,
-        id: ImageId,
-        if_match: Option<u64>,
-        jobs: Jobs,
+        jobs: PrewarmJobs,
         op: &Draft,
     ) -> Result<Image, DbError> {
         let update = "UPDATE image SET status = 'pending_delete', binned_from = $1, binned_us = $2, name_key = $3, \
@@ -151,27 +142,18 @@ impl Db {
         if_match: Option<u64>,
         op: &Draft,
     ) -> Result<Image, DbError> {
-        self.delete(id, if_match, Jobs::Keep, op).await
+        self.delete_image_with(id, if_match, PrewarmJobs::Keep, op).await
     }
 
-    /// As [`Db::delete_image`]; its prewarm jobs are cancelled instead of keeping it.
+    /// As [`Db::delete_image`]; `jobs` says what becomes of its prewarm jobs.
     ///
     /// # Errors
     /// As [`Db::delete_image`]; then its jobs go on.
-    pub async fn force_delete_image(
+    pub async fn delete_image_with(
         &self,
         id: ImageId,
         if_match: Option<u64>,
-        op: &Draft,
-    ) -> Result<Image, DbError> {
-        self.delete(id, if_match, Jobs::End, op).await
-    }
-
-    async fn delete(
-        &self,
-        id: ImageId,
-        if_match: Option<u64>,
-        jobs: Jobs,
+        jobs: PrewarmJobs,
         op: &Draft,
     ) -> Result<Image, DbError> {
         self.write_tx(move |tx| {
@@ -194,7 +176,7 @@ impl Db {
             Box::pin(async move {
                 let allowed = "only a queued, saving or importing image can be cancelled";
                 let image = tx.image_in(id, &UNFINISHED, allowed).await?;
-                let_go(tx, &image, None, Jobs::Keep, op).await?;
+                let_go(tx, &image, None, PrewarmJobs::Keep, op).await?;
                 destroy_in(tx, &image, "the import was cancelled", op).await?;
                 Ok(image)
             })
@@ -262,11 +244,11 @@ fn became(from: ImageStatus, to: ImageStatus) -> serde_json::Value {
 
 /// What becomes of the prewarm jobs of an image that is to go.
 #[derive(Clone, Copy, Debug)]
-enum Jobs {
+pub enum PrewarmJobs {
     /// They keep it.
     Keep,
     /// They are cancelled, once nothing else keeps it.
-    End,
+    Cancel,
 }
 
 /// Refuses what keeps an image from going, into the bin or for good.
@@ -274,7 +256,7 @@ async fn let_go(
     tx: &mut Tx<'_>,
     image: &Image,
     if_match: Option<u64>,
-    jobs: Jobs,
+    jobs: PrewarmJobs,
     op: &Draft,
 ) -> Result<(), DbError> {
     must_be_current(image, if_match)?;
@@ -291,9 +273,11 @@ async fn let_go(
     refuse_member(tx, image).await?;
     let unfinished = unfinished_of(tx, image.id).await?;
     match jobs {
-        Jobs::Keep if !unfinished.is_empty() => refused("being prewarmed", "cancel its prewarm jobs first"),
-        Jobs::Keep => Ok(()),
-        Jobs::End => cancel_all(tx, &unfinished, op).await,
+        PrewarmJobs::Keep if !unfinished.is_empty() => {
+            refused("being prewarmed", "cancel its prewarm jobs first")
+        }
+        PrewarmJobs::Keep => Ok(()),
+        PrewarmJobs::Cancel => cancel_all(tx, &unfinished, op).await,
     }
 }
 
@@ -308,7 +292,6 @@ async fn destroy_in(tx: &mut Tx<'_>, image: &Image, why: &str, op: &Draft) -> Re
     tx.run(sql("placement", "DELETE FROM placement WHERE image_id = $1").bind(id)).await?;
     tx.close_upload(id).await?;
     tx.run(sql("market_import", "DELETE FROM market_import WHERE image_id = $1").bind(id)).await?;
-    tx.run(sql("encrypted_import", "DELETE FROM encrypted_import WHERE image_id = $1").bind(id)).await?;
     // The spec of a fetch may hold a password.
     let jobs = "UPDATE job SET state = 'failed', spec = '{}', error = $1, updated_us = $2 \
          WHERE image_id = $3 AND state IN ('queued', 'running')";

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use hearth_controller::clock;
+use hearth_controller::db::image_bin::PrewarmJobs;
 use hearth_controller::db::images::ImageFacts;
 use hearth_controller::db::intents::{Intent, IntentHold, IntentWish};
 use hearth_controller::db::operations::OperationFilter;
@@ -283,14 +284,14 @@ async fn jobs_end_with_their_image_or_go_on(place: Place) {
     let (image, go) = (first.image, op("image.delete"));
     let revision = db.image(image).await.unwrap().unwrap().revision;
     for stale in [
-        db.force_bin_image(image, Some(revision + 1), &go).await.unwrap_err(),
-        db.force_delete_image(image, Some(revision + 1), &go).await.unwrap_err(),
+        db.bin_image_with(image, Some(revision + 1), PrewarmJobs::Cancel, &go).await.unwrap_err(),
+        db.delete_image_with(image, Some(revision + 1), PrewarmJobs::Cancel, &go).await.unwrap_err(),
     ] {
         assert!(matches!(stale, DbError::Revision { .. }), "{stale}");
     }
     let public = |facts: &mut ImageFacts| facts.visibility = Visibility::Public;
     db.update_image(image, None, public, &op("image.update")).await.unwrap();
-    let refused = db.force_bin_image(image, None, &go).await.unwrap_err();
+    let refused = db.bin_image_with(image, None, PrewarmJobs::Cancel, &go).await.unwrap_err();
     assert!(matches!(&refused, DbError::State { state, .. } if state == "public"), "{refused}");
     assert_eq!(db.unfinished_prewarms().await.unwrap().len(), 2);
     assert_eq!(db.intents().await.unwrap().len(), 2);
@@ -298,7 +299,7 @@ async fn jobs_end_with_their_image_or_go_on(place: Place) {
     db.update_image(image, None, private, &op("image.update")).await.unwrap();
     let kept = db.bin_image(image, None, &go).await.unwrap_err();
     assert!(matches!(&kept, DbError::State { state, .. } if state == "being prewarmed"), "{kept}");
-    let binned = db.force_bin_image(image, None, &go).await.unwrap();
+    let binned = db.bin_image_with(image, None, PrewarmJobs::Cancel, &go).await.unwrap();
     assert_eq!(binned.status, ImageStatus::PendingDelete);
     assert_eq!(db.unfinished_prewarms().await.unwrap(), vec![]);
     assert_eq!(db.intents().await.unwrap(), vec![]);
