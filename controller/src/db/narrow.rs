@@ -53,8 +53,8 @@ pub(super) enum Set {
     Iso,
     /// With one or two neighbouring characters in name or description.
     Gram(String),
-    /// With all of these pieces; the first is the rarest.
-    Grams(Vec<String>),
+    /// With a rare piece and all of the others.
+    Grams(String, Vec<String>),
     /// With one piece, or in one of these states, in which few are.
     GramOr(String, Vec<ImageStatus>),
     /// With a tag.
@@ -91,7 +91,7 @@ impl Set {
     }
 
     const fn is_text(&self) -> bool {
-        matches!(self, Self::Gram(_) | Self::Grams(_) | Self::GramOr(..))
+        matches!(self, Self::Gram(_) | Self::Grams(..) | Self::GramOr(..))
     }
 
     fn of_view(scope: Scope, view: View) -> Option<Self> {
@@ -126,7 +126,7 @@ impl Set {
         if others.is_empty() {
             return Self::Gram(gram);
         }
-        Self::Grams([gram].into_iter().chain(others.into_iter().cloned()).collect())
+        Self::Grams(gram, others.into_iter().cloned().collect())
     }
 
     /// The begin of a statement that reads the ids of images from this set on, if it names each image once; see [`Self::joined`].
@@ -171,16 +171,12 @@ impl Set {
             Self::Gram(gram) => {
                 stmt.text("SELECT image_gram.image_id FROM image_gram WHERE image_gram.gram = ").arg(gram)
             }
-            Self::Grams(grams) => {
-                let mut stmt = stmt.text("SELECT image_gram.image_id FROM image_gram WHERE 1 = 1");
-                for (n, gram) in grams.iter().enumerate() {
-                    stmt = if n == 0 {
-                        stmt.text(" AND image_gram.gram = ").arg(gram)
-                    } else {
-                        stmt.text(" AND EXISTS (SELECT too.gram FROM image_gram too WHERE too.image_id = image_gram.image_id AND too.gram = ").arg(gram).text(")")
-                    };
-                }
-                stmt
+            Self::Grams(rare, others) => {
+                others.iter().fold(Self::Gram(rare.clone()).ids(stmt), |stmt, gram| {
+                    let too = " AND EXISTS (SELECT too.gram FROM image_gram too \
+                     WHERE too.image_id = image_gram.image_id AND too.gram = ";
+                    stmt.text(too).arg(gram).text(")")
+                })
             }
             Self::GramOr(gram, statuses) => {
                 let stmt =
@@ -243,6 +239,10 @@ impl Db {
     /// Whether a text is asked for that may be in few images. What is one piece that more than `few` have is found everywhere: a
     /// walk in the order of the list is soon over.
     async fn has_sparse_text(&self, sets: &[Set], few: i64) -> Result<bool, DbError> {
+        // It matters only where there is something else to begin with.
+        if !sets.iter().any(|set| matches!(set, Set::Seen(_))) {
+            return Ok(false);
+        }
         let mut texts = sets.iter().filter(|set| set.is_text());
         match (texts.next(), texts.next()) {
             (None, _) => Ok(false),
