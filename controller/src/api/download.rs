@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_protocol::api::error::ErrorBody;
 use hearth_protocol::id::ImageId;
@@ -94,6 +94,7 @@ pub async fn serve_file(app: &App, file: FileToServe, mut request: Request) -> R
         place.map_err(|_| Fault::unavailable("too many downloads run; try again when one has ended"))?;
     let FileToServe { path, sha256, name, op } = file;
     let tag = format!("\"{sha256}\"");
+    let head_alone = request.method() == Method::HEAD;
     let headers = request.headers_mut();
     let has = |tags: &HeaderValue| {
         tags.to_str().is_ok_and(|tags| tags == "*" || tags.split(',').any(|given| given.trim() == tag))
@@ -113,7 +114,8 @@ pub async fn serve_file(app: &App, file: FileToServe, mut request: Request) -> R
         return Err(Fault::internal_text(format!("the file {} is missing: run fsck", path.display())));
     }
     let mut answer = answer.map(|body| Body::new(HoldingPlace { body, _place: place })).into_response();
-    if let Some(op) = op.filter(|_| answer.status().is_success()) {
+    // Who asks for the head alone takes nothing.
+    if let Some(op) = op.filter(|_| !head_alone && answer.status().is_success()) {
         note(app, &op, &sha256, begins(&answer)).await?;
     }
     let headers = answer.headers_mut();

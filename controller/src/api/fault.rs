@@ -71,8 +71,10 @@ impl Fault {
     /// 401: no valid token. Says nothing about why: that would tell a guesser something.
     #[must_use]
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "this call needs a valid token")
-            .hint("send `Authorization: Bearer hrt_…`; an administrator makes one with `hearth token create`")
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "this call needs a valid token").hint(
+            "`hearth login` gets one, `hearth token create` makes one for a program, which sends it as \
+                 `Authorization: Bearer hrt_…`",
+        )
     }
 
     /// 403: the token is valid and its role does not allow this.

@@ -4,8 +4,8 @@
 //! The password is compared before anything else is decided, also for a name that does not exist, so the time tells
 //! nothing either.
 //!
-//! **Invariants.** A refused login of a user that exists stands in the operation log. A login is counted before its body is read, and again before its password is compared. A token from
-//! a login carries one grant of the user and ends with it.
+//! **Invariants.** A refused login of a user that exists stands in the operation log. A login is counted before its body is read,
+//! and again before its password is compared. A token from a login carries one grant of the user and ends with it.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -60,16 +60,16 @@ pub async fn login(
     app.limits.user(&counted)?;
     let hash = found.as_ref().and_then(|found| found.password_hash.clone());
     let is_right = app.passwords.is_right(login.password.into_text(), hash).await?;
-    let (is_open, user) = found.map(|found| (found.open, found.user)).unzip();
-    let Some(user) = user else {
+    let refused = || {
         tracing::info!(%address, "refused a login");
-        return Err(Fault::login_failed());
+        Err(Fault::login_failed())
     };
-    if !is_right || is_open != Some(true) {
-        tracing::info!(%address, "refused a login");
-        note_refused(&app, &user, &address.to_string());
-        return Err(Fault::login_failed());
+    let Some(found) = found else { return refused() };
+    if !is_right || !found.open {
+        note_refused(&app, &found.user, &address.to_string());
+        return refused();
     }
+    let user = found.user;
     let grants = app.db.grants_of(user.id).await?;
     let wanted = Wanted { scope: login.scope, project: login.project.as_deref(), home: user.domain };
     let grant = grant_for(&grants, &wanted)?;

@@ -68,6 +68,8 @@ async fn no_part_of_a_file_goes_out_untold() {
         let log = client.get("/operations?limit=1000&action=image.download").await;
         log["items"].as_array().unwrap().len()
     };
+    let head = client.ask(Method::HEAD, &format!("/images/{id}/file")).send().await.unwrap();
+    assert_eq!((head.status(), told().await), (StatusCode::OK, 0), "a head is no download");
     for (from, n) in [("bytes=1-", 1), ("bytes=200000-", 1), ("bytes=5-9", 1), ("bytes=0-9", 2)] {
         let answer = range(client, from).await.unwrap();
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
