@@ -93,7 +93,7 @@ pub(super) fn noise(n: usize) -> Vec<u8> {
     bytes
 }
 
-async fn new_image(db: &Db, name: &str, key: Option<KeyId>) -> NewImage {
+pub(super) async fn new_image(db: &Db, name: &str, key: Option<KeyId>) -> NewImage {
     let (domain, project) = db.default_tenants().await.unwrap();
     NewImage {
         id: new_id(),

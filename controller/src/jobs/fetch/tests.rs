@@ -1,42 +1,23 @@
 //! The end of a fetch on a real database and folder.
 
-use hearth_protocol::words::{ImageKind, ImageStatus};
+use hearth_protocol::words::ImageStatus;
 
 use super::*;
-use crate::db::images::{ImageFacts, NewImage};
-use crate::ingest::convert::Converter;
-use crate::ingest::sandbox::SandboxMode;
 use crate::ingest::sources::SourceConfig;
+use crate::jobs::tests::{World, new_image};
 
-/// Fetches that nobody runs, and their folder.
-async fn fetches(folder: &std::path::Path) -> Arc<Fetches> {
-    let db = Db::open(&format!("sqlite://{}", folder.join("db").display())).await.unwrap();
-    let converter = Converter {
-        controller: "/bin/false".into(),
-        qemu_img: "/bin/false".into(),
-        mode: SandboxMode::BestEffort,
-    };
-    let ingest = Arc::new(Ingest::new(folder, converter, 1).unwrap());
+/// Fetches that nobody runs.
+fn fetches(world: &World) -> Arc<Fetches> {
     let patience = Patience::default();
     let limits = Limits { image_bytes_max: 1 << 20, upload_idle: Duration::from_secs(60), patience };
-    Fetches::new(db, ingest, Sources::new(SourceConfig::default()), limits, CancellationToken::new())
+    let sources = Sources::new(SourceConfig::default());
+    Fetches::new(world.db.clone(), Arc::clone(&world.ingest), sources, limits, CancellationToken::new())
 }
 
 /// An image whose file is on disk, and its fetch as a worker has it.
 async fn fetched(fetches: &Fetches, name: &str) -> (Job, Image, Upload) {
     let db = &fetches.db;
-    let (domain, project) = db.default_tenants().await.unwrap();
-    let new = NewImage {
-        id: new_id(),
-        kind: ImageKind::Disk,
-        format: None,
-        container_format: "bare".to_owned(),
-        domain,
-        project,
-        expected: Checksums::default(),
-        fixed: Default::default(),
-        facts: ImageFacts::named(name),
-    };
+    let new = new_image(db, name, None).await;
     db.create_image(&new, &Draft::system("test")).await.unwrap();
     let source = Source::parse("http://images.example/disk.raw").unwrap();
     let op = Draft::system("test");
@@ -51,8 +32,8 @@ async fn fetched(fetches: &Fetches, name: &str) -> (Job, Image, Upload) {
 
 #[tokio::test]
 async fn a_file_that_was_handed_over_stays_when_its_end_is_told_twice() {
-    let folder = tempfile::tempdir().unwrap();
-    let fetches = fetches(folder.path()).await;
+    let world = World::new().await;
+    let fetches = fetches(&world);
     let (job, image, upload) = fetched(&fetches, "twice").await;
     let file = fetches.ingest.originals.path(image.id);
     // The second time is the retry of a commit whose answer was lost.

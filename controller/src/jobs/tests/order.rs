@@ -1,11 +1,10 @@
 //! Jobs where it matters who comes first.
 
-use bytes::Bytes;
 use hearth_protocol::words::{DiskFormat, VariantStatus};
 
 use super::super::fetch::{Fetches, Limits};
 use super::super::*;
-use super::{World, new_image, op};
+use super::{World, new_image, noise, op};
 use crate::db::uploads::{NewFetch, SourceNote, UploadKind, new_upload};
 use crate::ingest::sources::{SourceConfig, Sources};
 use crate::logic::fetch::Patience;
@@ -67,52 +66,14 @@ async fn what_ends_an_upload_leaves_the_file_of_the_next_one() {
     db.close().await;
 }
 
-/// An active image of `bytes`, imported as it is.
-async fn active(db: &Db, ingest: &Arc<Ingest>, bytes: Vec<u8>) -> ImageId {
-    let (id, job, op) = (queued(db, "disk").await, new_id(), || Draft::system("test"));
-    db.start_upload(id).await.unwrap();
-    let store = Arc::clone(ingest);
-    let imported = tokio::task::spawn_blocking(move || {
-        let mut writer = store.originals.create(id).unwrap();
-        writer.write(Bytes::from(bytes)).unwrap();
-        let sums = writer.finish().unwrap();
-        let spec = ImportSpec {
-            image: id,
-            declared: Some(DiskFormat::Raw),
-            expected: Checksums::default(),
-            disk_bytes: None,
-            sums: Some(sums),
-        };
-        store.run_import(&spec, &AtomicBool::new(false), &mut |_, _| ()).unwrap()
-    });
-    let imported = imported.await.unwrap();
-    let original = Original { bytes: imported.virtual_bytes, checksums: Checksums::default() };
-    db.accept_upload(id, &original, (job, "{}"), &op()).await.unwrap();
-    let content = Content {
-        id: imported.content,
-        kind: imported.kind,
-        raw_bytes: imported.virtual_bytes,
-        data_bytes: imported.data_bytes,
-        stored_bytes: imported.stored_bytes,
-        n_chunks: u64::from(imported.n_chunks),
-        damaged: false,
-    };
-    let recorded =
-        Recorded { content, format: DiskFormat::Raw, original_kept: true, variants: Vec::new(), scan: None };
-    db.finish_import(id, job, &recorded, &op()).await.unwrap();
-    id
-}
-
 /// A variant is deleted and asked for again; the stop of the deletion comes when the next one is being made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_comes_late_only_delays_the_next_variant() {
-    let World { folder: _folder, db, ingest, .. } = World::new().await;
-    let mut noise = vec![0; 96 << 20];
-    blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    let image = active(&db, &ingest, noise).await;
-    let closing = CancellationToken::new();
-    let jobs = Jobs::new(db.clone(), ingest, true, Vec::new(), closing.clone());
-    let tasks = jobs.start(0).await.unwrap();
+    let world = World::new().await;
+    let (image, job) = world.uploaded("disk", &noise(96 << 20), None).await;
+    let World { folder: _folder, db, closing, jobs, .. } = &world;
+    assert!(jobs.imported(&job, &image, &world.publish(&image)).await.unwrap());
+    let (image, tasks) = (image.id, jobs.start(0).await.unwrap());
     let ask = Draft::system("variant.create");
     let (gone, _) = db.ask_variant(image, DiskFormat::Raw, false, &ask).await.unwrap();
     while jobs.variant_percent(image, DiskFormat::Raw).is_none() {
