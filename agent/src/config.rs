@@ -59,7 +59,7 @@ const LABELS_MAX: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read configuration {}: {source}", path.display())]
+    #[error("cannot read configuration {}; give another with --config", path.display())]
     Read {
         /// Its path.
         path: PathBuf,

@@ -1,6 +1,6 @@
 //! The command line of the controller's program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -99,8 +99,13 @@ fn moment(text: &str) -> Result<Moment, String> {
 
 /// What `--check-config` says of a file that can be used.
 pub(crate) fn checked(loaded: &config::Loaded) -> ExitCode {
+    let file = loaded.config.path.as_deref().unwrap_or_else(|| Path::new(config::PATH_DEFAULT)).display();
     for key in &loaded.unknown_keys {
-        eprintln!("unknown key: {key}");
+        eprintln!("{file}: unknown key: {key}; the example in /etc/hearth names all there are");
     }
-    if loaded.unknown_keys.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if !loaded.unknown_keys.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    eprintln!("{file} is fine");
+    ExitCode::SUCCESS
 }

@@ -7,13 +7,14 @@
 //! next run: the CA stays, because an agent may trust it already.
 
 use std::io::Write;
+use std::path::Path;
 
 use hearth_protocol::digest::CaFingerprint;
 use hearth_protocol::words::Role;
 
 use crate::api::caller::new_secret;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::db::operations::Draft;
 use crate::db::tokens::{Scope, Token};
 use crate::db::{Db, DbError, new_id};
@@ -112,13 +113,15 @@ fn print(
 ) -> std::io::Result<()> {
     let host = config.public_names.first().map_or("THIS-HOST", String::as_str);
     let port = config.listen_https.port();
+    let at = config.path.as_deref().filter(|path| *path != Path::new(config::PATH_DEFAULT));
+    let at = at.map(|path| format!(" --config {}", path.display())).unwrap_or_default();
     write!(
         out,
         "The controller is set up in {state}.\n\n\
          Administrator's token (shown this once): {token}\n\
          CA fingerprint: {fingerprint}\n\n\
          Next:\n  \
-         systemctl start hearth-controller       (without packages: hearth-controller serve)\n  \
+         systemctl start hearth-controller       (without packages: hearth-controller serve{at})\n  \
          hearth login https://{host}:{port} --token {token} --fingerprint {fingerprint}\n  \
          hearth location token create            (says what to do on each host)\n",
         state = config.state_dir.display(),
