@@ -334,10 +334,11 @@ impl Client {
         }
         let deepest = causes(error).last().map_or_else(|| error.to_string(), ToString::to_string);
         let message = format!("cannot reach {}: {deepest}", self.base);
-        Failure::new(Exit::Unreachable, message).hint(
+        let port = self.base.port_or_known_default().unwrap_or_default();
+        Failure::new(Exit::Unreachable, message).hint(format!(
             "check that hearth-controller runs there (`systemctl status hearth-controller`), that the port \
-             (7443/tcp) is open, and the address in your configuration; `hearth doctor` checks them one by one",
-        )
+             ({port}/tcp) is open, and the address in your configuration; `hearth doctor` checks them one by one"
+        ))
     }
 }
 

@@ -91,13 +91,7 @@ impl Failure {
         };
         let field = body.field.as_deref().map(field_text).unwrap_or_default();
         let mut failure = Self::new(exit, format!("{}{field}", body.message));
-        // What the API says to programs about their headers helps nobody who types.
-        let of_header = |hint: &String| hint.starts_with("send `Authorization");
-        failure.hint = if status == 401 && body.hint.as_ref().is_some_and(of_header) {
-            Some("the token is missing, wrong or over: `hearth login` gets a new one".to_owned())
-        } else {
-            body.hint
-        };
+        failure.hint = body.hint;
         failure.code = Some(body.code);
         if failure.hint.is_none() && exit == Exit::Failed {
             failure.hint = Some(format!("the controller's log says more about request {}", body.request_id));
@@ -206,12 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn a_person_reads_options_and_commands_and_no_fields_and_headers() {
+    fn a_person_reads_options_and_no_fields() {
         let said = |field| Failure::from_answer(400, Some(body(None, Some(field)))).message;
         assert!(said("expected.sha256").ends_with("noble (--sha256)"), "{}", said("expected.sha256"));
         assert!(said("images[1]").ends_with("(field images[1])"), "{}", said("images[1]"));
-        let header = body(Some("send `Authorization: Bearer hrt_…`"), None);
-        assert!(Failure::from_answer(401, Some(header)).hint.unwrap().contains("`hearth login`"));
         let wrong_password = body(Some("the domain is `default`"), None);
         assert_eq!(
             Failure::from_answer(401, Some(wrong_password)).hint.as_deref(),

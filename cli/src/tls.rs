@@ -3,7 +3,8 @@
 //! **What.** A rustls verifier. It looks for the pinned CA among the certificates that the server sends and then lets
 //! webpki check the whole chain against that CA alone: signatures, validity in time, usage and the server's name.
 //! **Why not the system's roots.** The controller makes its own CA at `init`; no public CA vouches for it, and none
-//! should be able to. It is kept as it came, so that other programs can be given it. **Why not "any certificate with this fingerprint".** A leaf lives days and is renewed; the CA stays.
+//! should be able to. It is kept as it came, so that other programs can be given it. **Why not "any certificate with this
+//! fingerprint".** A leaf lives days and is renewed; the CA stays.
 //! **Invariants.** Without the pinned CA in the chain nothing is accepted, whatever else is valid. The name must be the one
 //! asked for or [`CONTROLLER_NAME`], which every controller's certificate carries, so that an address without a name in
 //! the certificate still works.
@@ -20,11 +21,6 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// Name in the certificate of every controller.
 pub(crate) const CONTROLLER_NAME: &str = "controller.hearth.internal";
-
-/// The letters of base64.
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-/// Characters of a line of PEM: RFC 7468, section 2.
-const PEM_LINE_CHARS: usize = 64;
 
 /// The chain does not hold the CA that is trusted.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -134,35 +130,11 @@ impl ServerCertVerifier for PinnedCa {
     }
 }
 
-/// A certificate as PEM, as `curl --cacert` takes it (RFC 7468: base64, 64 characters a line).
+/// A certificate as PEM, as `curl --cacert` takes it.
 #[must_use]
 pub(crate) fn pem(certificate: &[u8]) -> String {
-    let text = base64(certificate);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (place, letter) in text.chars().enumerate() {
-        if place > 0 && place % PEM_LINE_CHARS == 0 {
-            pem.push('\n');
-        }
-        pem.push(letter);
-    }
-    pem.push_str("\n-----END CERTIFICATE-----\n");
-    pem
-}
-
-/// Base64 with padding (RFC 4648, section 4).
-fn base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let mut bits = 0_usize;
-        for place in 0..3 {
-            bits = (bits << 8) | usize::from(group.get(place).copied().unwrap_or(0));
-        }
-        for place in 0..4 {
-            let letter = char::from(BASE64[(bits >> (18 - 6 * place)) & 63]);
-            text.push(if place <= group.len() { letter } else { '=' });
-        }
-    }
-    text
+    let line_feeds = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", certificate), line_feeds)
 }
 
 #[cfg(test)]

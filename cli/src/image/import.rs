@@ -4,7 +4,8 @@
 //! [`super::send`] goes on after what broke; [`super::fetch`] lets the controller get a URL.
 //! **Why the record first.** A name that is taken or a wrong checksum's form is told before gigabytes are sent.
 //! **Invariants.** A record whose upload was refused is taken away again, so that the same command can be repeated. One whose
-//! controller went away stays, and `--resume` goes on with it; one of a file with the wrong checksum stays as well, killed, with its reason.
+//! controller went away stays, and `--resume` goes on with it; one of a file with the wrong checksum stays as well, killed, with
+//! its reason.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -248,7 +249,7 @@ pub(crate) async fn upload(
     let id = image.id.to_string();
     let mut steps = Steps::new(mode, &record.name);
     let again = meta.filter(|meta| meta.len() > 0);
-    begun.sending(&image, steps.counter(), again.is_some());
+    begun.sending(&image, again.is_some());
     let sent = match &again {
         Some(meta) => {
             drop(reader);
@@ -313,7 +314,7 @@ async fn resume(
     let sending = Sending { client, file, image: image.id.to_string() };
     let upload = sending.reopen(&image.name).await?;
     let mut steps = Steps::new(mode, &image.name);
-    begun.sending(&image, steps.counter(), true);
+    begun.sending(&image, true);
     let image = sending.run(upload, &mut steps).await?;
     Ok(Upload { image, steps })
 }

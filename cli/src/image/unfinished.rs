@@ -5,6 +5,7 @@
 //! **Why.** A part of hours is kept at the controller. Without the line to go on with, people delete it to begin anew.
 //! **Invariants.** A file that cannot be read twice leaves no record behind.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,6 @@ use hearth_protocol::api::Page;
 use hearth_protocol::api::image::{Image, ImageCreate};
 use hearth_protocol::api::upload::Upload;
 use hearth_protocol::words::ImageStatus;
-use indicatif::ProgressBar;
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -31,17 +31,16 @@ pub(crate) struct Begun {
 struct Part {
     id: String,
     name: String,
-    bytes: ProgressBar,
     /// Whether the file can be read again.
     again: bool,
 }
 
 impl Begun {
-    /// The record is there, and `bytes` counts what goes.
-    pub(super) fn sending(&self, image: &Image, bytes: ProgressBar, again: bool) {
+    /// The record is there. `again`: its file can be read again.
+    pub(super) fn sending(&self, image: &Image, again: bool) {
         let (id, name) = (image.id.to_string(), image.name.clone());
         // It begins once.
-        drop(self.sending.set(Part { id, name, bytes, again }));
+        drop(self.sending.set(Part { id, name, again }));
     }
 
     /// The file is at the controller.
@@ -59,18 +58,21 @@ impl Begun {
             // Best effort: without it the name stays taken, which the next try says clearly.
             drop(client.delete(&["images", &part.id], &[]).await);
         }
-        part.stopped(file, sent)
+        // What was read here is no measure: much of it waits in buffers on the way.
+        let kept =
+            if sent { None } else { open_upload(client, &part.id).await.map(|upload| upload.offset_bytes) };
+        part.stopped(file, sent, kept)
     }
 }
 
 impl Part {
-    fn stopped(&self, file: &Path, sent: bool) -> Failure {
-        let Self { id, name, bytes, again } = self;
+    fn stopped(&self, file: &Path, sent: bool, kept_bytes: Option<u64>) -> Failure {
+        let Self { id, name, again } = self;
         let text = if sent {
             format!("stopped watching; the import goes on: hearth image show {}", word_or(name, id))
         } else if *again {
-            let at = size::human(bytes.position());
-            format!("stopped at {at}; go on with: {}", resume_line(word_or(name, id), file))
+            let at = kept_bytes.map(|bytes| format!(" at {}", size::human(bytes))).unwrap_or_default();
+            format!("stopped{at}; go on with: {}", resume_line(word_or(name, id), file))
         } else {
             "stopped; what comes through a pipe cannot go on, so nothing was kept".to_owned()
         };
@@ -91,19 +93,15 @@ pub(super) fn resume_line(image: &str, file: &Path) -> String {
     format!("hearth image import --resume {image} {}", quoted(&file.display().to_string()))
 }
 
-/// Whether a shell takes the text as one word, as it is.
-fn is_word(text: &str) -> bool {
-    let plain = |c: char| c.is_alphanumeric() || "._/+:@%,-".contains(c);
-    !text.is_empty() && !text.starts_with('-') && text.chars().all(plain)
-}
-
+/// The name if a shell and the command line take it as it is, else the id.
 fn word_or<'a>(name: &'a str, id: &'a str) -> &'a str {
-    if is_word(name) { name } else { id }
+    if name.starts_with('-') || quoted(name) != name { id } else { name }
 }
 
 /// The text as one word of a shell.
-fn quoted(text: &str) -> String {
-    if is_word(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+fn quoted(text: &str) -> Cow<'_, str> {
+    // No path and no name has a NUL, which no shell takes.
+    shlex::try_quote(text).unwrap_or(Cow::Borrowed(text))
 }
 
 /// The refusal of a new record; where its name is one whose import came to no end, with what to do about that one.
@@ -130,9 +128,14 @@ async fn look(client: &Client, record: &ImageCreate) -> Option<(Image, bool)> {
     let mut rows: Vec<Image> = client.list(&["images"], &query, None).await.ok()?;
     rows.retain(|image| record.project.is_none_or(|project| project == image.project));
     let image = rows.pop().filter(|_| rows.is_empty())?;
-    let id = image.id.to_string();
-    let open: Page<Upload> = client.get(&["images", &id, "uploads"], &[]).await.ok()?;
-    Some((image, !open.items.is_empty()))
+    let open = open_upload(client, &image.id.to_string()).await;
+    Some((image, open.is_some()))
+}
+
+/// The upload of an image that can be gone on with.
+async fn open_upload(client: &Client, image: &str) -> Option<Upload> {
+    let mut open: Page<Upload> = client.get(&["images", image, "uploads"], &[]).await.ok()?;
+    open.items.pop()
 }
 
 fn hint_for(image: &Image, open: bool, file: &Path) -> Option<String> {
@@ -155,30 +158,30 @@ mod tests {
     use super::*;
 
     fn part(name: &str, again: bool) -> Part {
-        let bytes = ProgressBar::hidden();
-        bytes.set_position(76 << 20);
-        Part { id: "0199c0de".into(), name: name.into(), bytes, again }
+        Part { id: "0199c0de".into(), name: name.into(), again }
     }
 
     #[test]
     fn who_stops_is_told_how_to_go_on() {
-        let failure = part("big-v2i", true).stopped(Path::new("big v2.img"), false);
+        let failure = part("big-v2i", true).stopped(Path::new("big v2.img"), false, Some(76 << 20));
         let told = "stopped at 76.0 MiB; go on with: hearth image import --resume big-v2i 'big v2.img'";
         assert_eq!((failure.exit, failure.message.as_str()), (Exit::Interrupted, told));
-        let odd = part("a b", true).stopped(Path::new("/a.img"), false);
+        let odd = part("a b", true).stopped(Path::new("/a.img"), false, None);
         assert!(odd.message.ends_with("--resume 0199c0de /a.img"), "{}", odd.message);
-        let watched = part("big", true).stopped(Path::new("a.img"), true);
+        let watched = part("big", true).stopped(Path::new("a.img"), true, None);
         assert!(watched.message.ends_with("hearth image show big"), "{}", watched.message);
-        let piped = part("big", false).stopped(Path::new("-"), false);
+        let piped = part("big", false).stopped(Path::new("-"), false, None);
         assert!(piped.message.contains("nothing was kept"), "{}", piped.message);
     }
 
     #[test]
     fn a_shell_gets_one_word() {
-        for plain in ["noble.qcow2", "/srv/镜像/a_1.img"] {
-            assert_eq!(quoted(plain), plain);
+        assert_eq!(quoted("/srv/a_1.img"), "/srv/a_1.img");
+        for text in ["noble.qcow2", "/srv/镜像/a_1.img", "it's", "-x", "a b", "$(reboot)", "\"`~\\", ""] {
+            let echo = format!("printf %s {}", quoted(text));
+            let said = std::process::Command::new("sh").arg("-c").arg(&echo).output().unwrap();
+            assert_eq!(said.stdout, text.as_bytes(), "{echo}");
         }
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted("-x"), "'-x'");
+        assert_eq!((word_or("-x", "0199"), word_or("noble", "0199")), ("0199", "noble"));
     }
 }

@@ -84,12 +84,9 @@ fn a_leaf_out_of_time_or_for_another_name_is_refused() {
 
 #[test]
 fn a_certificate_is_printed_as_pem() {
-    for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-        assert_eq!(base64(bytes.as_bytes()), text);
-    }
     let ca = chain(CONTROLLER_NAME, (2025, 2030)).ca;
     let text = pem(&ca);
-    assert!(text.lines().all(|line| line.len() <= PEM_LINE_CHARS), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 64), "{text}");
     let back = <CertificateDer<'_> as rustls_pki_types::pem::PemObject>::from_pem_slice(text.as_bytes());
     assert_eq!(back.unwrap(), ca);
 }
