@@ -257,4 +257,7 @@ async fn a_killed_import_ends_encrypted_and_leaves_nothing_plain() {
         assert_eq!(image.virtual_bytes, Some(64 << 20));
         assert_eq!(holding(&cluster.state_dir(), &marker), Vec::<PathBuf>::new(), "{stage}");
     }
+    cluster.controller().stop(WORK_WAIT_MAX).await.unwrap();
+    let checked = cluster.hearth_controller(&["fsck", "--deep"]).unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
