@@ -77,6 +77,12 @@ bench: $(if $(filter catalog,$(BENCH)),,images) ## beside nginx + curl and rsync
 	cargo build --locked --release --workspace --bins
 	target/release/hearth-bench $(or $(BENCH),one-host) $(if $(filter catalog,$(BENCH)),"$(ONLY)" $(or $(ROUNDS),200),$(IMAGES) $(or $(ROUNDS),7))
 
+.PHONY: import-test
+import-test: ## imports of IMPORT_MIB=2048 over http, https, ftp, s3 and by upload, each cut twice on its way (about 6 minutes)
+	@scripts/prerequisites test
+	HEARTH_SOURCE_MIB=$(or $(IMPORT_MIB),2048) cargo nextest run --locked -p hearth-controller -j 1 \
+	  -E 'test(/::(http|https|ftp|s3)_goes_on_after/) + test(an_upload_survives_the_controller)'
+
 .PHONY: load-test
 load-test: ## 2,000 idle agents against one controller: memory, CPU, return after a restart (AGENTS_IDLE=N, MINUTES=N)
 	@scripts/prerequisites dev

@@ -158,13 +158,20 @@ fn descriptor<R: ReadAt + ?Sized>(
     check_descriptor(&text, capacity)
 }
 
-/// Checks the text of an embedded descriptor; it ends at the first zero byte, behind which only zeros may follow.
+/// Digits of a CID. A text that loses all but one of them leaves one byte less than it lost: the first is the zero at its end.
+const CID_DIGITS_MAX: usize = 8;
+
+/// Checks the text of an embedded descriptor; it ends at the first zero byte. Behind it may stand zeros, and what qemu-img
+/// leaves of its own text: it writes the disk's new CID over the first one, and where that has fewer digits (one file in a
+/// hundred) the last bytes of the longer text stay behind the new end.
 ///
 /// # Errors
 /// [`InspectError::Descriptor`] or [`InspectError::PointsOutside`] with the line at fault.
 pub(super) fn check_descriptor(text: &[u8], capacity: u64) -> Result<(), InspectError> {
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
-    if text[end..].iter().any(|&byte| byte != 0) {
+    let left =
+        text[end..].iter().rposition(|&byte| byte != 0).map_or(&[][..], |last| &text[end + 1..=end + last]);
+    if left.len() > CID_DIGITS_MAX - 2 || !text[..end].ends_with(left) {
         return Err(line_error(0, "bytes stand behind the end of the text"));
     }
     let (mut n_extents, mut kind) = (0, None);
