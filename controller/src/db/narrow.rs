@@ -215,7 +215,7 @@ impl Db {
         let pieces: Vec<String> = sets.iter().filter_map(Set::piece).cloned().collect();
         // A text that is one piece is in all of the set: nothing else is compared.
         let is_piece = sets.iter().filter(|set| set.is_text()).count() == 1;
-        let is_sparse = self.has_sparse_text(&sets, FEW_TO_COMPARE).await?;
+        let is_sparse = self.has_sparse_text(&sets).await?;
         let compares = |set: &Set| match set {
             Set::Seen(_) => is_sparse,
             _ => set.is_text() && !is_piece,
@@ -226,9 +226,10 @@ impl Db {
 
     /// The smallest of these sets to count from; `None` if all are large.
     pub(super) async fn narrowest_to_count(&self, sets: Vec<Set>) -> Result<Option<Set>, DbError> {
-        let is_sparse = self.has_sparse_text(&sets, FEW_TO_COUNT).await?;
+        // Also for a text that is everywhere: a count does not end with a page, and asks all that a tenant does not see too.
+        let has_text = sets.iter().any(Set::is_text);
         let most = |set: &Set| match set {
-            Set::Seen(_) if is_sparse => FEW_TO_COMPARE,
+            Set::Seen(_) if has_text => FEW_TO_COMPARE,
             Set::Tag(_) => FEW_TO_COUNT,
             _ if set.is_text() => FEW_TO_COUNT,
             _ => FEW,
@@ -236,9 +237,9 @@ impl Db {
         self.smallest(sets, most).await
     }
 
-    /// Whether a text is asked for that may be in few images. What is one piece that more than `few` have is found everywhere: a
-    /// walk in the order of the list is soon over.
-    async fn has_sparse_text(&self, sets: &[Set], few: i64) -> Result<bool, DbError> {
+    /// Whether a text is asked for that may be in few images. What is one piece that many have is found everywhere: a walk in the
+    /// order of the list is soon over.
+    async fn has_sparse_text(&self, sets: &[Set]) -> Result<bool, DbError> {
         // It matters only where there is something else to begin with.
         if !sets.iter().any(|set| matches!(set, Set::Seen(_))) {
             return Ok(false);
@@ -246,7 +247,7 @@ impl Db {
         let mut texts = sets.iter().filter(|set| set.is_text());
         match (texts.next(), texts.next()) {
             (None, _) => Ok(false),
-            (Some(piece), None) => Ok(self.count_up_to(piece, few + 1).await? <= few),
+            (Some(piece), None) => Ok(self.count_up_to(piece, FEW_TO_COMPARE + 1).await? <= FEW_TO_COMPARE),
             (Some(_), Some(_)) => Ok(true),
         }
     }

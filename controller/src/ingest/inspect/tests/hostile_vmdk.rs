@@ -56,7 +56,7 @@ fn lines_of_no_known_kind_are_refused() {
     }
     let hidden = format!("{DESCRIPTOR}\0RW 1 FLAT \"/etc/shadow\" 0\n");
     refused(&vmdk_with(&hidden), DiskFormat::Vmdk, "behind the end of the text");
-    let own_end = &DESCRIPTOR[DESCRIPTOR.len() - 7..];
+    let (_, own_end) = DESCRIPTOR.split_at(DESCRIPTOR.len() - 7);
     refused(&vmdk_with(&format!("{DESCRIPTOR}\0{own_end}")), DiskFormat::Vmdk, "behind the end of the text");
 }
 
@@ -64,7 +64,8 @@ fn lines_of_no_known_kind_are_refused() {
 #[test]
 fn the_end_of_a_longer_text_is_no_fault() {
     for n_left in 1..=6 {
-        let left = format!("{DESCRIPTOR}\0{}", &DESCRIPTOR[DESCRIPTOR.len() - n_left..]);
+        let (_, end) = DESCRIPTOR.split_at(DESCRIPTOR.len() - n_left);
+        let left = format!("{DESCRIPTOR}\0{end}");
         bytes(&vmdk_with(&left), Some(DiskFormat::Vmdk)).unwrap();
     }
 }
