@@ -18,3 +18,4 @@ pub mod reconcile;
 pub mod renewal;
 pub mod repeat;
 pub mod report;
+pub mod swarm;

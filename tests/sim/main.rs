@@ -22,6 +22,7 @@ mod network;
 mod random;
 mod scenario;
 mod setup;
+mod swarm;
 mod world;
 
 use scenario::{Bug, NAMES, Scenario};

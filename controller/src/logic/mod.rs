@@ -35,4 +35,5 @@ pub mod selector;
 pub mod sharing;
 pub mod slots;
 pub mod source;
+pub mod swarm;
 pub mod variant;

@@ -1,0 +1,101 @@
+//! What the source itself sends.
+//!
+//! **What.** Each piece once, in order, to the host with the least under way; then only what no host has any more, and what a
+//! host lacks to which nobody else could give anything for a while.
+//! **Why.** The last piece leaves the source when it has sent a whole copy; every byte that it sends twice before makes
+//! everybody wait.
+
+use super::planner::Planner;
+use super::{HostNo, Lease, PieceNo, SOURCE};
+
+/// Hosts that are looked at for one piece of the source.
+const DRAWS: usize = 8;
+/// A host for which nobody is found for this long is served by the source, µs: all who have what it lacks may be out.
+const STARVED_US: u64 = 2_000_000;
+
+impl Planner {
+    /// Leases from the source until it has enough to do.
+    pub(super) fn plan_source(&mut self, now_us: u64, leases: &mut Vec<Lease>) {
+        while self.loads[SOURCE as usize].is_free {
+            let next = match self.next_of_source() {
+                Some(piece) => self.taker(piece).map(|to| (to, piece)),
+                None => self.starved(),
+            };
+            let Some((to, piece)) = next else { return };
+            let from = (SOURCE, now_us + self.loads[SOURCE as usize].wait_us(self.settings.slots));
+            self.lease(to, piece, from, [None; 2], now_us, leases);
+            self.source_sent += 1;
+            if piece == self.source_next {
+                self.source_next += 1;
+            }
+        }
+    }
+
+    /// Pieces that the source has been told to send so far, counted each time.
+    #[must_use]
+    pub const fn source_sent(&self) -> u64 {
+        self.source_sent
+    }
+
+    /// The piece that the source sends next, if it may send one: first each one once, then those that no host has any more.
+    fn next_of_source(&mut self) -> Option<PieceNo> {
+        while self.source_next < self.n_pieces {
+            if self.copies[self.source_next as usize] == 0 {
+                return Some(self.source_next);
+            }
+            // Hosts brought it along.
+            self.source_next += 1;
+        }
+        self.lost.retain(|piece| self.copies[*piece as usize] == 0);
+        self.lost.first().copied()
+    }
+
+    /// A host that has waited in vain for long, and the first piece that it lacks.
+    fn starved(&mut self) -> Option<(HostNo, PieceNo)> {
+        while let Some(host) = self.starving.pop() {
+            let member = &mut self.members[host as usize];
+            member.starves_since_us = None;
+            if !member.is_gone && member.under_way.is_empty() {
+                let lacks = (0..self.n_pieces).find(|piece| self.wants(host, *piece));
+                if let Some(piece) = lacks {
+                    return Some((host, piece));
+                }
+            }
+        }
+        None
+    }
+
+    /// Notes that nothing was found for a host.
+    pub(super) fn starves(&mut self, host: HostNo, now_us: u64) {
+        let member = &mut self.members[host as usize];
+        if !member.under_way.is_empty() {
+            member.starves_since_us = None;
+            return;
+        }
+        let since_us = *member.starves_since_us.get_or_insert(now_us);
+        if now_us.saturating_sub(since_us) >= STARVED_US && self.source_next == self.n_pieces {
+            self.starving.push(host);
+        }
+    }
+
+    /// A host for a piece of the source: of a few, the one with the least under way.
+    fn taker(&mut self, piece: PieceNo) -> Option<HostNo> {
+        let mut best: Option<(usize, HostNo)> = None;
+        for _ in 0..DRAWS {
+            let host = self.hungry.draw(&mut self.dice)?;
+            if !self.wants(host, piece) {
+                continue;
+            }
+            let under_way = self.members[host as usize].under_way.len();
+            if best.is_none_or(|(least, _)| under_way < least) {
+                best = Some((under_way, host));
+            }
+        }
+        if best.is_none() {
+            // Nearly everybody has it: whoever lacks it is looked for.
+            let found = self.hungry.iter().find(|host| self.wants(*host, piece));
+            return found;
+        }
+        best.map(|(_, host)| host)
+    }
+}
