@@ -17,9 +17,18 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::clock;
+
+/// How long the lock is waited for. A controller that was killed while it started a program leaves the lock to that child until
+/// the program runs: milliseconds, more on a busy machine.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +90,21 @@ pub struct StateFolder {
     _lock: Flock<File>,
 }
 
+/// Takes the lock, or says after [`LOCK_WAIT`] why it cannot be had.
+fn lock(mut file: File) -> Result<Flock<File>, Errno> {
+    let begun = clock::monotonic();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EWOULDBLOCK)) if begun.elapsed() < LOCK_WAIT => file = again,
+            Err((_, errno)) => return Err(errno),
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
 impl StateFolder {
-    /// Makes the folder if it is missing, and takes it.
+    /// Makes the folder if it is missing, and takes it; blocks for [`LOCK_WAIT`] at most.
     ///
     /// # Errors
     /// [`StateError::Folder`], [`StateError::Locked`].
@@ -95,11 +117,10 @@ impl StateFolder {
         let file = path.join("LOCK");
         let opened =
             OpenOptions::new().create(true).truncate(false).write(true).open(&file).map_err(failed(&file))?;
-        let lock =
-            Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-                Errno::EWOULDBLOCK => StateError::Locked { path: file.clone() },
-                other => StateError::Folder { path: file.clone(), source: other.into() },
-            })?;
+        let lock = lock(opened).map_err(|errno| match errno {
+            Errno::EWOULDBLOCK => StateError::Locked { path: file.clone() },
+            other => StateError::Folder { path: file.clone(), source: other.into() },
+        })?;
         note_version(&path.join("VERSION"))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
@@ -208,6 +229,19 @@ mod tests {
         assert!(matches!(first.must_be_set_up(), Err(StateError::Empty { .. })));
         drop(first);
         StateFolder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_about_to_go_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let first = StateFolder::take(&path).unwrap();
+        let goes = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_PAUSE * 5);
+            drop(first);
+        });
+        StateFolder::take(&path).unwrap();
+        goes.join().unwrap();
     }
 
     #[test]
