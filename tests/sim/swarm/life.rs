@@ -1,6 +1,7 @@
 //! A host's own clock, its crashes, and what it does while nobody leads.
 
 use hearth_agent::logic::swarm::{Downloads, Ended, Neighbours, Uploads};
+use hearth_controller::logic::swarm::SOURCE;
 
 use super::world::{ALONE_US, Event, LOOK_US, VALIDITY_MS, WINDOW, World};
 
@@ -64,7 +65,12 @@ impl World {
         let this = &self.hosts[host as usize];
         let lacks = |piece: u32| !this.has(piece) && !this.downloads.expects(piece);
         let n = wishes - this.downloads.n_under_way();
-        let leases = this.neighbours.choose(lacks, self.scenario.pieces, n, seed);
+        let mut leases = this.neighbours.choose(lacks, self.scenario.pieces, n, seed);
+        // Who only cannot hear the controller may still fetch from it, one piece at a time.
+        let asks_source = this.receiving.iter().any(|(_, from, _)| *from == SOURCE);
+        if !asks_source {
+            leases.extend(this.neighbours.from_source(SOURCE, lacks, self.scenario.pieces, seed));
+        }
         for lease in leases {
             self.follow(host, lease);
         }

@@ -114,14 +114,28 @@ fn slow_hosts_are_bound_by_their_own_links() {
     }
 }
 
-/// Honest hosts end with everything whatever the others do; how long it takes is printed.
+/// A third of the hosts send wrong bytes, nothing, lies or accusations. Twice the time of an honest swarm is allowed.
 #[test]
-fn hostile_hosts_and_an_absent_controller_keep_nobody_from_finishing() {
+fn hostile_hosts_keep_nobody_from_finishing() {
     let (hosts, pieces) = size();
-    for name in ["hostile", "controller-away"] {
-        for seed in seeds(1) {
-            run(name, hosts, pieces, seed);
-        }
+    for seed in seeds(1) {
+        let outcome = run("hostile", hosts, pieces, seed);
+        let honest = run("honest", hosts, pieces, seed);
+        let ratio = outcome.ratio() / honest.ratio();
+        assert!(
+            ratio <= if is_full() { 2.0 } else { 3.0 },
+            "seed {seed}: {ratio:.2} times as long as without them"
+        );
+    }
+}
+
+/// The controller cannot be heard for ten seconds in the middle; what it serves can be fetched.
+#[test]
+fn an_absent_controller_costs_little() {
+    let (hosts, pieces) = size();
+    for seed in seeds(1) {
+        let outcome = run("controller-away", hosts, pieces, seed);
+        assert!(outcome.ratio() <= allowed(1.25), "seed {seed}: {:.3} times the bound", outcome.ratio());
     }
 }
 

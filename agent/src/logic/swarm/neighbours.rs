@@ -63,6 +63,25 @@ impl<P: Copy + Eq> Neighbours<P> {
         }
     }
 
+    /// A lease on a piece that no neighbour has, from `source`, which has all of them. Which one is drawn, so that a thousand
+    /// hosts that do the same at once rarely fetch the same.
+    #[must_use]
+    pub fn from_source(
+        &self,
+        source: P,
+        lacks: impl Fn(u32) -> bool,
+        n_pieces: u32,
+        seed: u64,
+    ) -> Option<Lease<P>> {
+        let nowhere = |piece: &u32| lacks(*piece) && self.holders(*piece).next().is_none();
+        let n = (0..n_pieces).filter(nowhere).count();
+        let drawn = usize::try_from(seed % u64::try_from(n.max(1)).unwrap_or(1)).unwrap_or(0);
+        let piece = (0..n_pieces).filter(nowhere).nth(drawn)?;
+        let mut holders = [None; HOLDERS_MAX];
+        holders[0] = Some(source);
+        Some(Lease { piece, holders })
+    }
+
     /// At most `n` leases on pieces that `lacks` names, the rarest among the neighbours first; `seed` spreads equals.
     #[must_use]
     pub fn choose(&self, lacks: impl Fn(u32) -> bool, n_pieces: u32, n: usize, seed: u64) -> Vec<Lease<P>> {
@@ -104,6 +123,18 @@ mod tests {
         assert_eq!(leases[0].holders, [Some(1), Some(2), None]);
         neighbours.forget(1);
         assert_eq!(neighbours.choose(|_| true, 4, 2, 0).len(), 2);
+    }
+
+    #[test]
+    fn the_source_is_asked_for_what_no_neighbour_has() {
+        let mut neighbours = Neighbours::default();
+        neighbours.note(1_u32);
+        neighbours.has(1, &[0b0101]);
+        let drawn: Vec<Option<u32>> = (0..4)
+            .map(|seed| neighbours.from_source(9, |_| true, 4, seed).map(|lease| lease.piece))
+            .collect();
+        assert_eq!(drawn, vec![Some(1), Some(3), Some(1), Some(3)]);
+        assert_eq!(neighbours.from_source(9, |piece| piece == 0, 4, 0), None);
     }
 
     #[test]

@@ -15,8 +15,10 @@ const FAILURES_MAX: u8 = 24;
 const OUT_US: u64 = 30_000_000;
 /// Hosts that must have had wrong bytes before a supplier is out for good.
 const ACCUSERS: usize = 3;
-/// Accusations of one host that count.
+/// Accusations of one host that count at first.
 const ACCUSATIONS_MAX: u32 = 6;
+/// Pieces that it must have finished for one more: who lies throws away what it is given.
+const PIECES_PER_ACCUSATION: u32 = 32;
 
 /// How a supplier failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,17 +61,17 @@ impl Record {
         self.failures = 0;
     }
 
-    /// It accuses a supplier of wrong bytes; whether that counts.
-    pub(super) fn accuses(&mut self, supplier: HostNo) -> bool {
+    /// It accuses a supplier of wrong bytes; whether that counts, with so many pieces finished.
+    pub(super) fn accuses(&mut self, supplier: HostNo, n_done: u32) -> bool {
         if !self.accused.contains(&supplier) {
             self.accused.push(supplier);
         }
-        !self.is_doubtful()
+        !self.is_doubtful(n_done)
     }
 
-    /// Whether it accuses more than an honest host would.
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.accused.len() > ACCUSATIONS_MAX as usize
+    /// Whether it accuses more than an honest host would that has finished so many pieces.
+    pub(super) const fn is_doubtful(&self, n_done: u32) -> bool {
+        self.accused.len() > (ACCUSATIONS_MAX + n_done / PIECES_PER_ACCUSATION) as usize
     }
 
     /// Whether it had wrong bytes from `supplier`.

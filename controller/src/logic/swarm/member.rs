@@ -76,3 +76,10 @@ pub(super) struct Member {
     /// Nothing was found for it when it was looked at last.
     pub(super) found_nothing: bool,
 }
+
+impl Member {
+    /// Whether it says too often that it was given wrong bytes.
+    pub(super) const fn is_doubtful(&self) -> bool {
+        self.blame.is_doubtful(self.n_done)
+    }
+}

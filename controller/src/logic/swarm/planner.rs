@@ -46,6 +46,9 @@ pub struct Planner {
     pub(super) somewhere: BitRows,
     /// Copies done and under way, by piece, the source's not counted.
     pub(super) copies: Vec<u32>,
+    /// What the copies of a piece rest on: hosts that have it, and leases from the source. Without any, those who await it wait
+    /// for each other.
+    pub(super) roots: Vec<u32>,
     /// Hosts that have a piece or await it, by piece.
     pub(super) holders: Vec<Vec<Holder>>,
     pub(super) members: Vec<Member>,
@@ -87,6 +90,7 @@ impl Planner {
             failed: BitRows::new(n_pieces),
             somewhere,
             copies: vec![0; n_pieces as usize],
+            roots: vec![0; n_pieces as usize],
             holders: vec![Vec::new(); n_pieces as usize],
             members: Vec::new(),
             loads: Vec::new(),
@@ -145,6 +149,7 @@ impl Planner {
             self.finished(host, piece, now_us);
         }
         self.hungry.put(host, self.members[host as usize].n_done < self.n_pieces);
+        self.look_at_load(host, now_us);
         host
     }
 
@@ -171,6 +176,7 @@ impl Planner {
         let had: Vec<PieceNo> = self.done.iter(host).collect();
         for piece in had {
             self.drop_copy(host, piece);
+            self.drop_root(host, piece, now_us);
         }
         self.withdraw_from(host, now_us);
         self.hungry.put(host, false);
@@ -181,6 +187,9 @@ impl Planner {
     pub fn finished(&mut self, host: HostNo, piece: PieceNo, now_us: u64) {
         if self.done.has(host, piece) || self.members[host as usize].is_gone {
             return;
+        }
+        if !self.members[host as usize].is_disregarded {
+            self.roots[piece as usize] += 1;
         }
         match self.members[host as usize].under_way.iter().position(|lease| lease.piece == piece) {
             Some(at) => {
@@ -237,15 +246,16 @@ impl Planner {
         // What was only expected there may have failed on its way.
         let how = if how == Failure::Missing && !self.done.has(from, piece) { Failure::Late } else { how };
         if how == Failure::Missing {
-            self.disbelieve(from, piece);
+            self.disbelieve(from, piece, now_us);
         }
-        let is_believed = how != Failure::Wrong || self.members[host as usize].blame.accuses(from);
+        let accuser = &mut self.members[host as usize];
+        let is_believed = how != Failure::Wrong || accuser.blame.accuses(from, accuser.n_done);
         if self.members[from as usize].blame.failed(host, how, is_believed, now_us) {
             if how == Failure::Missing {
                 let claims: Vec<PieceNo> = self.done.iter(from).collect();
-                claims.into_iter().for_each(|piece| self.disbelieve(from, piece));
+                claims.into_iter().for_each(|piece| self.disbelieve(from, piece, now_us));
             }
-            self.disregard(from);
+            self.disregard(from, now_us);
             self.look_at_load(from, now_us);
         }
     }
@@ -274,7 +284,7 @@ impl Planner {
         let Settings { horizon_us, slots, under_way_max, .. } = self.settings;
         let ahead = (horizon_us / member.down_step_us.max(1) + 2).max(4 * u64::from(slots) + 2);
         let enough = usize::try_from(ahead).unwrap_or(usize::MAX).min(under_way_max);
-        let enough = if member.blame.is_doubtful() { 1 } else { enough };
+        let enough = if member.is_doubtful() { 1 } else { enough };
         let left = self.n_pieces as usize - member.n_done as usize;
         if member.under_way.len() >= enough.min(left) {
             self.hungry.put(host, false);
@@ -312,6 +322,9 @@ impl Planner {
         if crosses {
             self.n_crossing += 1;
             self.racks.enters(rack);
+        }
+        if from == SOURCE {
+            self.roots[piece as usize] += 1;
         }
         let load = &mut self.loads[from as usize];
         let service_us = u64::from(load.step_us) * u64::from(self.settings.slots);
@@ -357,6 +370,9 @@ impl Planner {
         if lease.crosses {
             self.racks.entered(self.members[host as usize].rack);
         }
+        if lease.from == SOURCE {
+            self.drop_root(SOURCE, lease.piece, now_us);
+        }
         if lease.is_sent {
             return;
         }
@@ -373,26 +389,31 @@ impl Planner {
     }
 
     /// A host does not have a piece after all. Who has it says so again when it is given a lease on it.
-    fn disbelieve(&mut self, host: HostNo, piece: PieceNo) {
+    fn disbelieve(&mut self, host: HostNo, piece: PieceNo, now_us: u64) {
         self.done.clear(host, piece);
         self.members[host as usize].n_done -= 1;
         self.drop_copy(host, piece);
+        self.drop_root(host, piece, now_us);
         self.hungry.put(host, !self.members[host as usize].is_gone);
     }
 
     /// What a host has is no copy as long as nobody may take it from there.
-    fn disregard(&mut self, host: HostNo) {
+    fn disregard(&mut self, host: HostNo, now_us: u64) {
         if self.members[host as usize].is_disregarded {
             return;
         }
-        let has: Vec<PieceNo> = self.done.iter(host).chain(self.coming.iter(host)).collect();
-        has.into_iter().for_each(|piece| self.drop_copy(host, piece));
+        let (done, coming): (Vec<PieceNo>, Vec<PieceNo>) =
+            (self.done.iter(host).collect(), self.coming.iter(host).collect());
+        done.iter().chain(&coming).for_each(|piece| self.drop_copy(host, *piece));
+        done.iter().for_each(|piece| self.drop_root(host, *piece, now_us));
         self.members[host as usize].is_disregarded = true;
     }
 
     /// What a host has counts again.
     fn regard(&mut self, host: HostNo) {
         self.members[host as usize].is_disregarded = false;
+        let done: Vec<PieceNo> = self.done.iter(host).collect();
+        done.into_iter().for_each(|piece| self.roots[piece as usize] += 1);
         let has: Vec<PieceNo> = self.done.iter(host).chain(self.coming.iter(host)).collect();
         has.into_iter().for_each(|piece| self.add_copy(host, piece, 0));
     }
@@ -424,6 +445,25 @@ impl Planner {
         if self.copies[at] == 0 {
             self.somewhere.clear(0, piece);
             self.lost.push(piece);
+        }
+    }
+
+    /// One less on which the copies of a piece rest. Without any, what is leased of it is withdrawn, and the source sends it.
+    fn drop_root(&mut self, host: HostNo, piece: PieceNo, now_us: u64) {
+        if self.members[host as usize].is_disregarded {
+            return;
+        }
+        self.roots[piece as usize] -= 1;
+        if self.roots[piece as usize] > 0 || self.copies[piece as usize] == 0 {
+            return;
+        }
+        for to in 0..u32::try_from(self.members.len()).unwrap_or(u32::MAX) {
+            let under_way = &mut self.members[to as usize].under_way;
+            if let Some(at) = under_way.iter().position(|lease| lease.piece == piece) {
+                let lease = under_way.swap_remove(at);
+                self.withdraw(to, lease, now_us);
+                self.hungry.put(to, true);
+            }
         }
     }
 

@@ -78,12 +78,12 @@ impl Planner {
         }
     }
 
-    /// A host for a piece of the source: of a few, the one with the least under way.
+    /// A host for a piece of the source: of a few that pass on what they get, the one with the least under way.
     fn taker(&mut self, piece: PieceNo) -> Option<HostNo> {
         let mut best: Option<(usize, HostNo)> = None;
         for _ in 0..DRAWS {
             let host = self.hungry.draw(&mut self.dice)?;
-            if !self.wants(host, piece) {
+            if !self.wants(host, piece) || !self.passes_on(host) {
                 continue;
             }
             let under_way = self.members[host as usize].under_way.len();
@@ -93,9 +93,14 @@ impl Planner {
         }
         if best.is_none() {
             // Nearly everybody has it: whoever lacks it is looked for.
-            let found = self.hungry.iter().find(|host| self.wants(*host, piece));
-            return found;
+            let lacks = || self.hungry.iter().filter(|host| self.wants(*host, piece));
+            return lacks().find(|host| self.passes_on(*host)).or_else(|| lacks().next());
         }
         best.map(|(_, host)| host)
+    }
+
+    /// Whether a host will pass on what it is given, as far as anybody can tell.
+    fn passes_on(&self, host: HostNo) -> bool {
+        self.loads[host as usize].is_in && !self.members[host as usize].is_doubtful()
     }
 }

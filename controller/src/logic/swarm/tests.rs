@@ -183,6 +183,11 @@ fn check_counts(planner: &Planner) {
         let copies = (1..n).filter(has).filter(is_here).count();
         assert_eq!(planner.copies[piece as usize] as usize, copies, "copies of {piece}");
         assert_eq!(planner.somewhere.has(0, piece), copies > 0, "piece {piece} is somewhere");
+        let done = (1..n).filter(|host| planner.done.has(*host, piece)).filter(is_here).count();
+        let leases = planner.members.iter().flat_map(|member| &member.under_way);
+        let sent = leases.filter(|lease| lease.from == SOURCE && lease.piece == piece).count();
+        assert_eq!(planner.roots[piece as usize] as usize, done + sent, "roots of {piece}");
+        assert!(copies == 0 || done + sent > 0, "copies of {piece} rest on nothing");
     }
     let mut ready = vec![0_u16; n as usize];
     let mut promised = vec![0_u16; n as usize];
