@@ -12,7 +12,7 @@ use super::planner::{Holder, Planner};
 use super::{HostNo, PieceNo, SOURCE, Settings};
 
 /// Rarest pieces that are tried.
-const RAREST: usize = 3;
+const RAREST: usize = 4;
 /// Lacking pieces that are compared, from a random place on.
 const COMPARED: u32 = 48;
 /// Copies of a piece that may enter a rack; what is there so often is taken from inside.
@@ -20,7 +20,7 @@ const RACK_COPIES: u16 = 3;
 /// The last part of all pieces, one in this many, may come from anywhere.
 const TAIL: u32 = 50;
 /// Holders that are looked at per piece.
-const DRAWS: usize = 4;
+const DRAWS: usize = 2;
 /// Hosts that are looked at when no holder of a rare piece is free.
 const ANYBODY: usize = 4;
 /// Draws for the two alternates.

@@ -74,13 +74,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             slots: 4,
-            horizon_us: 600_000,
+            horizon_us: 700_000,
             source_horizon_us: 450_000,
             hop_us: 20_000,
             validity_us: 2_000_000,
             silence_us: 1_200_000,
-            under_way_max: 48,
-            promises_max: 32,
+            under_way_max: 64,
+            promises_max: 64,
             rack_budget: 0,
             seed: 1,
         }

@@ -139,8 +139,9 @@ fn a_rack_takes_no_more_at_once_than_its_budget() {
     let mut crossing = 0_usize;
     deliver(&mut planner, 0, |planner, lease| {
         let rack = planner.members[lease.to as usize].rack;
-        // One host's slots, and what passes at a host's speed within the horizon: 60 pieces.
-        assert!(planner.racks.entering(rack) <= settings.slots + 60, "rack {rack}");
+        // One host's slots, and what passes at a host's speed within the horizon.
+        let ahead = u32::try_from(settings.horizon_us / 10_000).unwrap();
+        assert!(planner.racks.entering(rack) <= settings.slots + ahead, "rack {rack}");
         crossing += usize::from(lease.from == SOURCE || planner.members[lease.from as usize].rack != rack);
     });
     (1..=40).for_each(|host| assert_eq!(planner.n_done(host), PIECES));
