@@ -52,7 +52,8 @@ images: ## build the project's own test images into IMAGES=DIR (root; about 3 mi
 	tests/images/make-images.sh $(IMAGES)
 
 .PHONY: sim
-sim: ## fleets of up to 2,000 agents and swarms of 10,000 hosts in virtual time, one line per run (SEED=N repeats one seed; an hour)
+sim: ## fleets of up to 2,000 agents and swarms of 10,000 hosts in virtual time, one line per run (SEED=N repeats one seed)
+	@scripts/prerequisites dev
 	$(if $(SEED),HEARTH_SEED=$(SEED)) HEARTH_SIM=full cargo test --locked --release -p hearth-tests --test sim -- --nocapture
 
 .PHONY: golden

@@ -10,6 +10,7 @@
 //!                         ▲      │             ├▶ controller ───▶ hearth_controller::logic
 //!                         └──────┘             └▶ network, checks
 //! ```
+//! [`swarm`] simulates one campaign in the same way, with its own world.
 //! `HEARTH_SEED=N` repeats the run of one seed; `HEARTH_SIM=full` adds the large fleets (`make sim` does).
 
 #![expect(clippy::print_stdout, reason = "one line for each run is this program's output")]
@@ -19,6 +20,7 @@ mod checks;
 mod controller;
 mod life;
 mod network;
+mod queue;
 mod random;
 mod scenario;
 mod setup;

@@ -5,8 +5,7 @@
 //! **Why single-threaded and seeded.** The same seed gives the same events in the same order; [`Outcome::trace`] proves it.
 //! **Invariants.** Time never goes back. Decisions are those of the daemons' `logic/`; only what moves bytes is a model.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::{Generation, LocationId};
@@ -18,6 +17,7 @@ use crate::agent::Host;
 use crate::checks::Checks;
 use crate::controller::Controller;
 use crate::network::Network;
+use crate::queue::Queue;
 use crate::random::Random;
 use crate::scenario::Scenario;
 
@@ -189,9 +189,7 @@ pub(crate) struct World {
     pub(crate) contents: BTreeMap<ContentId, Content>,
     pub(crate) checks: Checks,
     pub(crate) sent_chunks: u64,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: BTreeMap<u64, Event>,
-    next: u64,
+    queue: Queue<Event>,
     numbers: u64,
 }
 
@@ -212,9 +210,7 @@ impl World {
             contents: BTreeMap::new(),
             checks: Checks::default(),
             sent_chunks: 0,
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            next: 0,
+            queue: Queue::default(),
             numbers: 0,
             scenario,
         };
@@ -223,9 +219,7 @@ impl World {
     }
 
     pub(crate) fn at(&mut self, ms: u64, event: Event) {
-        self.next += 1;
-        self.events.insert(self.next, event);
-        self.queue.push(Reverse((ms.max(self.now_ms), self.next)));
+        self.queue.put(ms.max(self.now_ms), event);
     }
 
     pub(crate) fn after(&mut self, ms: u64, event: Event) {
@@ -272,8 +266,7 @@ impl World {
         let mut hasher = blake3::Hasher::new();
         let (mut count, mut well_since) = (0, None);
         let last_ms = self.scenario.faults_until_ms + PATIENCE_MS;
-        while let Some(Reverse((at, number))) = self.queue.pop() {
-            let Some(event) = self.events.remove(&number) else { continue };
+        while let Some((at, _, event)) = self.queue.next() {
             self.now_ms = at;
             count += 1;
             hasher.update(&at.to_le_bytes());

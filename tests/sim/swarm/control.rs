@@ -2,7 +2,7 @@
 
 use hearth_agent::logic::swarm as peer;
 use hearth_agent::logic::swarm::{Ended, Report};
-use hearth_controller::logic::swarm::{Failure, Joining};
+use hearth_controller::logic::swarm::{Failure, HostNo, Joining};
 
 use super::host::Nature;
 use super::world::{Event, LOOK_US, Leases, SIGN_OF_LIFE_US, TICK_US, World};
@@ -56,8 +56,8 @@ impl World {
         self.cpu += begun.elapsed();
         let mut touched = Vec::new();
         for lease in leases {
-            let to = self.of_number[lease.to as usize];
-            let of = |number: u32| self.of_number[number as usize];
+            let to = self.of_number[lease.to.index()];
+            let of = |number: HostNo| self.of_number[number.index()];
             let holders = [Some(of(lease.from)), lease.alternates[0].map(of), lease.alternates[1].map(of)];
             if self.mail[to as usize].is_empty() {
                 touched.push(to);
@@ -115,8 +115,8 @@ impl World {
         self.at(at_us, Event::Reported { number, report });
     }
 
-    pub(super) fn reported(&mut self, number: u32, report: Report<u32>) {
-        let host = self.of_number[number as usize];
+    pub(super) fn reported(&mut self, number: HostNo, report: Report<u32>) {
+        let host = self.of_number[number.index()];
         if self.planner.is_gone(number) {
             if self.hosts[host as usize].number == number {
                 let at_us = self.now_us + self.delay() + self.delay();
@@ -126,8 +126,9 @@ impl World {
         }
         let begun = hearth_controller::clock::monotonic();
         self.planner.heard(number, self.now_us);
-        for piece in report.finished {
-            self.planner.finished(number, piece, self.now_us);
+        for (piece, from) in report.finished {
+            let from = from.map(|from| self.hosts[from as usize].number);
+            self.planner.finished(number, piece, from, self.now_us);
         }
         for failed in report.failed {
             let how = match failed.how {

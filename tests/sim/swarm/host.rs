@@ -1,6 +1,10 @@
 //! A simulated host: the agent's own decisions, and a model of its disk and links.
 
 use hearth_agent::logic::swarm::{Downloads, Neighbours, Uploads};
+use hearth_controller::logic::swarm::HostNo;
+
+/// The place of the source among the simulated hosts.
+pub(crate) const SOURCE: u32 = 0;
 
 /// How a host behaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,7 +28,7 @@ pub(crate) struct Host {
     /// One start of the process: what was under way before a crash is not heard of again.
     pub(crate) boot: u32,
     /// Its number at the planner; a host that comes back gets a new one.
-    pub(crate) number: u32,
+    pub(crate) number: HostNo,
     /// 4 for a usual host, 1 for a slow one.
     pub(crate) speed: u64,
     /// A bit per piece that is verified on disk.

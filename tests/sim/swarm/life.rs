@@ -1,8 +1,8 @@
 //! A host's own clock, its crashes, and what it does while nobody leads.
 
 use hearth_agent::logic::swarm::{Downloads, Ended, Neighbours, Uploads};
-use hearth_controller::logic::swarm::SOURCE;
 
+use super::host::SOURCE;
 use super::world::{ALONE_US, Event, LOOK_US, VALIDITY_MS, WINDOW, World};
 
 impl World {

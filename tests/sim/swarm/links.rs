@@ -1,10 +1,9 @@
 //! Bytes between hosts: who asks whom, who is served, how transfers end.
 
 use hearth_agent::logic::swarm as peer;
-use hearth_agent::logic::swarm::{Ended, Has, Uploads, Wish};
-use hearth_controller::logic::swarm::SOURCE;
+use hearth_agent::logic::swarm::{Ended, Uploads, Wish};
 
-use super::host::Nature;
+use super::host::{Nature, SOURCE};
 use super::world::{Event, HANDSHAKE_US, LOOK_US, World};
 
 impl World {
@@ -33,8 +32,7 @@ impl World {
             return; // The request is never answered; it expires.
         }
         let is_here = server.has(piece) || server.whole_at(piece).is_some();
-        let has = if is_here { Has::Some } else { Has::Nothing };
-        match server.uploads.ask((host, piece), piece, has, self.now_us / 1000) {
+        match server.uploads.ask((host, piece), piece, is_here, self.now_us / 1000) {
             peer::Answer::Waits => self.serve(from),
             peer::Answer::Busy => self.ended(host, from, piece, Ended::Busy),
         }

@@ -7,16 +7,15 @@
 //! waits is lost. Real swarms can be better in the last and worse in the first two.
 //! **Invariants.** Time never goes back; the same seed gives the same events in the same order ([`Outcome::trace`]).
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use hearth_agent::logic::swarm as peer;
 use hearth_agent::logic::swarm::{Downloads, Neighbours, Report, Uploads};
-use hearth_controller::logic::swarm::{Planner, SOURCE, Settings};
+use hearth_controller::logic::swarm::{self, HostNo, Planner, Settings};
 
-use super::host::{Host, Nature};
+use super::host::{Host, Nature, SOURCE};
 use super::scenario::Scenario;
+use crate::queue::Queue;
 use crate::random::Random;
 
 /// Shortest and longest way of a message to or from the controller, µs.
@@ -44,36 +43,12 @@ pub(super) enum Event {
     Leases { host: u32, boot: u32, leases: Leases },
     Sent { to: u32, from: u32, piece: u32, boots: (u32, u32), is_right: bool },
     Report { host: u32, boot: u32 },
-    Reported { number: u32, report: Report<u32> },
+    Reported { number: HostNo, report: Report<u32> },
     Look { host: u32, boot: u32 },
     Crash(u32),
     Return(u32),
     Join(u32),
     CutOff { host: u32, for_us: u64 },
-}
-
-#[derive(Debug)]
-pub(super) struct Due {
-    at_us: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at_us, self.number) == (other.at_us, other.number)
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at_us, self.number).cmp(&(other.at_us, other.number))
-    }
 }
 
 /// What was seen.
@@ -108,8 +83,7 @@ pub(crate) struct World {
     pub(super) scenario: Scenario,
     pub(super) random: Random,
     pub(super) now_us: u64,
-    pub(super) events: BinaryHeap<Reverse<Due>>,
-    pub(super) n_events: u64,
+    queue: Queue<Event>,
     pub(super) trace: u64,
     pub(super) hosts: Vec<Host>,
     /// Host by number at the planner.
@@ -135,9 +109,9 @@ impl World {
             ..Settings::default()
         };
         let planner = Planner::new(settings, scenario.pieces, scenario.piece_bytes, cap);
-        let mut hosts = vec![host(&scenario, SOURCE)];
+        let mut hosts = vec![host(&scenario)];
         (0..scenario.pieces).for_each(|piece| hosts[0].put(piece));
-        hosts.extend((1..=scenario.hosts).map(|number| host(&scenario, number)));
+        hosts.extend((1..=scenario.hosts).map(|_| host(&scenario)));
         for host in &mut hosts[1..] {
             if random.chance(scenario.slow) {
                 host.speed = 1;
@@ -156,8 +130,7 @@ impl World {
         Self {
             random,
             now_us: 0,
-            events: BinaryHeap::new(),
-            n_events: 0,
+            queue: Queue::default(),
             trace: 0,
             of_number: vec![SOURCE],
             mail: vec![Vec::new(); hosts.len()],
@@ -174,8 +147,7 @@ impl World {
     }
 
     pub(super) fn at(&mut self, at_us: u64, event: Event) {
-        self.n_events += 1;
-        self.events.push(Reverse(Due { at_us, number: self.n_events, event }));
+        self.queue.put(at_us, event);
     }
 
     pub(super) fn delay(&mut self) -> u64 {
@@ -203,11 +175,10 @@ impl World {
         }
         self.at(0, Event::Plan);
         let patience_us = horizon_us * 4 + 120_000_000;
-        while let Some(Reverse(due)) = self.events.pop() {
-            self.now_us = due.at_us;
-            self.trace =
-                self.trace.rotate_left(7) ^ due.at_us.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ due.number;
-            self.handle(due.event);
+        while let Some((at_us, number, event)) = self.queue.next() {
+            self.now_us = at_us;
+            self.trace = self.trace.rotate_left(7) ^ at_us.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number;
+            self.handle(event);
             if self.n_left == 0 || self.now_us > patience_us {
                 break;
             }
@@ -247,19 +218,20 @@ impl World {
             source_copies: self.hosts[0].sent_pieces as f64 / pieces,
             rack_copies: self.entered.iter().max().copied().unwrap_or(0) as f64 / pieces,
             planner: self.cpu,
-            n_leases: self.planner.given().0,
+            n_leases: self.planner.n_leases(),
             unfinished: self.n_left,
             trace: self.trace,
         }
     }
 }
 
-fn host(scenario: &Scenario, number: u32) -> Host {
+/// A host before it joins.
+fn host(scenario: &Scenario) -> Host {
     Host {
         nature: Nature::Honest,
         is_up: true,
         boot: 0,
-        number,
+        number: swarm::SOURCE,
         speed: 4,
         done: vec![0; scenario.pieces.div_ceil(64) as usize],
         n_done: 0,

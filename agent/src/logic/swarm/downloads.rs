@@ -7,7 +7,7 @@
 //!              └─ expired, nobody has it ─▶ reported as failed
 //! ```
 //! **What.** One [`Downloads`] per content. It keeps no bytes: the shell opens streams, and tells how each ended.
-//! **Why one file.** Each way in which a request ends changes the same table of leases; half of the file are its tests.
+//! **Why one file.** Each way in which a request ends changes the same table of leases; a third of the file are its tests.
 //! **Why reports are held back.** A report per piece would be 300,000 messages a second for ten thousand hosts; the first
 //! piece after a pause is reported at once, because a new swarm grows as fast as news of it.
 //!
@@ -75,8 +75,8 @@ pub struct Failed<P> {
 /// News for the controller.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report<P> {
-    /// Pieces that are whole now.
-    pub finished: Vec<u32>,
+    /// Pieces that are whole now, and who sent them; nobody if they were here already.
+    pub finished: Vec<(u32, Option<P>)>,
     /// What failed.
     pub failed: Vec<Failed<P>>,
 }
@@ -163,19 +163,13 @@ impl<P: Copy + Eq> Downloads<P> {
 
     /// A lease came on a piece that is here: the controller does not know, and is told.
     pub fn has_already(&mut self, piece: u32) {
-        self.report.finished.push(piece);
+        self.report.finished.push((piece, None));
     }
 
     /// Whether a piece is leased or coming.
     #[must_use]
     pub fn expects(&self, piece: u32) -> bool {
         self.find(piece).is_some()
-    }
-
-    /// Whether some of a piece has come.
-    #[must_use]
-    pub fn is_receiving(&self, piece: u32) -> bool {
-        self.find(piece).is_some_and(|at| self.under_way[at].receiving.iter().any(Option::is_some))
     }
 
     /// Leases that are followed.
@@ -246,7 +240,7 @@ impl<P: Copy + Eq> Downloads<P> {
             self.n_receiving -= this.receiving.iter().flatten().count();
             self.under_way.swap_remove(at);
             self.n_left = self.n_left.saturating_sub(1);
-            self.report.finished.push(piece);
+            self.report.finished.push((piece, Some(from)));
             if let Some(Receiving { began_ms, .. }) = was_receiving {
                 let took_ms = now_ms.saturating_sub(began_ms).max(1);
                 self.usual_ms = if self.usual_ms == 0 { took_ms } else { (self.usual_ms * 7 + took_ms) / 8 };
@@ -420,7 +414,7 @@ mod tests {
         let expired = downloads.expire(3000);
         assert_eq!(expired, vec![(2, 1), (2, 2), (2, 3)]);
         let report = downloads.report(3000).unwrap();
-        assert_eq!(report.finished, vec![1]);
+        assert_eq!(report.finished, vec![(1, Some(1))]);
         assert_eq!(report.failed.iter().filter(|failed| failed.is_last).count(), 1);
         assert_eq!(downloads.n_under_way(), 1, "what is being received does not expire");
     }
@@ -430,11 +424,11 @@ mod tests {
         let mut downloads = following(3);
         assert_eq!(downloads.report_due_ms(), None);
         downloads.ended(0, 1, Ended::Whole, 1000);
-        assert_eq!(downloads.report(1000).unwrap().finished, vec![0]);
+        assert_eq!(downloads.report(1000).unwrap().finished, vec![(0, Some(1))]);
         downloads.ended(1, 1, Ended::Whole, 1010);
         assert_eq!((downloads.report(1010), downloads.report_due_ms()), (None, Some(1200)));
         downloads.ended(2, 1, Ended::Whole, 1100);
-        assert_eq!(downloads.report(1200).unwrap().finished, vec![1, 2]);
+        assert_eq!(downloads.report(1200).unwrap().finished, vec![(1, Some(1)), (2, Some(1))]);
     }
 
     #[test]

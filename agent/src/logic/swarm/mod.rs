@@ -12,4 +12,4 @@ pub mod uploads;
 
 pub use downloads::{Downloads, Ended, Failed, Lease, Report};
 pub use neighbours::Neighbours;
-pub use uploads::{Answer, Has, Uploads, Wish};
+pub use uploads::{Answer, Uploads, Wish};

@@ -19,15 +19,6 @@ pub const WAITING_MAX: usize = 256;
 /// How long a request may wait for a piece of which nothing is known here, ms: leases travel for a quarter of a second.
 pub const UNKNOWN_MS: u64 = 1000;
 
-/// Whether a piece is here.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Has {
-    /// Whole, or its first chunks.
-    Some,
-    /// Not yet, or not at all.
-    Nothing,
-}
-
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Answer {
@@ -45,7 +36,7 @@ struct Request<K> {
     asked_ms: u64,
 }
 
-/// See the module. One for all contents would be the same; the piece numbers of one content are used here.
+/// See the module. One per content: pieces are known by their number alone.
 #[derive(Clone, Debug)]
 pub struct Uploads<K> {
     slots: usize,
@@ -61,16 +52,16 @@ impl<K: Copy + Eq> Uploads<K> {
         Self { slots, serving: Vec::new(), ready: VecDeque::new(), expecting: Vec::new() }
     }
 
-    /// Somebody asks for a piece.
-    pub fn ask(&mut self, key: K, piece: u32, has: Has, now_ms: u64) -> Answer {
+    /// Somebody asks for a piece; `is_here`: whole, or its first chunks.
+    pub fn ask(&mut self, key: K, piece: u32, is_here: bool, now_ms: u64) -> Answer {
         if self.ready.len() + self.expecting.len() >= WAITING_MAX {
             return Answer::Busy;
         }
         let request = Request { key, piece, asked_ms: now_ms };
-        if has == Has::Some {
-            self.ready.push_back(request)
+        if is_here {
+            self.ready.push_back(request);
         } else {
-            self.expecting.push(request)
+            self.expecting.push(request);
         }
         Answer::Waits
     }
@@ -131,24 +122,6 @@ impl<K: Copy + Eq> Uploads<K> {
         self.serving.retain(|serving| *serving != key);
     }
 
-    /// An asker that is served elsewhere or gone.
-    pub fn withdraw(&mut self, gone: impl Fn(K) -> bool) {
-        self.ready.retain(|request| !gone(request.key));
-        self.expecting.retain(|request| !gone(request.key));
-    }
-
-    /// All who wait, to be told that this host goes.
-    pub fn drain(&mut self) -> Vec<K> {
-        let ready = self.ready.drain(..).map(|request| request.key);
-        ready.chain(self.expecting.drain(..).map(|request| request.key)).collect()
-    }
-
-    /// Transfers that run.
-    #[must_use]
-    pub const fn n_serving(&self) -> usize {
-        self.serving.len()
-    }
-
     /// Requests that wait.
     #[must_use]
     pub fn n_waiting(&self) -> usize {
@@ -173,7 +146,7 @@ mod tests {
 
     fn asked(slots: usize, n: u32) -> Uploads<u32> {
         let mut uploads = Uploads::new(slots);
-        (0..n).for_each(|key| assert_eq!(uploads.ask(key, key, Has::Some, 0), Answer::Waits));
+        (0..n).for_each(|key| assert_eq!(uploads.ask(key, key, true, 0), Answer::Waits));
         uploads
     }
 
@@ -207,23 +180,23 @@ mod tests {
     #[test]
     fn a_full_server_says_so_at_once() {
         let mut uploads = asked(1, u32::try_from(WAITING_MAX).unwrap());
-        assert_eq!(uploads.ask(9999, 0, Has::Some, 0), Answer::Busy);
+        assert_eq!(uploads.ask(9999, 0, true, 0), Answer::Busy);
         next(&mut uploads);
-        assert_eq!(uploads.ask(9999, 0, Has::Nothing, 0), Answer::Waits);
+        assert_eq!(uploads.ask(9999, 0, false, 0), Answer::Waits);
     }
 
     #[test]
     fn who_waits_for_a_piece_is_served_when_it_begins_to_come() {
         let mut uploads = Uploads::new(4);
-        uploads.ask(1, 7, Has::Nothing, 0);
-        uploads.ask(2, 8, Has::Nothing, 0);
+        uploads.ask(1, 7, false, 0);
+        uploads.ask(2, 8, false, 0);
         assert_eq!(next(&mut uploads), None);
         uploads.piece_begins(7);
         assert_eq!(next(&mut uploads), Some(1));
         assert_eq!(uploads.missing(|piece| piece == 8, UNKNOWN_MS), vec![], "it is expected");
         assert_eq!(uploads.missing(|_| false, UNKNOWN_MS - 1), vec![], "our lease may be on its way");
         assert_eq!(uploads.missing(|_| false, UNKNOWN_MS), vec![(2, 8)]);
-        uploads.ask(3, 9, Has::Nothing, 0);
+        uploads.ask(3, 9, false, 0);
         assert_eq!((uploads.piece_fails(9), uploads.n_waiting()), (vec![3], 0));
     }
 }

@@ -3,7 +3,9 @@
 //! **Why one block.** Ten thousand hosts are ten thousand small vectors otherwise, and the planner reads bits of random
 //! hosts a hundred million times.
 
-/// Rows of bits, all of the same length.
+use super::HostNo;
+
+/// Rows of bits, all of the same length, one per host.
 #[derive(Clone, Debug)]
 pub(super) struct BitRows {
     words: usize,
@@ -25,25 +27,25 @@ impl BitRows {
         self.words
     }
 
-    pub(super) fn word(&self, row: u32, word: usize) -> u64 {
-        self.bits[row as usize * self.words + word]
+    pub(super) fn word(&self, row: HostNo, word: usize) -> u64 {
+        self.bits[row.index() * self.words + word]
     }
 
-    pub(super) fn has(&self, row: u32, bit: u32) -> bool {
+    pub(super) fn has(&self, row: HostNo, bit: u32) -> bool {
         self.word(row, bit as usize / 64) >> (bit % 64) & 1 == 1
     }
 
-    pub(super) fn set(&mut self, row: u32, bit: u32) {
-        self.bits[row as usize * self.words + bit as usize / 64] |= 1 << (bit % 64);
+    pub(super) fn set(&mut self, row: HostNo, bit: u32) {
+        self.bits[row.index() * self.words + bit as usize / 64] |= 1 << (bit % 64);
     }
 
-    pub(super) fn clear(&mut self, row: u32, bit: u32) {
-        self.bits[row as usize * self.words + bit as usize / 64] &= !(1 << (bit % 64));
+    pub(super) fn clear(&mut self, row: HostNo, bit: u32) {
+        self.bits[row.index() * self.words + bit as usize / 64] &= !(1 << (bit % 64));
     }
 
     /// The bits of a row, in order.
-    pub(super) fn iter(&self, row: u32) -> impl Iterator<Item = u32> + '_ {
-        let row = &self.bits[row as usize * self.words..][..self.words];
+    pub(super) fn iter(&self, row: HostNo) -> impl Iterator<Item = u32> + '_ {
+        let row = &self.bits[row.index() * self.words..][..self.words];
         (0_u32..).zip(row).flat_map(|(word, bits)| ones(*bits).map(move |bit| word * 64 + bit))
     }
 }

@@ -1,7 +1,7 @@
 //! Who is left out, and for how long.
 //!
 //! **What.** Three failures in a row put a host out of the suppliers for half a minute. A host that passes on what it receives
-//! can fail because its own supplier did: that weighs little. Wrong bytes put a host out for the one who got them, and for
+//! can fail because its own supplier did: that does not count. Wrong bytes put a host out for the one who got them, and for
 //! all once three different hosts say so.
 //! **Why accusations are counted.** A host that lies could accuse one honest host after the other. An honest one meets few
 //! bad ones before they are out, so the first few accusations of each count ([`ACCUSATIONS_MAX`]) and the others do not; who
@@ -9,8 +9,8 @@
 
 use super::HostNo;
 
-/// Weight of failures in a row that puts a host out for a while.
-const FAILURES_MAX: u8 = 24;
+/// Failures in a row that put a host out for a while.
+const FAILURES_MAX: u8 = 3;
 /// How long it is out then, µs.
 const OUT_US: u64 = 30_000_000;
 /// Hosts that must have had wrong bytes before a supplier is out for good.
@@ -31,16 +31,6 @@ pub enum Failure {
     Missing,
     /// Its bytes failed their hash, or it broke the protocol.
     Wrong,
-}
-
-impl Failure {
-    /// Three of those that are the supplier's own fault put it out; accusations are counted elsewhere.
-    const fn weight(self) -> u8 {
-        match self {
-            Self::Silent | Self::Missing => 8,
-            Self::Late | Self::Wrong => 0,
-        }
-    }
 }
 
 /// What is held against one host.
@@ -96,7 +86,10 @@ impl Record {
             }
             return self.is_expelled();
         }
-        self.failures = self.failures.saturating_add(how.weight());
+        if how == Failure::Late {
+            return false;
+        }
+        self.failures = self.failures.saturating_add(1);
         let goes_out = self.failures >= FAILURES_MAX && !self.is_expelled();
         if goes_out {
             self.failures = 0;

@@ -40,32 +40,64 @@ pub(super) struct Choice {
     pub(super) alternates: [Option<HostNo>; 2],
 }
 
+/// Somebody who could give a piece.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    begins_us: u64,
+    copies: u32,
+    from: HostNo,
+    piece: PieceNo,
+}
+
+impl Candidate {
+    /// The least is the best: who can begin first, then the rarest.
+    const fn rank(self) -> (u64, u32) {
+        (self.begins_us / GRAIN_US, self.copies)
+    }
+}
+
+/// Where holders of a piece are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In this rack.
+    Inside { rack: u32 },
+    /// Among all that are remembered.
+    Anywhere,
+}
+
+impl Place {
+    /// In a rack most members do not have the piece: more draws for as many hits.
+    const fn draws(self) -> usize {
+        match self {
+            Self::Inside { .. } => 3 * DRAWS,
+            Self::Anywhere => DRAWS,
+        }
+    }
+}
+
 impl Planner {
     /// What `host` should get next; `None` if nothing that it lacks can begin within the horizon.
     pub(super) fn choose(&mut self, host: HostNo, now_us: u64) -> Option<Choice> {
-        let mut best: Option<(u64, u32, HostNo, PieceNo)> = None;
+        let mut best: Option<Candidate> = None;
         for (copies, piece) in self.rarest(host) {
             if copies == u32::MAX {
                 break;
             }
-            let n_draws = self.n_draws(host, piece);
-            for _ in 0..n_draws {
-                let Some(holder) = self.draw_holder(host, piece) else { continue };
+            let Some(place) = self.place(host, piece) else { continue };
+            for _ in 0..place.draws() {
+                let Some(holder) = self.draw_holder(place, piece) else { break };
                 let Some(begins_us) = self.can_begin(holder, host, piece, now_us) else { continue };
-                let from = holder.host;
-                let is_better = |(than_us, than_copies, ..): (u64, u32, HostNo, PieceNo)| {
-                    (begins_us / GRAIN_US, copies) < (than_us / GRAIN_US, than_copies)
-                };
-                if best.is_none_or(is_better) {
-                    best = Some((begins_us, copies, from, piece));
+                let candidate = Candidate { begins_us, copies, from: holder.host, piece };
+                if best.is_none_or(|best| candidate.rank() < best.rank()) {
+                    best = Some(candidate);
                 }
             }
-            if best.is_some_and(|(begins_us, ..)| begins_us < now_us + SOON_US) {
+            if best.is_some_and(|best| best.begins_us < now_us + SOON_US) {
                 break;
             }
         }
         let best = best.or_else(|| self.anybody(host, now_us));
-        let (begins_us, _, from, piece) = best?;
+        let Candidate { begins_us, from, piece, .. } = best?;
         Some(Choice { piece, from, begins_us, alternates: self.alternates(host, piece, from) })
     }
 
@@ -78,7 +110,7 @@ impl Planner {
         for i in 0..words {
             let word = (begin + i) % words;
             let lacks = !(self.done.word(host, word) | self.coming.word(host, word));
-            for bit in ones(self.somewhere.word(0, word) & lacks) {
+            for bit in ones(self.somewhere.word(SOURCE, word) & lacks) {
                 let piece = u32::try_from(word).unwrap_or(0) * 64 + bit;
                 let copies = self.copies[piece as usize];
                 if copies < rarest[RAREST - 1].0 {
@@ -95,21 +127,20 @@ impl Planner {
         rarest
     }
 
-    fn n_draws(&self, host: HostNo, piece: PieceNo) -> usize {
-        let inside = self.inside_only(host, piece);
-        let n = if inside {
-            self.racks.members(self.members[host as usize].rack).len()
+    /// Where the holders of a piece are looked for; `None` if it may not enter the host's rack now.
+    fn place(&self, host: HostNo, piece: PieceNo) -> Option<Place> {
+        let rack = self.members[host.index()].rack;
+        if self.inside_only(host, piece) {
+            Some(Place::Inside { rack })
         } else {
-            self.holders[piece as usize].len()
-        };
-        // In a rack most members do not have the piece: more draws for as many hits.
-        DRAWS.min(2 * n) * if inside { 3 } else { 1 }
+            self.may_enter(rack, host).then_some(Place::Anywhere)
+        }
     }
 
     /// Whether the host should take a piece from its own rack: enough copies are there, or on their way there. A host for which
     /// nothing was found there, or that lacks only the last few pieces, is not held to it: a budget, never a prohibition.
     fn inside_only(&self, host: HostNo, piece: PieceNo) -> bool {
-        let member = &self.members[host as usize];
+        let member = &self.members[host.index()];
         let starves = member.found_nothing && member.under_way.len() < self.settings.slots as usize;
         let is_last = (self.n_pieces - member.n_done) * TAIL <= self.n_pieces;
         self.settings.rack_budget > 0
@@ -119,24 +150,23 @@ impl Planner {
     }
 
     /// A host that may have the piece.
-    fn draw_holder(&mut self, host: HostNo, piece: PieceNo) -> Option<Holder> {
-        let rack = self.members[host as usize].rack;
-        if self.inside_only(host, piece) {
-            let members = self.racks.members(rack);
-            let host = members[self.dice.below(members.len())];
-            return Some(Holder { host, begins_ms: 0 });
+    fn draw_holder(&mut self, place: Place, piece: PieceNo) -> Option<Holder> {
+        match place {
+            Place::Inside { rack } => {
+                let members = self.racks.members(rack);
+                Some(Holder { host: members[self.dice.below(members.len())], begins_ms: 0 })
+            }
+            Place::Anywhere => {
+                let holders = &self.holders[piece as usize];
+                if holders.is_empty() { None } else { Some(holders[self.dice.below(holders.len())]) }
+            }
         }
-        if !self.may_enter(rack, host) {
-            return None;
-        }
-        let holders = &self.holders[piece as usize];
-        if holders.is_empty() { None } else { Some(holders[self.dice.below(holders.len())]) }
     }
 
     /// When a holder could begin to send a piece to `to`; `None` if it may not or not within the horizon.
     fn can_begin(&self, holder: Holder, to: HostNo, piece: PieceNo, now_us: u64) -> Option<u64> {
         let from = holder.host;
-        let load = self.loads[from as usize];
+        let load = self.loads[from.index()];
         if from == to || !load.is_free {
             return None;
         }
@@ -150,13 +180,13 @@ impl Planner {
             }
             begins_us = begins_us.max(u64::from(holder.begins_ms) * 1000);
         }
-        let receiver = &self.members[to as usize].blame;
+        let receiver = &self.members[to.index()].blame;
         let is_avoided = receiver.avoids_any() && receiver.avoids(from);
         (begins_us <= now_us + self.settings.horizon_us && !is_avoided).then_some(begins_us)
     }
 
     /// Any free host that has something: when many copies are about, nearly everybody does.
-    fn anybody(&mut self, host: HostNo, now_us: u64) -> Option<(u64, u32, HostNo, PieceNo)> {
+    fn anybody(&mut self, host: HostNo, now_us: u64) -> Option<Candidate> {
         for _ in 0..ANYBODY {
             let from = self.free.draw(&mut self.dice)?;
             let words = self.done.words();
@@ -170,7 +200,8 @@ impl Planner {
                     && let Some(begins_us) =
                         self.can_begin(Holder { host: from, begins_ms: 0 }, host, piece, now_us)
                 {
-                    return Some((begins_us, self.copies[piece as usize], from, piece));
+                    let copies = self.copies[piece as usize];
+                    return Some(Candidate { begins_us, copies, from, piece });
                 }
                 break;
             }
@@ -179,15 +210,15 @@ impl Planner {
     }
 
     fn may_cross(&self, from: HostNo, to: HostNo, piece: PieceNo) -> bool {
-        let rack = self.members[to as usize].rack;
-        self.members[from as usize].rack == rack || (!self.inside_only(to, piece) && self.may_enter(rack, to))
+        let rack = self.members[to.index()].rack;
+        self.members[from.index()].rack == rack || matches!(self.place(to, piece), Some(Place::Anywhere))
     }
 
     /// Whether one more piece may be on its way into a rack. Leases are given ahead, so as many as the budget allows to pass
     /// within the horizon.
     fn may_enter(&self, rack: u32, to: HostNo) -> bool {
         let Settings { rack_budget, slots, horizon_us, .. } = self.settings;
-        let step_us = u64::from(self.loads[to as usize].step_us).max(1);
+        let step_us = u64::from(self.loads[to.index()].step_us).max(1);
         let ahead = u32::try_from(horizon_us / step_us).unwrap_or(u32::MAX);
         rack_budget == 0
             || self.racks.entering(rack) < rack_budget.saturating_mul(slots.saturating_add(ahead))
@@ -197,13 +228,14 @@ impl Planner {
     fn alternates(&mut self, host: HostNo, piece: PieceNo, from: HostNo) -> [Option<HostNo>; 2] {
         let mut found = [None; 2];
         let mut n_found = 0;
+        let Some(place) = self.place(host, piece) else { return found };
         for _ in 0..ALTERNATE_DRAWS {
-            let Some(Holder { host: other, .. }) = self.draw_holder(host, piece) else { break };
+            let Some(Holder { host: other, .. }) = self.draw_holder(place, piece) else { break };
             let has = self.done.has(other, piece)
                 || (self.coming.has(other, piece) && !self.failed.has(host, piece));
-            let load = self.loads[other as usize];
+            let load = self.loads[other.index()];
             let is_new = other != host && other != from && other != SOURCE && found[0] != Some(other);
-            if has && is_new && load.is_in && !self.members[host as usize].blame.avoids(other) {
+            if has && is_new && load.may_serve && !self.members[host.index()].blame.avoids(other) {
                 found[n_found] = Some(other);
                 n_found += 1;
                 if n_found == found.len() {

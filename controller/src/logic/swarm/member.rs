@@ -3,7 +3,7 @@
 use super::{HostNo, PieceNo};
 
 /// The controller in its role as the source: it has every piece.
-pub const SOURCE: HostNo = 0;
+pub const SOURCE: HostNo = HostNo(0);
 
 /// A host that joins a campaign.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Load {
     /// It may be given more.
     pub(super) is_free: bool,
     /// It is here and not out.
-    pub(super) is_in: bool,
+    pub(super) may_serve: bool,
 }
 
 impl Load {
@@ -72,7 +72,7 @@ pub(super) struct Member {
     /// Since when nobody was found for it, with nothing under way, µs.
     pub(super) starves_since_us: Option<u64>,
     /// It waits to be looked at again.
-    pub(super) is_later: bool,
+    pub(super) will_retry: bool,
     /// Nothing was found for it when it was looked at last.
     pub(super) found_nothing: bool,
 }

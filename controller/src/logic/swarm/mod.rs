@@ -27,6 +27,8 @@ mod bits;
 mod blame;
 mod bound;
 mod choose;
+mod copies;
+mod leases;
 mod member;
 mod planner;
 mod pool;
@@ -40,8 +42,23 @@ pub use bound::{Bound, Shape, bound};
 pub use member::{Joining, SOURCE};
 pub use planner::Planner;
 
-/// Number of a host inside one campaign; [`SOURCE`] is the controller.
-pub type HostNo = u32;
+/// Number of a host inside one campaign, in the order in which they joined; [`SOURCE`] is the controller.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HostNo(u32);
+
+impl HostNo {
+    /// Its place in a table of all hosts of the campaign.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The host at a place.
+    fn at(index: usize) -> Self {
+        Self(u32::try_from(index).expect("a campaign has fewer than 2³² hosts"))
+    }
+}
+
 /// Number of a piece of the content.
 pub type PieceNo = u32;
 
@@ -64,7 +81,7 @@ pub struct Settings {
     pub under_way_max: usize,
     /// Most leases from one host on pieces that it does not have yet.
     pub promises_max: u32,
-    /// Pieces that may enter a rack at once, in pieces per slot of one host; 0: no limit.
+    /// What may enter a rack at once, in times of what one host can send; 0: no limit.
     pub rack_budget: u32,
     /// Draws of the planner.
     pub seed: u64,

@@ -1,25 +1,20 @@
-//! The picture of one campaign, and how reports change it.
+//! The picture of one campaign, and how reports change it: [`super::leases`] and [`super::copies`] keep its counts.
 //!
 //! **What.** Hosts join and leave, finish pieces and fail at others; [`Planner::plan`] gives out leases until every host has
 //! enough to do for the time that a report and a lease take on their way.
 //! **Why no clock and no locks.** The caller passes the time; the simulator passes one that it made up.
-//! **Why one file.** Every report changes the same six counts; split, each part would have to trust the others' order.
 
 use std::collections::VecDeque;
 
 use super::bits::BitRows;
 use super::blame::{Failure, Record};
-use super::member::{Joining, Load, Member, SOURCE, UnderWay};
+use super::member::{Joining, Load, Member, SOURCE};
 use super::pool::{Dice, Pool};
 use super::racks::Racks;
 use super::{HostNo, Lease, PieceNo, Settings};
 
 /// How soon a host for which nothing was found is looked at again, µs.
 const AGAIN_US: u64 = 25_000;
-/// Holders that are remembered per piece; of more, a random part.
-const HOLDERS_MAX: usize = 1024;
-/// Each call looks for expired leases at this part of all hosts.
-const EXPIRY_SHARE: usize = 8;
 
 /// A host that has a piece or awaits it.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +37,7 @@ pub struct Planner {
     pub(super) coming: BitRows,
     /// Pieces of which a lease failed: taken from hosts that really have them, so that no two wait for each other.
     pub(super) failed: BitRows,
-    /// Pieces that are done or coming somewhere, as one row.
+    /// Pieces of which there is a copy, as a row of bits.
     pub(super) somewhere: BitRows,
     /// Copies done and under way, by piece, the source's not counted.
     pub(super) copies: Vec<u32>,
@@ -59,7 +54,7 @@ pub struct Planner {
     /// Hosts that may be given more to send.
     pub(super) free: Pool,
     /// Hosts for which nothing was found, and when they are looked at again.
-    later: VecDeque<(u64, HostNo)>,
+    retries: VecDeque<(u64, HostNo)>,
     pub(super) dice: Dice,
     pub(super) source_next: PieceNo,
     pub(super) source_sent: u64,
@@ -67,11 +62,10 @@ pub struct Planner {
     pub(super) lost: Vec<PieceNo>,
     /// Hosts that wait for the source.
     pub(super) starving: Vec<HostNo>,
-    next_expiry: usize,
+    pub(super) next_expiry: usize,
     /// When [`Planner::plan`] was called last, µs.
-    planned_us: u64,
-    n_leases: u64,
-    n_crossing: u64,
+    pub(super) planned_us: u64,
+    pub(super) n_leases: u64,
 }
 
 impl Planner {
@@ -97,7 +91,7 @@ impl Planner {
             racks: Racks::new(n_pieces),
             hungry: Pool::default(),
             free: Pool::default(),
-            later: VecDeque::new(),
+            retries: VecDeque::new(),
             dice: Dice::new(settings.seed),
             source_next: 0,
             source_sent: 0,
@@ -106,19 +100,18 @@ impl Planner {
             next_expiry: 0,
             planned_us: 0,
             n_leases: 0,
-            n_crossing: 0,
         };
         let rate = source_bytes_per_s;
         let source = this.add(Joining { rack: 0, upload_bytes_per_s: rate, download_bytes_per_s: rate });
         (0..n_pieces).for_each(|piece| this.done.set(source, piece));
-        this.members[source as usize].n_done = n_pieces;
-        this.look_at_load(source, 0);
+        this.members[source.index()].n_done = n_pieces;
+        this.refresh_load(source, 0);
         this
     }
 
     fn add(&mut self, joining: Joining) -> HostNo {
         let Joining { rack, upload_bytes_per_s, download_bytes_per_s } = joining;
-        let host = u32::try_from(self.members.len()).expect("a campaign has fewer than 2³² hosts");
+        let host = HostNo::at(self.members.len());
         let step_us = |bytes_per_s: u64| self.piece_bytes * 1_000_000 / bytes_per_s.max(1);
         self.members.push(Member {
             rack,
@@ -131,7 +124,7 @@ impl Planner {
             promised: Vec::new(),
             blame: Record::default(),
             starves_since_us: None,
-            is_later: false,
+            will_retry: false,
             found_nothing: false,
         });
         let step_us = u32::try_from(step_us(upload_bytes_per_s)).unwrap_or(u32::MAX);
@@ -146,31 +139,31 @@ impl Planner {
         self.racks.join(joining.rack, host);
         self.heard(host, now_us);
         for piece in done {
-            self.finished(host, piece, now_us);
+            self.finished(host, piece, None, now_us);
         }
-        self.hungry.put(host, self.members[host as usize].n_done < self.n_pieces);
-        self.look_at_load(host, now_us);
+        self.hungry.put(host, self.members[host.index()].n_done < self.n_pieces);
+        self.refresh_load(host, now_us);
         host
     }
 
     /// A sign of life; reports are others.
     pub fn heard(&mut self, host: HostNo, now_us: u64) {
-        self.members[host as usize].heard_us = now_us;
+        self.members[host.index()].heard_us = now_us;
     }
 
     /// Whether a host left or was silent for too long; one that speaks again joins again.
     #[must_use]
     pub fn is_gone(&self, host: HostNo) -> bool {
-        self.members[host as usize].is_gone
+        self.members[host.index()].is_gone
     }
 
     /// The host is gone, with all that it had.
     pub fn leave(&mut self, host: HostNo, now_us: u64) {
-        if self.members[host as usize].is_gone {
+        if self.members[host.index()].is_gone {
             return;
         }
-        self.members[host as usize].is_gone = true;
-        while let Some(lease) = self.members[host as usize].under_way.pop() {
+        self.members[host.index()].is_gone = true;
+        while let Some(lease) = self.members[host.index()].under_way.pop() {
             self.withdraw(host, lease, now_us);
         }
         let had: Vec<PieceNo> = self.done.iter(host).collect();
@@ -180,46 +173,46 @@ impl Planner {
         }
         self.withdraw_from(host, now_us);
         self.hungry.put(host, false);
-        self.look_at_load(host, now_us);
+        self.refresh_load(host, now_us);
     }
 
-    /// The piece is verified on the host's disk.
-    pub fn finished(&mut self, host: HostNo, piece: PieceNo, now_us: u64) {
-        if self.done.has(host, piece) || self.members[host as usize].is_gone {
+    /// The piece is verified on the host's disk; `from`: who sent it, which of the three that were asked is not known otherwise.
+    pub fn finished(&mut self, host: HostNo, piece: PieceNo, from: Option<HostNo>, now_us: u64) {
+        if self.done.has(host, piece) || self.members[host.index()].is_gone {
             return;
         }
-        if !self.members[host as usize].is_disregarded {
-            self.roots[piece as usize] += 1;
-        }
-        match self.members[host as usize].under_way.iter().position(|lease| lease.piece == piece) {
+        self.add_root(host, piece);
+        match self.members[host.index()].under_way.iter().position(|lease| lease.piece == piece) {
             Some(at) => {
-                let lease = self.members[host as usize].under_way.swap_remove(at);
+                let lease = self.members[host.index()].under_way.swap_remove(at);
                 self.coming.clear(host, piece);
                 self.release(host, lease, now_us);
-                self.members[lease.from as usize].blame.served();
             }
             None => self.add_copy(host, piece, 0),
         }
+        if let Some(from) = from {
+            self.members[from.index()].blame.served();
+        }
         self.done.set(host, piece);
-        let member = &mut self.members[host as usize];
+        let member = &mut self.members[host.index()];
         member.n_done += 1;
         let promised = member.promised.len();
         member.promised.retain(|(promise, _)| *promise != piece);
         let kept = count(promised - member.promised.len());
-        self.loads[host as usize].promised -= kept;
-        self.loads[host as usize].ready += kept;
-        self.hungry.put(host, self.members[host as usize].n_done < self.n_pieces);
-        self.look_at_load(host, now_us);
+        self.loads[host.index()].promised -= kept;
+        self.loads[host.index()].ready += kept;
+        self.hungry.put(host, self.members[host.index()].n_done < self.n_pieces);
+        self.refresh_load(host, now_us);
     }
 
     /// The source has sent what was leased from it; its next lease need not wait for the receiver's report.
     pub fn sent(&mut self, to: HostNo, piece: PieceNo, now_us: u64) {
-        let mut leases = self.members[to as usize].under_way.iter_mut();
+        let mut leases = self.members[to.index()].under_way.iter_mut();
         let lease = leases.find(|lease| lease.piece == piece && lease.from == SOURCE && !lease.is_sent);
         if let Some(lease) = lease {
             lease.is_sent = true;
-            self.loads[SOURCE as usize].ready -= 1;
-            self.look_at_load(SOURCE, now_us);
+            self.loads[SOURCE.index()].ready -= 1;
+            self.refresh_load(SOURCE, now_us);
         }
     }
 
@@ -233,14 +226,14 @@ impl Planner {
         is_last: bool,
         now_us: u64,
     ) {
-        let under_way = &self.members[host as usize].under_way;
+        let under_way = &self.members[host.index()].under_way;
         if let Some(at) = under_way.iter().position(|lease| is_last && lease.piece == piece) {
-            let lease = self.members[host as usize].under_way.swap_remove(at);
+            let lease = self.members[host.index()].under_way.swap_remove(at);
             self.withdraw(host, lease, now_us);
             self.failed.set(host, piece);
-            self.hungry.put(host, !self.members[host as usize].is_gone);
+            self.hungry.put(host, !self.members[host.index()].is_gone);
         }
-        if from == SOURCE || from == host || self.members[from as usize].is_gone {
+        if from == SOURCE || from == host || self.members[from.index()].is_gone {
             return;
         }
         // What was only expected there may have failed on its way.
@@ -248,15 +241,15 @@ impl Planner {
         if how == Failure::Missing {
             self.disbelieve(from, piece, now_us);
         }
-        let accuser = &mut self.members[host as usize];
+        let accuser = &mut self.members[host.index()];
         let is_believed = how != Failure::Wrong || accuser.blame.accuses(from, accuser.n_done);
-        if self.members[from as usize].blame.failed(host, how, is_believed, now_us) {
+        if self.members[from.index()].blame.failed(host, how, is_believed, now_us) {
             if how == Failure::Missing {
                 let claims: Vec<PieceNo> = self.done.iter(from).collect();
                 claims.into_iter().for_each(|piece| self.disbelieve(from, piece, now_us));
             }
             self.disregard(from, now_us);
-            self.look_at_load(from, now_us);
+            self.refresh_load(from, now_us);
         }
     }
 
@@ -264,10 +257,10 @@ impl Planner {
     pub fn plan(&mut self, now_us: u64, leases: &mut Vec<Lease>) {
         self.expire(now_us);
         self.planned_us = now_us;
-        while let Some((_, host)) = self.later.front().copied().filter(|(at_us, _)| *at_us <= now_us) {
-            self.later.pop_front();
-            let member = &mut self.members[host as usize];
-            member.is_later = false;
+        while let Some((_, host)) = self.retries.front().copied().filter(|(at_us, _)| *at_us <= now_us) {
+            self.retries.pop_front();
+            let member = &mut self.members[host.index()];
+            member.will_retry = false;
             self.hungry.put(host, !member.is_gone && member.n_done < self.n_pieces);
         }
         self.plan_source(now_us, leases);
@@ -280,7 +273,7 @@ impl Planner {
 
     /// One more lease for a host; `false` if it has enough or nothing was found.
     fn feed(&mut self, host: HostNo, now_us: u64, leases: &mut Vec<Lease>) -> bool {
-        let member = &self.members[host as usize];
+        let member = &self.members[host.index()];
         let Settings { horizon_us, slots, under_way_max, .. } = self.settings;
         let ahead = (horizon_us / member.down_step_us.max(1) + 2).max(4 * u64::from(slots) + 2);
         let enough = usize::try_from(ahead).unwrap_or(usize::MAX).min(under_way_max);
@@ -293,219 +286,15 @@ impl Planner {
         let Some(choice) = self.choose(host, now_us) else {
             self.hungry.put(host, false);
             self.starves(host, now_us);
-            let member = &mut self.members[host as usize];
+            let member = &mut self.members[host.index()];
             member.found_nothing = true;
-            if !std::mem::replace(&mut member.is_later, true) {
-                self.later.push_back((now_us + AGAIN_US, host));
+            if !std::mem::replace(&mut member.will_retry, true) {
+                self.retries.push_back((now_us + AGAIN_US, host));
             }
             return false;
         };
-        self.lease(host, choice.piece, (choice.from, choice.begins_us), choice.alternates, now_us, leases);
+        self.lease(host, choice, now_us, leases);
         true
-    }
-
-    pub(super) fn lease(
-        &mut self,
-        to: HostNo,
-        piece: PieceNo,
-        (from, begins_us): (HostNo, u64),
-        alternates: [Option<HostNo>; 2],
-        now_us: u64,
-        leases: &mut Vec<Lease>,
-    ) {
-        self.n_leases += 1;
-        let begins_us = begins_us + self.settings.hop_us;
-        self.coming.set(to, piece);
-        self.add_copy(to, piece, begins_us);
-        let rack = self.members[to as usize].rack;
-        let crosses = from == SOURCE || self.members[from as usize].rack != rack;
-        if crosses {
-            self.n_crossing += 1;
-            self.racks.enters(rack);
-        }
-        if from == SOURCE {
-            self.roots[piece as usize] += 1;
-        }
-        let load = &mut self.loads[from as usize];
-        let service_us = u64::from(load.step_us) * u64::from(self.settings.slots);
-        if self.done.has(from, piece) {
-            load.ready += 1;
-        } else {
-            load.promised += 1;
-            self.members[from as usize].promised.push((piece, to));
-        }
-        self.look_at_load(from, now_us);
-        let expires_us = begins_us + service_us + self.settings.validity_us;
-        let lease = UnderWay { piece, from, expires_us, crosses, is_sent: false };
-        self.members[to as usize].starves_since_us = None;
-        self.members[to as usize].found_nothing = false;
-        self.members[to as usize].under_way.push(lease);
-        self.look_at_load(to, now_us);
-        leases.push(Lease { to, piece, from, alternates });
-    }
-
-    /// Withdraws what others were to get from a host; they are given other holders.
-    fn withdraw_from(&mut self, from: HostNo, now_us: u64) {
-        for to in 0..u32::try_from(self.members.len()).unwrap_or(u32::MAX) {
-            while let Some(at) =
-                self.members[to as usize].under_way.iter().position(|lease| lease.from == from)
-            {
-                let lease = self.members[to as usize].under_way.swap_remove(at);
-                self.withdraw(to, lease, now_us);
-                self.failed.set(to, lease.piece);
-                self.hungry.put(to, true);
-            }
-        }
-    }
-
-    /// A lease that will not be fulfilled.
-    fn withdraw(&mut self, host: HostNo, lease: UnderWay, now_us: u64) {
-        self.coming.clear(host, lease.piece);
-        self.drop_copy(host, lease.piece);
-        self.release(host, lease, now_us);
-    }
-
-    /// Takes a lease that ended off its supplier's load and its rack's budget.
-    fn release(&mut self, host: HostNo, lease: UnderWay, now_us: u64) {
-        if lease.crosses {
-            self.racks.entered(self.members[host as usize].rack);
-        }
-        if lease.from == SOURCE {
-            self.drop_root(SOURCE, lease.piece, now_us);
-        }
-        if lease.is_sent {
-            return;
-        }
-        let promised = &mut self.members[lease.from as usize].promised;
-        let load = &mut self.loads[lease.from as usize];
-        match promised.iter().position(|promise| *promise == (lease.piece, host)) {
-            Some(at) => {
-                promised.swap_remove(at);
-                load.promised -= 1;
-            }
-            None => load.ready -= 1,
-        }
-        self.look_at_load(lease.from, now_us);
-    }
-
-    /// A host does not have a piece after all. Who has it says so again when it is given a lease on it.
-    fn disbelieve(&mut self, host: HostNo, piece: PieceNo, now_us: u64) {
-        self.done.clear(host, piece);
-        self.members[host as usize].n_done -= 1;
-        self.drop_copy(host, piece);
-        self.drop_root(host, piece, now_us);
-        self.hungry.put(host, !self.members[host as usize].is_gone);
-    }
-
-    /// What a host has is no copy as long as nobody may take it from there.
-    fn disregard(&mut self, host: HostNo, now_us: u64) {
-        if self.members[host as usize].is_disregarded {
-            return;
-        }
-        let (done, coming): (Vec<PieceNo>, Vec<PieceNo>) =
-            (self.done.iter(host).collect(), self.coming.iter(host).collect());
-        done.iter().chain(&coming).for_each(|piece| self.drop_copy(host, *piece));
-        done.iter().for_each(|piece| self.drop_root(host, *piece, now_us));
-        self.members[host as usize].is_disregarded = true;
-    }
-
-    /// What a host has counts again.
-    fn regard(&mut self, host: HostNo) {
-        self.members[host as usize].is_disregarded = false;
-        let done: Vec<PieceNo> = self.done.iter(host).collect();
-        done.into_iter().for_each(|piece| self.roots[piece as usize] += 1);
-        let has: Vec<PieceNo> = self.done.iter(host).chain(self.coming.iter(host)).collect();
-        has.into_iter().for_each(|piece| self.add_copy(host, piece, 0));
-    }
-
-    fn add_copy(&mut self, host: HostNo, piece: PieceNo, begins_us: u64) {
-        if self.members[host as usize].is_disregarded {
-            return;
-        }
-        let at = piece as usize;
-        self.copies[at] += 1;
-        self.somewhere.set(0, piece);
-        self.racks.add_copy(self.members[host as usize].rack, piece);
-        let holder = Holder { host, begins_ms: u32::try_from(begins_us / 1000).unwrap_or(u32::MAX) };
-        let holders = &mut self.holders[at];
-        if holders.len() < HOLDERS_MAX {
-            holders.push(holder);
-        } else {
-            holders[self.dice.below(HOLDERS_MAX)] = holder;
-        }
-    }
-
-    fn drop_copy(&mut self, host: HostNo, piece: PieceNo) {
-        if self.members[host as usize].is_disregarded {
-            return;
-        }
-        let at = piece as usize;
-        self.copies[at] -= 1;
-        self.racks.drop_copy(self.members[host as usize].rack, piece);
-        if self.copies[at] == 0 {
-            self.somewhere.clear(0, piece);
-            self.lost.push(piece);
-        }
-    }
-
-    /// One less on which the copies of a piece rest. Without any, what is leased of it is withdrawn, and the source sends it.
-    fn drop_root(&mut self, host: HostNo, piece: PieceNo, now_us: u64) {
-        if self.members[host as usize].is_disregarded {
-            return;
-        }
-        self.roots[piece as usize] -= 1;
-        if self.roots[piece as usize] > 0 || self.copies[piece as usize] == 0 {
-            return;
-        }
-        for to in 0..u32::try_from(self.members.len()).unwrap_or(u32::MAX) {
-            let under_way = &mut self.members[to as usize].under_way;
-            if let Some(at) = under_way.iter().position(|lease| lease.piece == piece) {
-                let lease = under_way.swap_remove(at);
-                self.withdraw(to, lease, now_us);
-                self.hungry.put(to, true);
-            }
-        }
-    }
-
-    /// Notes whether a host may be given more to send.
-    pub(super) fn look_at_load(&mut self, host: HostNo, now_us: u64) {
-        let (at, slots) = (host as usize, u64::from(self.settings.slots));
-        let horizon_us =
-            if host == SOURCE { self.settings.source_horizon_us } else { self.settings.horizon_us };
-        let (load, member) = (&mut self.loads[at], &self.members[at]);
-        let step_us = u64::from(load.step_us);
-        let has_room = u64::from(load.ready) * step_us <= horizon_us.max(2 * slots * step_us);
-        load.is_in = !member.is_gone && !member.blame.is_out(now_us);
-        load.is_free = has_room && load.is_in;
-        self.free.put(host, load.is_free && host != SOURCE);
-    }
-
-    fn expire(&mut self, now_us: u64) {
-        if self.planned_us + self.settings.silence_us / 2 < now_us {
-            // It was the planner that was away: what the hosts said meanwhile is still to come.
-            self.members.iter_mut().for_each(|member| member.heard_us = now_us);
-        }
-        for _ in 0..self.members.len() / EXPIRY_SHARE + 1 {
-            self.next_expiry = (self.next_expiry + 1) % self.members.len();
-            let host = u32::try_from(self.next_expiry).unwrap_or(0);
-            let member = &mut self.members[host as usize];
-            if member.is_gone {
-                continue;
-            }
-            if host != SOURCE && member.heard_us + self.settings.silence_us <= now_us {
-                self.leave(host, now_us);
-                continue;
-            }
-            if member.blame.came_back(now_us) {
-                self.regard(host);
-                self.look_at_load(host, now_us);
-            }
-            let leases = self.members[host as usize].under_way.iter();
-            let expired: Vec<UnderWay> = leases.filter(|lease| lease.expires_us <= now_us).copied().collect();
-            for lease in expired {
-                self.failed(host, lease.piece, lease.from, Failure::Late, true, now_us);
-            }
-        }
     }
 
     /// Whether a host lacks a piece that is not on its way to it.
@@ -513,16 +302,16 @@ impl Planner {
         !self.done.has(host, piece) && !self.coming.has(host, piece)
     }
 
-    /// Leases given out so far, and how many of them cross into another rack.
+    /// Leases given out so far.
     #[must_use]
-    pub const fn given(&self) -> (u64, u64) {
-        (self.n_leases, self.n_crossing)
+    pub const fn n_leases(&self) -> u64 {
+        self.n_leases
     }
 
     /// Finished pieces of a host.
     #[must_use]
     pub fn n_done(&self, host: HostNo) -> u32 {
-        self.members[host as usize].n_done
+        self.members[host.index()].n_done
     }
 }
 

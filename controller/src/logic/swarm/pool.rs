@@ -12,7 +12,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn contains(&self, host: HostNo) -> bool {
-        self.places.get(host as usize).is_some_and(|place| *place > 0)
+        self.places.get(host.index()).is_some_and(|place| *place > 0)
     }
 
     /// Puts a host in or takes it out.
@@ -20,7 +20,7 @@ impl Pool {
         if self.contains(host) == inside {
             return;
         }
-        let at = host as usize;
+        let at = host.index();
         if inside {
             if self.places.len() <= at {
                 self.places.resize(at + 1, 0);
@@ -32,7 +32,7 @@ impl Pool {
         let place = std::mem::take(&mut self.places[at]);
         self.list.swap_remove(place as usize - 1);
         if let Some(moved) = self.list.get(place as usize - 1) {
-            self.places[*moved as usize] = place;
+            self.places[moved.index()] = place;
         }
     }
 

@@ -5,6 +5,7 @@
 //! **Why.** The last piece leaves the source when it has sent a whole copy; every byte that it sends twice before makes
 //! everybody wait.
 
+use super::choose::Choice;
 use super::planner::Planner;
 use super::{HostNo, Lease, PieceNo, SOURCE};
 
@@ -16,14 +17,14 @@ const STARVED_US: u64 = 2_000_000;
 impl Planner {
     /// Leases from the source until it has enough to do.
     pub(super) fn plan_source(&mut self, now_us: u64, leases: &mut Vec<Lease>) {
-        while self.loads[SOURCE as usize].is_free {
+        while self.loads[SOURCE.index()].is_free {
             let next = match self.next_of_source() {
                 Some(piece) => self.taker(piece).map(|to| (to, piece)),
                 None => self.starved(),
             };
             let Some((to, piece)) = next else { return };
-            let from = (SOURCE, now_us + self.loads[SOURCE as usize].wait_us(self.settings.slots));
-            self.lease(to, piece, from, [None; 2], now_us, leases);
+            let begins_us = now_us + self.loads[SOURCE.index()].wait_us(self.settings.slots);
+            self.lease(to, Choice { piece, from: SOURCE, begins_us, alternates: [None; 2] }, now_us, leases);
             self.source_sent += 1;
             if piece == self.source_next {
                 self.source_next += 1;
@@ -53,7 +54,7 @@ impl Planner {
     /// A host that has waited in vain for long, and the first piece that it lacks.
     fn starved(&mut self) -> Option<(HostNo, PieceNo)> {
         while let Some(host) = self.starving.pop() {
-            let member = &mut self.members[host as usize];
+            let member = &mut self.members[host.index()];
             member.starves_since_us = None;
             if !member.is_gone && member.under_way.is_empty() {
                 let lacks = (0..self.n_pieces).find(|piece| self.wants(host, *piece));
@@ -67,7 +68,7 @@ impl Planner {
 
     /// Notes that nothing was found for a host.
     pub(super) fn starves(&mut self, host: HostNo, now_us: u64) {
-        let member = &mut self.members[host as usize];
+        let member = &mut self.members[host.index()];
         if !member.under_way.is_empty() {
             member.starves_since_us = None;
             return;
@@ -86,7 +87,7 @@ impl Planner {
             if !self.wants(host, piece) || !self.passes_on(host) {
                 continue;
             }
-            let under_way = self.members[host as usize].under_way.len();
+            let under_way = self.members[host.index()].under_way.len();
             if best.is_none_or(|(least, _)| under_way < least) {
                 best = Some((under_way, host));
             }
@@ -101,6 +102,6 @@ impl Planner {
 
     /// Whether a host will pass on what it is given, as far as anybody can tell.
     fn passes_on(&self, host: HostNo) -> bool {
-        self.loads[host as usize].is_in && !self.members[host as usize].is_doubtful()
+        self.loads[host.index()].may_serve && !self.members[host.index()].is_doubtful()
     }
 }

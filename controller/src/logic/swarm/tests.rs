@@ -15,7 +15,7 @@ fn joining(rack: u32) -> Joining {
 
 fn planner(hosts: u32, settings: Settings) -> Planner {
     let mut planner = Planner::new(settings, PIECES, MIB, 100 * MIB);
-    (1..=hosts).for_each(|host| assert_eq!(planner.join(joining(host / 8), [], 0), host));
+    (1..=hosts).for_each(|host| assert_eq!(planner.join(joining(host / 8), [], 0), HostNo(host)));
     planner
 }
 
@@ -40,7 +40,7 @@ fn deliver(planner: &mut Planner, from_us: u64, mut see: impl FnMut(&Planner, &L
             if lease.from == SOURCE {
                 planner.sent(lease.to, lease.piece, now_us);
             }
-            planner.finished(lease.to, lease.piece, now_us);
+            planner.finished(lease.to, lease.piece, Some(lease.from), now_us);
         }
         now_us += 50_000;
     }
@@ -60,14 +60,14 @@ fn the_source_sends_each_piece_once_before_any_twice() {
     });
     assert_eq!(sent.len(), PIECES as usize);
     assert_eq!(planner.source_sent(), u64::from(PIECES), "hosts pass on everything");
-    (1..=30).for_each(|host| assert_eq!(planner.n_done(host), PIECES));
+    (1..=30).for_each(|host| assert_eq!(planner.n_done(HostNo(host)), PIECES));
 }
 
 #[test]
 fn what_is_lost_comes_from_the_source_again() {
     let mut planner = planner(1, Settings::default());
     deliver(&mut planner, 0, |_, _| {});
-    planner.leave(1, 5_000_000);
+    planner.leave(HostNo(1), 5_000_000);
     let late = planner.join(joining(0), [], 5_000_000);
     deliver(&mut planner, 5_000_000, |_, lease| assert_eq!(lease.from, SOURCE));
     assert_eq!(planner.n_done(late), PIECES);
@@ -95,22 +95,25 @@ fn nothing_is_leased_from_who_is_out_or_gone() {
     let mut planner = planner(10, Settings::default());
     deliver(&mut planner, 0, |_, _| {});
     let now_us = 10_000_000;
-    planner.leave(3, now_us);
+    planner.leave(HostNo(3), now_us);
     for accuser in [5, 6, 9] {
-        planner.failed(accuser, 0, 4, Failure::Wrong, false, now_us);
+        planner.failed(HostNo(accuser), 0, HostNo(4), Failure::Wrong, false, now_us);
     }
     for _ in 0..3 {
-        planner.failed(7, 0, 8, Failure::Silent, false, now_us);
+        planner.failed(HostNo(7), 0, HostNo(8), Failure::Silent, false, now_us);
     }
-    planner.failed(9, 0, 10, Failure::Silent, false, now_us);
+    planner.failed(HostNo(9), 0, HostNo(10), Failure::Silent, false, now_us);
     let late = planner.join(joining(0), [], now_us);
     let mut from = BTreeSet::new();
     deliver(&mut planner, now_us, |_, lease| {
         from.insert(lease.from);
-        assert!(!lease.alternates.contains(&Some(3)), "a host that left is an alternate");
+        assert!(!lease.alternates.contains(&Some(HostNo(3))), "a host that left is an alternate");
     });
-    assert!(!from.contains(&3) && !from.contains(&4) && !from.contains(&8), "{from:?}");
-    assert!(from.contains(&10), "one failure is none");
+    assert!(
+        !from.contains(&HostNo(3)) && !from.contains(&HostNo(4)) && !from.contains(&HostNo(8)),
+        "{from:?}"
+    );
+    assert!(from.contains(&HostNo(10)), "one failure is none");
     // Nobody wants anything for a while; who was out is looked at in passing.
     deliver(&mut planner, now_us + 35_000_000, |_, _| {});
     planner.leave(late, now_us + 40_000_000);
@@ -119,7 +122,7 @@ fn nothing_is_leased_from_who_is_out_or_gone() {
     deliver(&mut planner, now_us + 40_000_000, |_, lease| {
         from.insert(lease.from);
     });
-    assert!(from.contains(&8) && !from.contains(&4), "after half a minute: {from:?}");
+    assert!(from.contains(&HostNo(8)) && !from.contains(&HostNo(4)), "after half a minute: {from:?}");
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn one_accuser_does_not_put_a_host_out_for_good() {
     let mut planner = planner(10, Settings::default());
     deliver(&mut planner, 0, |_, _| {});
     let now_us = 10_000_000;
-    (2..=10).for_each(|host| planner.failed(1, 0, host, Failure::Wrong, false, now_us));
+    (2..=10).map(HostNo).for_each(|host| planner.failed(HostNo(1), 0, host, Failure::Wrong, false, now_us));
     planner.join(joining(0), [], now_us + 31_000_000);
     deliver(&mut planner, now_us + 31_000_000, |_, lease| assert_ne!(lease.from, SOURCE));
 }
@@ -138,13 +141,13 @@ fn a_rack_takes_no_more_at_once_than_its_budget() {
     let mut planner = planner(40, settings);
     let mut crossing = 0_usize;
     deliver(&mut planner, 0, |planner, lease| {
-        let rack = planner.members[lease.to as usize].rack;
+        let rack = planner.members[lease.to.index()].rack;
         // One host's slots, and what passes at a host's speed within the horizon.
         let ahead = u32::try_from(settings.horizon_us / 10_000).unwrap();
         assert!(planner.racks.entering(rack) <= settings.slots + ahead, "rack {rack}");
-        crossing += usize::from(lease.from == SOURCE || planner.members[lease.from as usize].rack != rack);
+        crossing += usize::from(lease.from == SOURCE || planner.members[lease.from.index()].rack != rack);
     });
-    (1..=40).for_each(|host| assert_eq!(planner.n_done(host), PIECES));
+    (1..=40).for_each(|host| assert_eq!(planner.n_done(HostNo(host)), PIECES));
     let copies = crossing as f64 / f64::from(6 * PIECES);
     assert!(copies <= 4.0, "{copies:.2} copies entered each rack");
 }
@@ -174,36 +177,37 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// Counts what the planner counts, the slow way.
 fn check_counts(planner: &Planner) {
-    let n = u32::try_from(planner.members.len()).unwrap();
+    let n = planner.members.len();
+    let hosts = || (1..n).map(HostNo::at);
     for piece in 0..PIECES {
-        let has = |host: &u32| planner.done.has(*host, piece) || planner.coming.has(*host, piece);
-        let is_here = |host: &u32| {
-            let member = &planner.members[*host as usize];
+        let has = |host: &HostNo| planner.done.has(*host, piece) || planner.coming.has(*host, piece);
+        let is_here = |host: &HostNo| {
+            let member = &planner.members[host.index()];
             !member.is_gone && !member.is_disregarded
         };
-        let copies = (1..n).filter(has).filter(is_here).count();
+        let copies = hosts().filter(has).filter(is_here).count();
         assert_eq!(planner.copies[piece as usize] as usize, copies, "copies of {piece}");
-        assert_eq!(planner.somewhere.has(0, piece), copies > 0, "piece {piece} is somewhere");
-        let done = (1..n).filter(|host| planner.done.has(*host, piece)).filter(is_here).count();
+        assert_eq!(planner.somewhere.has(SOURCE, piece), copies > 0, "piece {piece} is somewhere");
+        let done = hosts().filter(|host| planner.done.has(*host, piece)).filter(is_here).count();
         let leases = planner.members.iter().flat_map(|member| &member.under_way);
         let sent = leases.filter(|lease| lease.from == SOURCE && lease.piece == piece).count();
         assert_eq!(planner.roots[piece as usize] as usize, done + sent, "roots of {piece}");
         assert!(copies == 0 || done + sent > 0, "copies of {piece} rest on nothing");
     }
-    let mut ready = vec![0_u16; n as usize];
-    let mut promised = vec![0_u16; n as usize];
+    let mut ready = vec![0_u16; n];
+    let mut promised = vec![0_u16; n];
     for (host, member) in planner.members.iter().enumerate() {
-        let to = u32::try_from(host).unwrap();
+        let to = HostNo::at(host);
         for lease in member.under_way.iter().filter(|lease| !lease.is_sent) {
-            let is_promise = planner.members[lease.from as usize].promised.contains(&(lease.piece, to));
+            let is_promise = planner.members[lease.from.index()].promised.contains(&(lease.piece, to));
             let counts = if is_promise { &mut promised } else { &mut ready };
-            counts[lease.from as usize] += 1;
+            counts[lease.from.index()] += 1;
         }
         let coming: BTreeSet<u32> = planner.coming.iter(to).collect();
-        assert_eq!(coming, member.under_way.iter().map(|lease| lease.piece).collect(), "coming to {to}");
-        assert!(planner.done.iter(to).all(|piece| !coming.contains(&piece)), "done and coming at {to}");
+        assert_eq!(coming, member.under_way.iter().map(|lease| lease.piece).collect(), "coming to {to:?}");
+        assert!(planner.done.iter(to).all(|piece| !coming.contains(&piece)), "done and coming at {to:?}");
     }
-    for host in 0..n as usize {
+    for host in 0..n {
         assert_eq!((planner.loads[host].ready, planner.loads[host].promised), (ready[host], promised[host]));
     }
 }
@@ -219,13 +223,13 @@ proptest! {
             let n_hosts = planner.members.len() - 1;
             match step {
                 Step::Join { rack, piece } => drop(planner.join(joining(rack), [piece], now_us)),
-                Step::Leave(at) => planner.leave(u32::try_from(1 + at % n_hosts).unwrap(), now_us),
+                Step::Leave(at) => planner.leave(HostNo::at(1 + at % n_hosts), now_us),
                 Step::Finish(at) if !under_way.is_empty() => {
                     let lease: Lease = under_way.swap_remove(at % under_way.len());
                     if lease.from == SOURCE {
                         planner.sent(lease.to, lease.piece, now_us);
                     }
-                    planner.finished(lease.to, lease.piece, now_us);
+                    planner.finished(lease.to, lease.piece, Some(lease.from), now_us);
                 }
                 Step::Fail(at, how) if !under_way.is_empty() => {
                     let lease: Lease = under_way.swap_remove(at % under_way.len());
@@ -233,7 +237,7 @@ proptest! {
                     planner.failed(lease.to, lease.piece, lease.from, how, at % 2 == 0, now_us);
                 }
                 Step::Unasked(at, piece) => {
-                    planner.finished(u32::try_from(1 + at % n_hosts).unwrap(), piece, now_us);
+                    planner.finished(HostNo::at(1 + at % n_hosts), piece, None, now_us);
                 }
                 Step::Wait(us) => now_us += us,
                 Step::Finish(_) | Step::Fail(..) => {}
@@ -243,8 +247,8 @@ proptest! {
         // Whatever happened, everybody who is still here gets everything.
         let end_us = deliver(&mut planner, now_us + 60_000_000, |_, _| {});
         prop_assert!(end_us > 0);
-        for host in 1..u32::try_from(planner.members.len()).unwrap() {
-            prop_assert!(planner.members[host as usize].is_gone || planner.n_done(host) == PIECES);
+        for host in (1..planner.members.len()).map(HostNo::at) {
+            prop_assert!(planner.members[host.index()].is_gone || planner.n_done(host) == PIECES);
         }
     }
 
