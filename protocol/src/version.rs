@@ -6,6 +6,8 @@
 
 /// ALPN of agent sessions.
 pub const ALPN: &[u8] = b"hearth/1";
+/// ALPN between agents: both show certificates of the same authority.
+pub const ALPN_PEER: &[u8] = b"hearth-peer/1";
 /// ALPN of enrolment: only the server is authenticated.
 pub const ALPN_ENROL: &[u8] = b"hearth-enrol/1";
 
@@ -15,8 +17,10 @@ pub const VERSION_MIN: u16 = 1;
 pub const VERSION_WANTS: u16 = 2;
 /// Version 3: an agent gets the passphrases of encrypted images (`KeyAsk`, `KeyGiven`).
 pub const VERSION_KEYS: u16 = 3;
+/// Version 4: campaigns, in which agents pass pieces to each other.
+pub const VERSION_SWARM: u16 = 4;
 /// Newest version that this build speaks.
-pub const VERSION_MAX: u16 = VERSION_KEYS;
+pub const VERSION_MAX: u16 = VERSION_SWARM;
 
 /// The newest version that both ranges hold, or `None`.
 #[must_use]

@@ -11,13 +11,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use hearth_protocol::digest::{CaFingerprint, ContentId};
+use hearth_protocol::digest::{AgentId, CaFingerprint, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::frame::{FrameHeader, HEADER_BYTES, Message};
 use hearth_protocol::id::{BootId, Generation, ImageId, LeaseId, LocationId};
 use hearth_protocol::message::control::*;
 use hearth_protocol::message::data::*;
 use hearth_protocol::message::enrol::*;
+use hearth_protocol::message::swarm::*;
 use hearth_protocol::passphrase::Passphrase;
 use hearth_protocol::words::{ConsumerKind, ContentKind, EntryStatus, GoneReason, LocationKind, Priority};
 
@@ -74,6 +75,7 @@ fn every_message_has_its_frozen_encoding() {
     to_controller(&mut golden);
     to_agent(&mut golden);
     data(&mut golden);
+    swarm(&mut golden);
     enrolment(&mut golden);
     let kinds = [
         ToController::KINDS,
@@ -208,6 +210,68 @@ fn data(golden: &mut Golden) {
         "fault",
         FaultV1 { fault: FaultCode::Busy, text: "all 64 slots are taken".into(), retry_after_ms: 500 },
     );
+}
+
+fn swarm(golden: &mut Golden) {
+    let campaign = Campaign { epoch: 1_795_000_000_000, number: 7 };
+    let agent = AgentId::from_bytes([0x66; 32]);
+    let grant = GrantV1 {
+        content: CONTENT,
+        agent,
+        not_before_unix_ms: 1,
+        not_after_unix_ms: 2,
+        epoch: 3,
+        signature: [0x77; 64],
+    };
+    golden.check::<ToAgent>(
+        "join-campaign",
+        JoinCampaignV1 {
+            location: LOCATION,
+            campaign,
+            controllers: vec!["10.0.0.1:7443".into()],
+            slots: 4,
+            lease_ms: 3000,
+            grant: grant.clone(),
+            grant_key: [0x88; 32],
+        },
+    );
+    let peer = PeerV1 { host: 5, location: LOCATION, agent, addresses: vec!["10.0.0.7:7444".into()] };
+    let leases = vec![PieceLease { piece: 3, holders: vec![0, 5] }];
+    golden.check::<ToAgent>("piece-leases", PieceLeasesV1 { campaign, peers: vec![peer], leases });
+    golden.check::<ToAgent>("end-campaign", EndCampaignV1 { campaign, reason: "done".into() });
+    golden.check::<ToAgent>("deny", DenyV1 { agents: vec![agent] });
+    golden.check::<ToController>(
+        "campaign-state",
+        CampaignStateV1 {
+            campaign,
+            n_pieces: 9,
+            done: vec![0xff, 1],
+            needed_bytes: 4,
+            upload_bytes_per_s: 5,
+            download_bytes_per_s: 6,
+        },
+    );
+    let kinds = [FailureKind::Late, FailureKind::Missing, FailureKind::Silent, FailureKind::Wrong];
+    let failed =
+        (1..).zip(kinds).map(|(piece, how)| PieceFailure { piece, from: 5, how, is_last: piece == 2 });
+    let came = FinishedPiece { piece: 1, from: Some(5) };
+    golden.check::<ToController>(
+        "piece-report",
+        PieceReportV1 {
+            campaign,
+            finished: vec![came, FinishedPiece { piece: 2, from: None }],
+            failed: failed.collect(),
+            from_controller_bytes: 1,
+            from_agents_bytes: 2,
+            sent_bytes: 3,
+        },
+    );
+    golden.check::<DataRequest>("fetch-piece", FetchPieceV1 { grant: grant.clone(), piece: 3 });
+    golden.check::<DataRequest>("go", GoV1 { mask: vec![0b101] });
+    golden.check::<DataRequest>("having", HavingV1 { grant });
+    golden.check::<DataReply>("ready", ReadyV1 { has_all: true });
+    golden.check::<DataReply>("piece-follows", PieceFollowsV1 { chunks: 2 });
+    golden.check::<DataReply>("pieces-here", PiecesHereV1 { n_pieces: 9, done: vec![1, 1] });
 }
 
 fn enrolment(golden: &mut Golden) {

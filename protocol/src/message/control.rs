@@ -11,6 +11,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::swarm::{CampaignStateV1, DenyV1, EndCampaignV1, JoinCampaignV1, PieceLeasesV1, PieceReportV1};
 use crate::digest::ContentId;
 use crate::fault::FaultCode;
 use crate::frame::messages;
@@ -50,6 +51,10 @@ messages! {
         Want(WantV1) = 0x010A,
         /// Asks for the passphrase of a content that is here; from version 3.
         KeyAsk(KeyAskV1) = 0x010B,
+        /// What a host has when it becomes part of a campaign; from version 4.
+        CampaignState(CampaignStateV1) = 0x010C,
+        /// News of pieces; from version 4.
+        PieceReport(PieceReportV1) = 0x010D,
     }
 }
 
@@ -70,6 +75,14 @@ messages! {
         Wanted(WantedV1) = 0x0206,
         /// Answer to a `KeyAsk`; from version 3.
         KeyGiven(KeyGivenV1) = 0x0207,
+        /// The host becomes part of a campaign; from version 4.
+        JoinCampaign(JoinCampaignV1) = 0x0208,
+        /// Pieces to fetch; from version 4.
+        PieceLeases(PieceLeasesV1) = 0x0209,
+        /// A campaign is over; from version 4.
+        EndCampaign(EndCampaignV1) = 0x020A,
+        /// Agents that are served nothing; from version 4.
+        Deny(DenyV1) = 0x020B,
     }
 }
 

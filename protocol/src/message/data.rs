@@ -9,6 +9,7 @@
 
 use bincode::{Decode, Encode};
 
+use super::swarm::{FetchPieceV1, GoV1, HavingV1, PieceFollowsV1, PiecesHereV1, ReadyV1};
 use crate::digest::ContentId;
 use crate::fault::FaultCode;
 use crate::frame::messages;
@@ -28,6 +29,12 @@ messages! {
         Page(PageV1) = 0x0302,
         /// Chunks of a piece.
         Fetch(FetchV1) = 0x0303,
+        /// Chunks of a piece from another agent, when it can; from version 4.
+        FetchPiece(FetchPieceV1) = 0x0304,
+        /// Takes the offer of another agent; from version 4.
+        Go(GoV1) = 0x0305,
+        /// Which pieces another agent has; from version 4.
+        Having(HavingV1) = 0x0306,
     }
 }
 
@@ -40,6 +47,12 @@ messages! {
         ChunksFollow(ChunksFollowV1) = 0x0402,
         /// Not served.
         Fault(FaultV1) = 0x0403,
+        /// An agent offers what was asked for; from version 4.
+        Ready(ReadyV1) = 0x0404,
+        /// Chunks of an agent follow; from version 4.
+        PieceFollows(PieceFollowsV1) = 0x0405,
+        /// Pieces that an agent has; from version 4.
+        PiecesHere(PiecesHereV1) = 0x0406,
     }
 }
 
