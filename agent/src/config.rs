@@ -151,6 +151,10 @@ pub struct Config {
     pub advertised: Vec<String>,
     /// Speed of the network interface, Mbit/s, 1 ..= [`NIC_MBPS_MAX`]; `None`: as the kernel says.
     pub nic_mbps: Option<u32>,
+    /// What this host may send to other agents, Mbit/s, 1 ..= [`NIC_MBPS_MAX`]; `None`: a share of the interface.
+    pub upload_mbps: Option<u32>,
+    /// What it may take from all sources, Mbit/s, 1 ..= [`NIC_MBPS_MAX`]; `None`: no cap.
+    pub download_mbps: Option<u32>,
     /// UDP address of the QUIC endpoint.
     pub listen: SocketAddr,
     /// Loopback address of `/metrics`; `None` switches it off.
@@ -181,6 +185,8 @@ struct Raw {
     controllers: Vec<String>,
     advertised: Vec<String>,
     nic_mbps: Option<u32>,
+    upload_mbps: Option<u32>,
+    download_mbps: Option<u32>,
     listen: Option<String>,
     metrics_listen: Option<String>,
     scrub_days: Option<u32>,
@@ -260,6 +266,11 @@ impl Config {
             controllers: controllers(raw.controllers)?,
             advertised: advertised(raw.advertised)?,
             nic_mbps: raw.nic_mbps.map(|mbps| in_range("nic_mbps", mbps, 1, NIC_MBPS_MAX)).transpose()?,
+            upload_mbps: raw.upload_mbps.map(|m| in_range("upload_mbps", m, 1, NIC_MBPS_MAX)).transpose()?,
+            download_mbps: raw
+                .download_mbps
+                .map(|m| in_range("download_mbps", m, 1, NIC_MBPS_MAX))
+                .transpose()?,
             listen: listen(raw.listen.as_deref())?,
             metrics_listen: metrics_listen(raw.metrics_listen.as_deref())?,
             scrub_interval: days(in_range(

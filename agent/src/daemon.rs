@@ -31,6 +31,7 @@ use crate::control::upkeep::Upkeep;
 use crate::local::LocalError;
 use crate::metrics_page::MetricsPage;
 use crate::store::{Store, StoreConfig, StoreError};
+use crate::swarm::{Caps, Swarm};
 use crate::transfer::decode::Decoders;
 use crate::transfer::endpoint::{Endpoint, EndpointError};
 use crate::transfer::serve::Server;
@@ -170,7 +171,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
 struct Running {
     upkeep: JoinHandle<()>,
     home: JoinHandle<()>,
-    side: [JoinHandle<()>; 4],
+    side: [JoinHandle<()>; 5],
     home_stop: CancellationToken,
     side_stop: CancellationToken,
     endpoint: Endpoint,
@@ -213,6 +214,9 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     let (session_beat, upkeep_beat) = (watch::Sender::new(0), watch::Sender::new(0));
     let (bad_chunks, bad_chunk_reports) = mpsc::channel(BAD_CHUNKS_QUEUE);
     let (home_stop, side_stop) = (CancellationToken::new(), CancellationToken::new());
+    let caps = Arc::new(Caps::new(config.upload_mbps, config.download_mbps));
+    let (swarm, swarm_says) =
+        Swarm::new(store.clone(), endpoint.clone(), Arc::clone(&credentials), source.subscribe(), caps);
     let (asker, asks) = Asker::new(link.subscribe());
     let ring = Arc::new(KeyRing::default());
     let known =
@@ -226,6 +230,7 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
         task::spawn("maintain", store::maintain(store.clone(), side_stop.clone())),
         task::spawn("metrics", page.run(side_stop.clone())),
         task::spawn("watchdog", watchdog.run(side_stop.clone())),
+        task::spawn("answer", answer(swarm.clone(), side_stop.clone())),
     ];
     let upkeep = Upkeep {
         store: store.clone(),
@@ -234,6 +239,7 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
         decoders,
         bad_chunks,
         link: link.subscribe(),
+        swarm: swarm.clone(),
         limit: config.fetch_parallel,
         beat: upkeep_beat,
     };
@@ -244,6 +250,7 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
         advertised: config.advertised.clone(),
         nic_mbps: config.nic_mbps,
         server: Server::new(store.clone()),
+        swarm,
         store,
         book,
         ring,
@@ -251,10 +258,20 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
         link,
         beat: session_beat,
     };
-    let home =
-        task::spawn("home", home.run(Reports { bad_chunks: bad_chunk_reports, asks }, home_stop.clone()));
+    let home = task::spawn(
+        "home",
+        home.run(Reports { bad_chunks: bad_chunk_reports, asks, swarm: swarm_says }, home_stop.clone()),
+    );
     let upkeep = task::spawn("upkeep", upkeep.run(stop.clone()));
     Ok(Running { upkeep, home, side, home_stop, side_stop, endpoint })
+}
+
+/// Answers other agents until `stop` is cancelled.
+async fn answer(swarm: Swarm, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = swarm.answer() => {}
+    }
 }
 
 async fn open_store(config: &Config) -> Result<Store, DaemonError> {

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod metrics_page;
 mod nic;
 pub mod store;
+pub mod swarm;
 mod sys;
 pub mod task;
 pub mod transfer;

@@ -46,6 +46,14 @@ pub const CACHE_FREE: &str = "hearth_agent_cache_free_bytes";
 pub const CACHE_DEGRADED: &str = "hearth_agent_cache_degraded";
 /// Files hashed again by the scrub, by label `result` (`good`, `bad`).
 pub const SCRUBS: &str = "hearth_agent_scrubs_total";
+/// Requests of other agents that ended, by label `result` (`served`, `cut`).
+pub const UPLOADS: &str = "hearth_agent_uploads_total";
+/// Bytes of chunks sent to other agents, bytes.
+pub const UPLOAD_BYTES: &str = "hearth_agent_upload_bytes_total";
+/// Stored bytes that came from other agents, bytes.
+pub const PEER_BYTES: &str = "hearth_agent_peer_received_bytes_total";
+/// Requests to holders of a piece that failed, by label `how` (`late`, `missing`, `silent`, `wrong`).
+pub const HOLDER_FAILURES: &str = "hearth_agent_holder_failures_total";
 
 /// Tells the exporter unit and meaning of every metric.
 pub fn describe() {
@@ -69,4 +77,8 @@ pub fn describe() {
     describe_gauge!(CACHE_FREE, Unit::Bytes, "Free bytes of the file system");
     describe_gauge!(CACHE_DEGRADED, Unit::Count, "1 while the cache is read-only after a fault");
     describe_counter!(SCRUBS, Unit::Count, "Files hashed again, by result");
+    describe_counter!(UPLOADS, Unit::Count, "Requests of other agents that ended, by result");
+    describe_counter!(UPLOAD_BYTES, Unit::Bytes, "Bytes of chunks sent to other agents");
+    describe_counter!(PEER_BYTES, Unit::Bytes, "Stored bytes that came from other agents");
+    describe_counter!(HOLDER_FAILURES, Unit::Count, "Holders that did not give a piece, by reason");
 }

@@ -45,6 +45,10 @@ pub const PARALLEL_IMPORTS_MAX: usize = 64;
 pub const IMAGE_BYTES_MAX_DEFAULT: u64 = 1 << 40;
 /// Entries that fetch from the controller at once over the whole fleet: a thousand hosts must not stampede.
 pub const SOURCE_TRANSFERS_DEFAULT: u32 = 64;
+/// What the controller may send in campaigns, Mbit/s: a usual network, which others use too. Hosts pass on the rest.
+pub const SWARM_SOURCE_MBPS_DEFAULT: u32 = 1000;
+/// Most of it: the fastest network card there is.
+pub const SWARM_SOURCE_MBPS_MAX: u32 = 400_000;
 /// Most source transfers at once.
 pub const SOURCE_TRANSFERS_MAX: u32 = 4096;
 /// Life of agents' certificates, hours. A day: the controller refuses a revoked key at once, and whoever only looks at the
@@ -162,6 +166,8 @@ struct Raw {
     parallel_imports: Option<usize>,
     image_bytes_max: Option<u64>,
     source_transfers: Option<u32>,
+    swarm: Option<bool>,
+    swarm_source_mbps: Option<u32>,
     agent_certificate_hours: Option<u32>,
     heartbeat_seconds: Option<u32>,
     hosts_may_ask: HostsMayAsk,
@@ -219,6 +225,8 @@ pub struct Config {
     pub image_bytes_max: u64,
     /// Entries that fetch from the controller at once, 1 to 4,096.
     pub source_transfers: u32,
+    /// How hosts share what they fetch.
+    pub swarm: Swarm,
     /// Life of agents' certificates, 1 hour to 30 days.
     pub agent_certificate_life: Duration,
     /// Time between two reports of an agent, 1 to 45 seconds.
@@ -269,6 +277,15 @@ pub struct Sharing {
     pub receivers_max: u32,
     /// Limits of projects that have none of their own; 0 is none.
     pub quota: Figures,
+}
+
+/// How hosts share what they fetch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Swarm {
+    /// Whether they do.
+    pub on: bool,
+    /// What the controller may send in all campaigns, Mbit/s, 1 to 400,000.
+    pub source_mbps: u32,
 }
 
 /// How often callers may ask, and for how long they are logged in.
@@ -348,6 +365,7 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     let sharing = sharing(&raw, shown)?;
     let master_keys = master_keys(&mut raw, shown)?;
     let calls = calls(&raw, &ranged)?;
+    let swarm = swarm(&raw, &ranged)?;
     let catalog = catalog(&mut raw, shown)?;
     let wrong_in = |wrong: sources::Wrong| error(wrong.key, &wrong.value, wrong.allowed);
     let imports = sources::check(&raw).map_err(wrong_in)?;
@@ -390,6 +408,7 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
             .map_err(|(n, allowed)| error("parallel_imports", &n, allowed))?,
         image_bytes_max,
         source_transfers,
+        swarm,
         agent_certificate_life: Duration::from_secs(u64::from(hours) * 3600),
         heartbeat: Duration::from_secs(heartbeat_s.into()),
         hosts_may_ask: raw.hosts_may_ask,
@@ -465,6 +484,12 @@ fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
     Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
 }
 
+fn swarm(raw: &Raw, ranged: Ranged<'_>) -> Result<Swarm, ConfigError> {
+    let source_mbps = raw.swarm_source_mbps.unwrap_or(SWARM_SOURCE_MBPS_DEFAULT);
+    ranged("swarm_source_mbps", source_mbps, 1, SWARM_SOURCE_MBPS_MAX)?;
+    Ok(Swarm { on: raw.swarm.unwrap_or(true), source_mbps })
+}
+
 /// Checks the rules of the catalog and takes them out of `raw`.
 fn catalog(raw: &mut Raw, shown: &Path) -> Result<CatalogRules, ConfigError> {
     let wrong =
@@ -513,6 +538,7 @@ mod tests {
         assert_eq!(config.variants, VARIANTS_DEFAULT);
         assert_eq!(parsed("variants = []").unwrap().config.variants, []);
         assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
+        assert_eq!(config.swarm, Swarm { on: true, source_mbps: 1000 });
         assert_eq!(config.sandbox, SandboxMode::Required);
         assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
         let quota = Figures { images: 10, bytes: 0, imports: 0 };
@@ -535,6 +561,8 @@ mod tests {
             ("listen_quic = \"1.2.3.4\"", "listen_quic"),
             ("parallel_imports = 0", "1 to 64"),
             ("source_transfers = 5000", "1 to 4096"),
+            ("swarm_source_mbps = 0", "1 to 400000"),
+            ("swarm = \"no\"", "line 1"),
             ("agent_certificate_hours = 0", "1 to 720"),
             ("heartbeat_seconds = 60", "1 to 45"),
             ("api_requests_per_second = 100001", "0 to 100000"),

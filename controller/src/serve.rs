@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::fleet::ca::{Authority, CaError};
 use crate::fleet::tls::{self, ServerIdentity, TlsError};
-use crate::fleet::{Fleet, FleetConfig, FleetContext, FleetError, FleetHandle};
+use crate::fleet::{Fleet, FleetConfig, FleetContext, FleetError, FleetHandle, SwarmSettings};
 use crate::ingest::convert::Converter;
 use crate::ingest::job::{ImportError, Ingest};
 use crate::ingest::sources::Sources;
@@ -328,6 +328,7 @@ fn fleet_config(config: &Config) -> FleetConfig {
         agent_life: config.agent_certificate_life,
         heartbeat: config.heartbeat,
         hosts_may_ask: config.hosts_may_ask,
+        swarm: SwarmSettings::new(config.swarm.on, config.swarm.source_mbps),
         ..FleetConfig::new(config.listen_quic)
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::store::{BeginError, ContentSpec, Staging, Store};
+use crate::swarm::Swarm;
 use crate::transfer::decode::Decoders;
 use crate::transfer::fetch::{self, Fetch, FetchError, Sources};
 use crate::transfer::rate::RateCap;
@@ -38,17 +39,22 @@ pub(super) struct FetchParts {
     pub(super) cap: Arc<RateCap>,
     pub(super) bad_chunks: mpsc::Sender<BadChunkV1>,
     pub(super) stop: CancellationToken,
+    pub(super) swarm: Swarm,
 }
 
 /// Makes room, fetches, and lets go of the staging file before it returns.
 pub(super) async fn one_try(store: Store, spec: ContentSpec, parts: FetchParts) -> Result<(), TryError> {
     let begun = tokio::task::spawn_blocking(move || store.begin(spec)).await;
     let staging = Arc::new(begun.map_err(|_| TryError::Defect)??);
-    let FetchParts { sources, decoders, cap, bad_chunks, stop } = parts;
-    let fetch = Fetch { staging, sources, decoders, cap, bad_chunks, stop };
+    let FetchParts { sources, decoders, cap, bad_chunks, stop, swarm } = parts;
+    let (host_cap, swarm) = (Arc::clone(&swarm.caps().download), Some(swarm));
+    let fetch = Fetch { staging, sources, decoders, cap, host_cap, swarm, bad_chunks, stop };
     let result = fetch::run(&fetch).await;
     let Fetch { staging, .. } = fetch;
-    let_go(staging).await;
+    // Others may still be served from a file that is whole; it is nobody's to write to.
+    if result.is_err() {
+        let_go(staging).await;
+    }
     Ok(result?)
 }
 

@@ -37,6 +37,7 @@ use super::talk::{Reports, Talk};
 use crate::logic::backoff;
 use crate::logic::nic::{NIC_MBPS_DEFAULT, Origin};
 use crate::store::{Store, StoreError};
+use crate::swarm::Swarm;
 use crate::transfer::endpoint::Endpoint;
 use crate::transfer::frames::{self, WireError};
 use crate::transfer::link::{Quic, Source, Stream};
@@ -102,6 +103,8 @@ pub struct Home {
     pub ring: Arc<KeyRing>,
     /// Answers data requests.
     pub server: Server,
+    /// Campaigns.
+    pub swarm: Swarm,
     /// Published while a session is up.
     pub source: watch::Sender<Option<Arc<Source>>>,
     /// Published for the reconciler.
@@ -194,6 +197,7 @@ impl Home {
 
     fn down(&self, ended: &SessionError) {
         self.source.send_replace(None);
+        self.swarm.session(false);
         metrics::gauge!(names::SESSION_UP).set(0);
         let denied = ended.is_denied();
         let state = if denied { LinkState::Denied } else { LinkState::Down };
@@ -267,6 +271,7 @@ impl Home {
         let location = self.credentials.enrolment().location;
         let (mut send, mut recv) = connection.open_bi().await.map_err(|error| connect::lost(&error))?;
         let nic_mbps = self.nic_mbps(connection).await;
+        self.swarm.caps().set_nic(nic_mbps);
         // The Hello names the plan as followed, and a crash may have come between writing it down and its holds.
         holds::follow_blocking(&self.store, &self.book).await.map_err(SessionError::Holds)?;
         let greeting = self.greet(&mut send, &mut recv, boot, (location, nic_mbps));
@@ -274,15 +279,7 @@ impl Home {
             .await
             .map_err(|_| SessionError::Silent { what: "answer our Hello", after: GREET_TIMEOUT })??;
         self.book.begin_session();
-        let mut talk = Talk::new(
-            send,
-            location,
-            &self.store,
-            &self.book,
-            &self.credentials,
-            &self.ring,
-            welcome.version,
-        );
+        let mut talk = Talk::new(send, location, self, welcome.version);
         talk.say(HelloAckV1 { session: welcome.session }).await?;
         talk.inventory().await?;
         self.up(connection, &welcome);

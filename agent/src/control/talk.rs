@@ -27,10 +27,11 @@ use super::credentials::Credentials;
 use super::holds;
 use super::keys::{Asking, KeyRing};
 use super::plan::{PlanBook, Taken};
-use super::session::SessionError;
+use super::session::{Home, SessionError};
 use crate::logic::backoff::around;
 use crate::logic::report::Reported;
 use crate::store::{EntryView, Store};
+use crate::swarm::Swarm;
 use crate::transfer::frames::{self, WireError};
 use crate::{clock, metrics as names};
 
@@ -52,6 +53,8 @@ pub struct Reports {
     pub bad_chunks: mpsc::Receiver<BadChunkV1>,
     /// Images that consumers on this host want.
     pub asks: mpsc::Receiver<Ask>,
+    /// What campaigns say.
+    pub swarm: mpsc::Receiver<ToController>,
 }
 
 /// One session that is up.
@@ -67,30 +70,24 @@ pub(super) struct Talk<'a> {
     questions: Questions,
     ring: &'a KeyRing,
     asking: Asking,
+    swarm: &'a Swarm,
     start: Instant,
 }
 
 impl<'a> Talk<'a> {
-    pub(super) fn new(
-        send: SendStream,
-        location: LocationId,
-        store: &'a Store,
-        book: &'a Arc<PlanBook>,
-        credentials: &'a Credentials,
-        ring: &'a KeyRing,
-        version: u16,
-    ) -> Self {
+    pub(super) fn new(send: SendStream, location: LocationId, home: &'a Home, version: u16) -> Self {
         Self {
             send,
             location,
-            store,
-            book,
-            credentials,
+            store: &home.store,
+            book: &home.book,
+            credentials: &home.credentials,
             reported: Reported::default(),
             leases: Vec::new(),
             questions: Questions::new(version),
-            ring,
+            ring: &home.ring,
             asking: Asking::new(version),
+            swarm: &home.swarm,
             start: clock::monotonic(),
         }
     }
@@ -137,7 +134,7 @@ impl<'a> Talk<'a> {
         &mut self,
         heartbeat: Duration,
         messages: &mut mpsc::Receiver<Result<ToAgent, WireError>>,
-        Reports { bad_chunks, asks }: &mut Reports,
+        Reports { bad_chunks, asks, swarm }: &mut Reports,
         stop: &CancellationToken,
     ) -> Result<std::convert::Infallible, SessionError> {
         let mut changes = self.store.changes();
@@ -146,6 +143,9 @@ impl<'a> Talk<'a> {
         let mut next_pulse = clock::monotonic() + around(heartbeat, PULSE_JITTER_PERCENT, rand::random());
         let mut next_renewal = clock::monotonic() + self.credentials.renew_in();
         changes.mark_changed();
+        // What was said to the session before is about campaigns that have to be joined anew.
+        while swarm.try_recv().is_ok() {}
+        self.swarm.session(true);
         loop {
             let wake = next_pulse.min(next_renewal);
             tokio::select! {
@@ -155,6 +155,7 @@ impl<'a> Talk<'a> {
                     Some(message) => self.hear(message?, &mut next_renewal).await?,
                     None => return Err(WireError::Ended.into()),
                 },
+                Some(said) = swarm.recv() => self.say(said).await?,
                 Some(bad) = bad_chunks.recv() => self.say(bad).await?,
                 Some(ask) = asks.recv() => {
                     if let Some(want) = self.questions.put(self.location, ask) {
@@ -192,6 +193,7 @@ impl<'a> Talk<'a> {
     }
 
     async fn hear(&mut self, message: ToAgent, next_renewal: &mut Instant) -> Result<(), SessionError> {
+        let Some(message) = self.swarm.hear(message) else { return Ok(()) };
         match message {
             ToAgent::Plan(part) => self.plan(part).await,
             ToAgent::Verify(verify) => {
@@ -221,6 +223,10 @@ impl<'a> Talk<'a> {
                 self.asking.answered(self.ring, given);
                 Ok(())
             }
+            ToAgent::JoinCampaign(_)
+            | ToAgent::PieceLeases(_)
+            | ToAgent::EndCampaign(_)
+            | ToAgent::Deny(_) => Ok(()),
             ToAgent::Welcome(_) => Err(SessionError::Protocol { why: "a second Welcome" }),
         }
     }

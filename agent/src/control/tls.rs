@@ -50,7 +50,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, TlsError> {
+pub(crate) fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(ca)?;
     Ok(Arc::new(roots))

@@ -25,6 +25,7 @@ use super::session::{Link, LinkState};
 use crate::logic::backoff;
 use crate::logic::reconcile::{Action, Copy, Failure, Running, Snapshot, Stage, reconcile};
 use crate::store::{BeginError, ContentSpec, EntryView, RemoveMode, Store, StoreError};
+use crate::swarm::Swarm;
 use crate::transfer::decode::Decoders;
 use crate::transfer::fetch::{FetchError, Sources};
 use crate::transfer::rate::RateCap;
@@ -53,6 +54,8 @@ pub struct Upkeep {
     pub bad_chunks: mpsc::Sender<BadChunkV1>,
     /// Whether the controller denied us.
     pub link: watch::Receiver<Link>,
+    /// Campaigns.
+    pub swarm: Swarm,
     /// Fetches at once.
     pub limit: usize,
     /// Counts passes, for the watchdog.
@@ -190,6 +193,7 @@ impl Loop {
             cap: Arc::clone(&cap),
             bad_chunks: self.parts.bad_chunks.clone(),
             stop: stop.clone(),
+            swarm: self.parts.swarm.clone(),
         };
         tracing::info!(%content, data_bytes = entry.data_bytes, priority = %entry.priority, "fetch begins");
         let handle = task::spawn("fetch", one_try(store, spec, parts));

@@ -87,7 +87,10 @@ impl Store {
         }
         let reservation = reservation_bytes(spec.data_bytes);
         let needed = reservation.saturating_sub(staged);
-        let usage = self.usage(&state)?;
+        let mut usage = self.usage(&state)?;
+        if short_of(usage, needed) > 0 && state.close_spools() {
+            usage = self.usage(&state)?;
+        }
         let short = short_of(usage, needed);
         if short > 0 {
             let trash: u64 =

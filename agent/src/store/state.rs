@@ -9,9 +9,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use hearth_protocol::digest::ContentId;
@@ -27,6 +26,7 @@ use super::hold::Held;
 use super::index::{Index, Row, Stamp};
 use super::layout::Layout;
 use super::locked;
+use super::spool::Spool;
 use crate::clock;
 use crate::logic::budget::Usage;
 use crate::logic::entry::{Phase, Step, StepError};
@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) gone: VecDeque<Gone>,
     pub(super) trash: Vec<Trash>,
     pub(super) quarantine_bytes: u64,
+    /// Packed chunks that are kept to be passed on.
+    pub(super) spools: Vec<Weak<Spool>>,
     /// Disk failures in a row.
     pub(super) failures: u32,
     /// Not empty: no new content is begun.
@@ -337,7 +339,9 @@ impl Store {
         })?;
         let mut usage = Usage {
             budget_bytes: self.inner.config.budget_bytes,
-            used_bytes: state.quarantine_bytes + state.trash.iter().map(|trash| trash.bytes).sum::<u64>(),
+            used_bytes: state.quarantine_bytes
+                + state.spool_bytes()
+                + state.trash.iter().map(|trash| trash.bytes).sum::<u64>(),
             reserved_bytes: 0,
             free_bytes: vfs.blocks_available() * vfs.fragment_size(),
             floor_bytes: self.inner.config.floor_bytes,

@@ -17,12 +17,13 @@ use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::data::{
     ChunkHeader, ChunksFollowV1, DataReply, DataRequest, Encoding, FaultV1, FetchV1,
 };
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::oneshot;
 
 use super::decode::{Decoders, Segment, Sink, Unpacked};
 use super::frames::{self, WireError};
-use super::link::{Lane, Source};
+use super::heard::{Heard, Listening};
+use super::link::Source;
 use super::rate::RateCap;
 use crate::clock;
 use crate::logic::fetch_plan::Ended;
@@ -106,9 +107,7 @@ pub async fn bytes(source: &Arc<Source>, request: &DataRequest, max: usize) -> R
             lane.give_back();
             return Err(fault.into());
         }
-        DataReply::ChunksFollow(_) => {
-            return Err(AskError::Protocol { why: "chunks follow, bytes were asked for" });
-        }
+        _ => return Err(AskError::Protocol { why: "no bytes follow, but bytes were asked for" }),
     };
     if n > max {
         return Err(AskError::Protocol { why: "more bytes follow than such an answer can have" });
@@ -141,11 +140,29 @@ pub struct Intake {
     pub sink: Arc<dyn Sink>,
     /// The transfer's cap.
     pub cap: Arc<RateCap>,
+    /// What all transfers of this host together may take.
+    pub host_cap: Arc<RateCap>,
+    /// Signs of life of the source.
+    pub heard: Arc<Heard>,
+    /// Each chunk is written as soon as it is here, because others wait for it; else about a megabyte at once.
+    pub is_eager: bool,
 }
 
 impl std::fmt::Debug for Intake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Intake").finish_non_exhaustive()
+    }
+}
+
+impl Intake {
+    /// Waits until `bytes` may come.
+    async fn pause(&self, bytes: u64) {
+        self.heard
+            .ours(async {
+                self.cap.pause(bytes).await;
+                self.host_cap.pause(bytes).await;
+            })
+            .await;
     }
 }
 
@@ -164,94 +181,145 @@ pub struct Brought {
 
 /// Asks for chunks and waits until all that came is written. Not cancel safe, but nothing is lost that was marked done.
 pub async fn chunks(source: &Arc<Source>, want: &Want, intake: &Intake) -> Brought {
-    let mut answers = Vec::new();
-    let mut brought = Brought::default();
-    brought.error = exchange(source, want, intake, &mut answers, &mut brought.moved_bytes).await.err();
-    brought.received = Some(clock::monotonic());
-    for answer in answers {
-        // A worker that died took the answer with it; its chunks stay needed.
-        let Ok(unpacked) = answer.await else { continue };
-        brought.unpacked.done.extend(unpacked.done);
-        brought.unpacked.bad.extend(unpacked.bad);
-        brought.unpacked.raw_bytes += unpacked.raw_bytes;
-        brought.unpacked.decode += unpacked.decode;
-        brought.unpacked.write += unpacked.write;
-        brought.unpacked.failed = brought.unpacked.failed.or(unpacked.failed);
-    }
-    brought
+    let mut taking = Taking::default();
+    let error = exchange(source, want, intake, &mut taking).await.err();
+    taking.written(error).await
+}
+
+/// Takes the chunks that follow on a stream of which no length was announced, and waits until all that came is written.
+pub async fn passed_on(
+    recv: &mut (impl AsyncRead + Unpin),
+    n_chunks: u32,
+    want: &Want,
+    intake: &Intake,
+) -> Brought {
+    let mut taking = Taking::default();
+    let error = taking.receive(recv, want, intake, Announced { chunks: n_chunks, bytes: None }).await.err();
+    taking.written(error).await
+}
+
+/// What a source says of the chunks that follow.
+#[derive(Clone, Copy, Debug)]
+struct Announced {
+    chunks: u32,
+    /// All bytes that follow, headers included, if it knows.
+    bytes: Option<u64>,
+}
+
+/// One answer while it comes.
+#[derive(Debug, Default)]
+struct Taking {
+    answers: Vec<oneshot::Receiver<Unpacked>>,
+    moved_bytes: u64,
 }
 
 async fn exchange(
     source: &Arc<Source>,
     want: &Want,
     intake: &Intake,
-    answers: &mut Vec<oneshot::Receiver<Unpacked>>,
-    moved_bytes: &mut u64,
+    taking: &mut Taking,
 ) -> Result<(), AskError> {
     let mut lane = source.lane().await.map_err(|error| AskError::stream(error, source))?;
     let request = DataRequest::from(want.request.clone());
     frames::write(&mut lane.send, &request).await.map_err(|error| AskError::wire(error, source))?;
     let reply = frames::read(&mut lane.recv).await.map_err(|error| AskError::wire(error, source))?;
-    let follow = match reply {
-        DataReply::ChunksFollow(follow) => follow,
+    let announced = match reply {
+        DataReply::ChunksFollow(ChunksFollowV1 { chunks, bytes }) => {
+            Announced { chunks, bytes: Some(bytes.into()) }
+        }
         DataReply::Fault(fault) => {
             lane.give_back();
             return Err(fault.into());
         }
-        DataReply::BytesFollow(_) => {
-            return Err(AskError::Protocol { why: "bytes follow, chunks were asked for" });
-        }
+        _ => return Err(AskError::Protocol { why: "no chunks follow, but chunks were asked for" }),
     };
-    let mut segment = intake.decoders.segment().await;
-    let ended = receive(source, &mut lane, want, intake, follow, &mut segment, answers, moved_bytes).await;
-    if !segment.is_empty() {
-        answers.push(intake.decoders.submit(segment, Arc::clone(&intake.sink)).await);
+    match taking.receive(&mut lane.recv, want, intake, announced).await {
+        Ok(()) => lane.give_back(),
+        Err(AskError::Broken(_)) if !source.is_open() => return Err(AskError::LinkLost),
+        Err(error) => return Err(error),
     }
-    if ended.is_ok() {
-        lane.give_back();
-    }
-    ended
+    Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "one loop over one answer; its state is its arguments")]
-async fn receive(
-    source: &Source,
-    lane: &mut Lane,
-    want: &Want,
-    intake: &Intake,
-    follow: ChunksFollowV1,
-    segment: &mut Segment,
-    answers: &mut Vec<oneshot::Receiver<Unpacked>>,
-    moved_bytes: &mut u64,
-) -> Result<(), AskError> {
-    let protocol = |why| AskError::Protocol { why };
-    if follow.chunks > want.mask.count() {
-        return Err(protocol("more chunks follow than were asked for"));
-    }
-    let mut left = u64::from(follow.bytes);
-    let mut next = 0;
-    for _ in 0..follow.chunks {
-        let mut header = [0; ChunkHeader::BYTES];
-        lane.recv.read_exact(&mut header).await.map_err(|error| AskError::stream(error, source))?;
-        let header = ChunkHeader::parse(header).map_err(|_| protocol("a chunk header is not one"))?;
-        let record = expected(want, &header, next)?;
-        next = header.chunk + 1;
-        let bytes = u64::from(header.stored_len) + ChunkHeader::BYTES as u64;
-        left = left.checked_sub(bytes).ok_or_else(|| protocol("chunks pass the announced length"))?;
-        intake.cap.pause(bytes).await;
-        if !segment.fits(record.raw_len) {
-            let fresh = intake.decoders.segment().await;
-            let full = std::mem::replace(segment, fresh);
-            answers.push(intake.decoders.submit(full, Arc::clone(&intake.sink)).await);
+impl Taking {
+    /// Waits for the workers.
+    async fn written(self, error: Option<AskError>) -> Brought {
+        let received = Some(clock::monotonic());
+        let mut brought = Brought { moved_bytes: self.moved_bytes, received, error, ..Brought::default() };
+        for answer in self.answers {
+            // A worker that died took the answer with it; its chunks stay needed.
+            let Ok(unpacked) = answer.await else { continue };
+            brought.unpacked.done.extend(unpacked.done);
+            brought.unpacked.bad.extend(unpacked.bad);
+            brought.unpacked.raw_bytes += unpacked.raw_bytes;
+            brought.unpacked.decode += unpacked.decode;
+            brought.unpacked.write += unpacked.write;
+            brought.unpacked.failed = brought.unpacked.failed.or(unpacked.failed);
         }
-        let room = segment.room_for(header.chunk, header.encoding, header.stored_len, record);
-        if let Err(error) = lane.recv.read_exact(room).await {
-            segment.drop_last();
-            return Err(AskError::stream(error, source));
-        }
-        *moved_bytes += bytes;
+        brought
     }
-    if left == 0 { Ok(()) } else { Err(protocol("bytes are left over behind the chunks")) }
+
+    async fn receive(
+        &mut self,
+        recv: &mut (impl AsyncRead + Unpin),
+        want: &Want,
+        intake: &Intake,
+        announced: Announced,
+    ) -> Result<(), AskError> {
+        let mut segment = intake.heard.ours(intake.decoders.segment()).await;
+        let ended = self.chunks(recv, want, intake, announced, &mut segment).await;
+        if !segment.is_empty() {
+            self.answers.push(intake.decoders.submit(segment, Arc::clone(&intake.sink)).await);
+        }
+        ended
+    }
+
+    async fn chunks(
+        &mut self,
+        recv: &mut (impl AsyncRead + Unpin),
+        want: &Want,
+        intake: &Intake,
+        announced: Announced,
+        segment: &mut Segment,
+    ) -> Result<(), AskError> {
+        let protocol = |why| AskError::Protocol { why };
+        if announced.chunks > want.mask.count() {
+            return Err(protocol("more chunks follow than were asked for"));
+        }
+        let mut recv = Listening::new(recv, &intake.heard);
+        let mut left = announced.bytes;
+        let mut next = 0;
+        for _ in 0..announced.chunks {
+            let mut header = [0; ChunkHeader::BYTES];
+            recv.read_exact(&mut header).await.map_err(AskError::Broken)?;
+            let header = ChunkHeader::parse(header).map_err(|_| protocol("a chunk header is not one"))?;
+            let record = expected(want, &header, next)?;
+            next = header.chunk + 1;
+            let bytes = u64::from(header.stored_len) + ChunkHeader::BYTES as u64;
+            if let Some(left) = &mut left {
+                *left =
+                    left.checked_sub(bytes).ok_or_else(|| protocol("chunks pass the announced length"))?;
+            }
+            intake.pause(bytes).await;
+            if !segment.fits(record.raw_len) {
+                let fresh = intake.heard.ours(intake.decoders.segment()).await;
+                let full = std::mem::replace(segment, fresh);
+                self.answers.push(intake.decoders.submit(full, Arc::clone(&intake.sink)).await);
+            }
+            let room = segment.room_for(header.chunk, header.encoding, header.stored_len, record);
+            if let Err(error) = recv.read_exact(room).await {
+                segment.drop_last();
+                return Err(AskError::Broken(error));
+            }
+            self.moved_bytes += bytes;
+            if intake.is_eager {
+                let fresh = intake.heard.ours(intake.decoders.segment()).await;
+                let full = std::mem::replace(segment, fresh);
+                self.answers.push(intake.decoders.submit(full, Arc::clone(&intake.sink)).await);
+            }
+        }
+        if left.unwrap_or(0) == 0 { Ok(()) } else { Err(protocol("bytes are left over behind the chunks")) }
+    }
 }
 
 /// The record of a chunk that was asked for and may come now, with an allowed length.

@@ -45,6 +45,11 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// What the store says.
     fn mark_done(&self, chunks: &[u32]) -> Result<(), SinkError>;
+
+    /// A verified chunk as it was packed, before it is written; kept by whoever passes chunks on.
+    fn keep_packed(&self, chunk: u32, packed: &[u8]) {
+        let _ = (chunk, packed);
+    }
 }
 
 /// The store refused bytes.
@@ -249,16 +254,20 @@ impl Worker {
                 let start = if in_segment { stored.start } else { 0 };
                 run = Run { offset: part.record.offset, in_segment, start, len: 0, chunks: Vec::new() };
             }
+            let packed = &segment.bytes[stored.clone()];
             let raw = if in_segment {
                 Some(&segment.bytes[stored]).filter(|bytes| bytes.len() == raw_len)
             } else {
                 let room = &mut self.buffer[run.len..run.len + raw_len];
-                match self.zstd.decompress_to_buffer(&segment.bytes[stored], room) {
+                match self.zstd.decompress_to_buffer(packed, room) {
                     Ok(n) if n == raw_len => Some(&*room),
                     Ok(_) | Err(_) => None,
                 }
             };
             if raw.is_some_and(|raw| ChunkDigest::of(raw) == part.record.digest) {
+                if !in_segment {
+                    sink.keep_packed(part.chunk, packed);
+                }
                 run.len += raw_len;
                 run.chunks.push(part.chunk);
             } else {

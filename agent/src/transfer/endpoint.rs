@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use hearth_protocol::message::data::STREAMS_MAX;
 use quinn::congestion::CubicConfig;
-use quinn::crypto::rustls::QuicClientConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -41,6 +41,15 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// QUIC's own sign of life. Longer than two pulses are apart, so that an idle agent costs the controller one packet per
 /// pulse: it keeps the connection only where pulses are rare, or late because the agent waits for its disk.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Windows of one connection between agents, bytes: protects memory, as there may be hundreds; a megabyte feeds 1 Gbit/s at
+/// 8 ms.
+const PEER_WINDOW_BYTES: u32 = 1 << 20;
+/// A connection between agents that nobody uses ends after this, ms.
+const PEER_IDLE_MS: u32 = 15_000;
+/// Handshakes of other agents that may wait, and what is kept for each.
+const PEERS_INCOMING_MAX: usize = 256;
+const PEER_INCOMING_BYTES_MAX: u64 = 16 << 10;
 
 /// Why there is no endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +124,27 @@ impl Endpoint {
         config
     }
 
+    /// Settings for connections that this agent opens to another agent.
+    #[must_use]
+    pub fn peer_config(&self, tls: QuicClientConfig) -> ClientConfig {
+        let mut config = ClientConfig::new(Arc::new(tls));
+        config.transport_config(Arc::new(peer_transport(self.buffer_bytes)));
+        config
+    }
+
+    /// Settings for connections of other agents.
+    #[must_use]
+    pub fn peer_server_config(&self, tls: QuicServerConfig) -> ServerConfig {
+        let mut config = ServerConfig::with_crypto(Arc::new(tls));
+        config
+            .transport_config(Arc::new(peer_transport(self.buffer_bytes)))
+            .migration(false)
+            .max_incoming(PEERS_INCOMING_MAX)
+            .incoming_buffer_size(PEER_INCOMING_BYTES_MAX)
+            .incoming_buffer_size_total(PEERS_INCOMING_MAX as u64 * PEER_INCOMING_BYTES_MAX);
+        config
+    }
+
     /// The endpoint itself.
     #[must_use]
     pub const fn quinn(&self) -> &quinn::Endpoint {
@@ -175,6 +205,18 @@ pub fn transport(buffer_bytes: usize) -> TransportConfig {
         .enable_segmentation_offload(true)
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("60 s fit into a QUIC integer")));
+    transport
+}
+
+/// Between agents there are many connections, each with a small share of the line.
+fn peer_transport(buffer_bytes: usize) -> TransportConfig {
+    let mut transport = transport(buffer_bytes);
+    transport
+        .receive_window(VarInt::from_u32(PEER_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES / 2))
+        .send_window(PEER_WINDOW_BYTES.into())
+        .keep_alive_interval(None)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(PEER_IDLE_MS))));
     transport
 }
 

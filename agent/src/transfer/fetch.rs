@@ -28,6 +28,7 @@ use super::rate::RateCap;
 use super::timeline::TimeLine;
 use crate::logic::fetch_plan::{BAD_CHUNK_TRIES, EMPTY_TRIES, Ended, FetchPlan, Next};
 use crate::store::{Staging, StoreError};
+use crate::swarm::{PartEnd, PartGuard, Swarm, Taking};
 use crate::{clock, metrics as names};
 
 /// Manifest pages asked for at once; 180 KiB each.
@@ -103,6 +104,10 @@ pub struct Fetch {
     pub decoders: Decoders,
     /// The transfer's cap.
     pub cap: Arc<RateCap>,
+    /// What all transfers of this host together may take.
+    pub host_cap: Arc<RateCap>,
+    /// Where campaigns are found that the content is part of.
+    pub swarm: Option<Swarm>,
     /// Chunks with wrong bytes are reported here; a full channel drops the report.
     pub bad_chunks: mpsc::Sender<BadChunkV1>,
     /// Ends the fetch; what is written stays.
@@ -121,9 +126,10 @@ pub async fn run(fetch: &Fetch) -> Result<(), FetchError> {
     let mut need = fetch.blocking(|staging, progress| staging.prepare(progress)).await?;
     times.is_prepared(clock::monotonic());
     let mut tries = 0;
+    let mut guard = None;
     let finished = loop {
         let began = clock::monotonic();
-        fetch.stoppable(fetch.chunks(need, &mut times)).await?;
+        fetch.stoppable(fetch.get(need, &mut times, &mut guard)).await?;
         times.are_written(began, clock::monotonic());
         match fetch.blocking(|staging, progress| staging.finish(progress)).await {
             Ok(finished) => break finished,
@@ -137,6 +143,9 @@ pub async fn run(fetch: &Fetch) -> Result<(), FetchError> {
             Err(error) => return Err(error),
         }
     };
+    if let Some(guard) = guard {
+        guard.active();
+    }
     let ended = clock::monotonic();
     metrics::histogram!(names::FETCH_SECONDS).record(times.total(ended).as_secs_f64());
     times.log(content, &finished, ended);
@@ -254,8 +263,56 @@ impl Fetch {
         FetchError::Source { fault, text: error.to_string() }
     }
 
-    /// Asks for all chunks in `need` until they are written.
-    async fn chunks(&self, need: ChunkMask, times: &mut TimeLine) -> Result<(), FetchError> {
+    /// Gets all chunks in `need`: as a part of a campaign while there is one, else from the controller. The guard of a part
+    /// that is whole is kept: until the file is active, others are served from it.
+    async fn get(
+        &self,
+        mut need: ChunkMask,
+        times: &mut TimeLine,
+        guard: &mut Option<PartGuard>,
+    ) -> Result<(), FetchError> {
+        loop {
+            let campaign = self.swarm.as_ref().and_then(|swarm| swarm.campaign(self.staging.content()));
+            let Some(campaign) = campaign else {
+                match self.chunks(need, times).await? {
+                    None => return Ok(()),
+                    Some(rest) => need = rest,
+                }
+                continue;
+            };
+            let taking = Taking {
+                staging: Arc::clone(&self.staging),
+                need: need.clone(),
+                decoders: self.decoders.clone(),
+                cap: Arc::clone(&self.cap),
+                bad_chunks: self.bad_chunks.clone(),
+            };
+            let (ended, part) = campaign.take_part(taking);
+            *guard = Some(part);
+            match ended.await {
+                Ok(PartEnd::Complete) => return Ok(()),
+                Ok(PartEnd::Left(rest)) => need = rest,
+                Ok(PartEnd::Failed(error)) => return Err(error.into()),
+                // It ended before it heard of us.
+                Err(_) => {}
+            }
+            *guard = None;
+        }
+    }
+
+    /// Ends when the content becomes part of a campaign.
+    async fn announced(&self) {
+        match &self.swarm {
+            Some(swarm) => swarm.announced(self.staging.content()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks the controller for all chunks in `need` until they are written, or until the content is part of a campaign: then
+    /// what is left comes back.
+    async fn chunks(&self, need: ChunkMask, times: &mut TimeLine) -> Result<Option<ChunkMask>, FetchError> {
+        let mut announced = std::pin::pin!(self.announced());
+        let mut is_announced = false;
         let mut plan = FetchPlan::new(self.staging.pieces()?.as_ref().clone(), need);
         let start = clock::monotonic();
         let now_ms =
@@ -264,7 +321,10 @@ impl Fetch {
         let mut last_error = None;
         loop {
             let mut wake = None;
-            while flying.len() < STREAMS_USED {
+            if is_announced && flying.is_empty() {
+                return Ok(Some(plan.need().clone()));
+            }
+            while flying.len() < STREAMS_USED && !is_announced {
                 match plan.next(now_ms()) {
                     Next::Request { piece, mask } => {
                         let first = plan.pieces().chunks(piece).unwrap_or_default();
@@ -275,12 +335,16 @@ impl Fetch {
                         break;
                     }
                     Next::InFlight => break,
-                    Next::Complete => return Ok(()),
+                    Next::Complete => return Ok(None),
                 }
             }
             let ended = tokio::select! {
                 Some(ended) = flying.next() => ended,
                 () = sleep_until(wake) => continue,
+                () = &mut announced, if !is_announced => {
+                    is_announced = true;
+                    continue;
+                }
             };
             let (piece, mut brought) = ended?;
             if let Some(error) = brought.unpacked.failed.take() {
@@ -315,7 +379,14 @@ impl Fetch {
         let records = self.blocking(move |staging, _| staging.records(chunks)).await?;
         let request = FetchV1 { content: self.staging.content(), piece, mask: mask.as_bytes().to_vec() };
         let sink: Arc<dyn Sink> = Arc::<Staging>::clone(&self.staging);
-        let intake = Intake { decoders: self.decoders.clone(), sink, cap: Arc::clone(&self.cap) };
+        let intake = Intake {
+            decoders: self.decoders.clone(),
+            sink,
+            cap: Arc::clone(&self.cap),
+            host_cap: Arc::clone(&self.host_cap),
+            heard: Arc::default(),
+            is_eager: false,
+        };
         let brought = ask::chunks(&source, &Want { request, mask, first, records }, &intake).await;
         for chunk in &brought.unpacked.bad {
             let bad =

@@ -141,6 +141,10 @@ impl Server {
                 self.send_bytes(stream, &bytes).await
             }
             DataRequest::Fetch(fetch) => self.fetch(stream, fetch).await,
+            DataRequest::FetchPiece(_) | DataRequest::Go(_) | DataRequest::Having(_) => {
+                let text = "agents ask each other so, controllers do not".to_owned();
+                Err(ServeError::Fault { fault: FaultCode::Protocol, text, retry_after_ms: 0 })
+            }
         }
     }
 

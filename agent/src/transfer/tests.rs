@@ -67,6 +67,8 @@ impl Run {
             sources: source.subscribe(),
             decoders: Decoders::start().unwrap(),
             cap: Arc::new(RateCap::new(cap)),
+            host_cap: Arc::new(RateCap::new(None)),
+            swarm: None,
             bad_chunks: reports,
             stop: CancellationToken::new(),
         };
@@ -326,7 +328,14 @@ async fn a_single_chunk_can_be_asked_for() {
     let request = FetchV1 { content: content.id(), piece: 1, mask: mask.as_bytes().to_vec() };
     let want = Want { request, mask, first: range.start, records: staging.records(range.clone()).unwrap() };
     let sink: Arc<dyn Sink> = Arc::<crate::store::Staging>::clone(&staging);
-    let intake = Intake { decoders: run.fetch.decoders.clone(), sink, cap: Arc::clone(&run.fetch.cap) };
+    let intake = Intake {
+        decoders: run.fetch.decoders.clone(),
+        sink,
+        cap: Arc::clone(&run.fetch.cap),
+        host_cap: Arc::clone(&run.fetch.host_cap),
+        heard: Arc::default(),
+        is_eager: false,
+    };
     let brought = ask::chunks(&source, &want, &intake).await;
     assert!(brought.error.is_none(), "{brought:?}");
     assert_eq!(brought.unpacked.done, [range.start + 2]);

@@ -212,6 +212,17 @@ impl Db {
         Ok(self.row(sql("revoked_agent", select).bind(agent)).await?.is_some())
     }
 
+    /// Agents whose key was revoked after `since_us`, the newest first, at most `most`.
+    ///
+    /// # Errors
+    /// A failed statement.
+    pub async fn revoked_agents(&self, since_us: i64, most: u32) -> Result<Vec<AgentId>, DbError> {
+        let select = "SELECT agent_id FROM revoked_agent WHERE revoked_us > ";
+        let stmt = sql("revoked_agent", select).arg(since_us);
+        let rows = self.rows(stmt.text(" ORDER BY revoked_us DESC, agent_id LIMIT ").arg(i64::from(most))).await?;
+        rows.iter().map(|row| row.parse("agent_id")).collect()
+    }
+
     /// Every location by name, with all facts that selectors look at; removed ones only if asked for. A fleet is
     /// thousands of rows and selectors run in Rust: no pages.
     ///

@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Shared;
 use super::frames::{FrameReader, StreamError, send};
 use super::heal::HealWish;
+use super::swarm::{Pass, Turn};
 use crate::clock;
 use crate::content::{ContentError, ContentObject};
 
@@ -47,6 +48,8 @@ pub(super) const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// When an agent whose plan is not made yet asks again.
 const PLANLESS_RETRY_MS: u32 = 500;
+/// When an agent asks again for a piece that other hosts give.
+const ELSEWHERE_RETRY_MS: u32 = 500;
 
 /// Serves one data stream until the agent closes it.
 pub(super) async fn serve(
@@ -105,32 +108,46 @@ async fn answer(
     request: DataRequest,
     writer: &mut SendStream,
 ) -> Result<(), StreamError> {
+    let refusal = match serve_request(shared, location, request, writer).await? {
+        Ok(()) => return Ok(()),
+        Err(refusal) => refusal,
+    };
+    let Refused { fault, text, retry_after_ms } = refusal;
+    tracing::debug!(%location, %fault, text, "a request was not served");
+    send(writer, &DataReply::Fault(FaultV1 { fault, text, retry_after_ms })).await
+}
+
+async fn serve_request(
+    shared: &Arc<Shared>,
+    location: LocationId,
+    request: DataRequest,
+    writer: &mut SendStream,
+) -> Result<Result<(), Refused>, StreamError> {
     let content = match &request {
         DataRequest::Root(root) => root.content,
         DataRequest::Page(page) => page.content,
         DataRequest::Fetch(fetch) => fetch.content,
+        DataRequest::FetchPiece(fetch) => fetch.grant.content,
+        DataRequest::Having(having) => having.grant.content,
+        DataRequest::Go(_) => return Ok(Err(agents_only())),
     };
-    let refusal = match allowed(shared, location, content, &request) {
-        Err(refusal) => refusal,
-        Ok(()) => {
-            let served = match request {
-                DataRequest::Root(_) => {
-                    serve_bytes(shared, content, writer, |object| Ok(object.manifest_root())).await
-                }
-                DataRequest::Page(page) => {
-                    serve_bytes(shared, content, writer, move |object| object.manifest_page(page.page)).await
-                }
-                DataRequest::Fetch(fetch) => serve_chunks(shared, location, fetch, writer).await,
-            }?;
-            match served {
-                Ok(()) => return Ok(()),
-                Err(refusal) => refusal,
-            }
+    if let Err(refusal) = allowed(shared, location, content, &request) {
+        return Ok(Err(refusal));
+    }
+    match request {
+        DataRequest::Root(_) => {
+            serve_bytes(shared, content, writer, |object| Ok(object.manifest_root())).await
         }
-    };
-    let Refused { fault, text, retry_after_ms } = refusal;
-    tracing::debug!(%location, %content, %fault, text, "a request was not served");
-    send(writer, &DataReply::Fault(FaultV1 { fault, text, retry_after_ms })).await
+        DataRequest::Page(page) => {
+            serve_bytes(shared, content, writer, move |object| object.manifest_page(page.page)).await
+        }
+        DataRequest::Fetch(fetch) => serve_piece(shared, location, fetch, writer).await,
+        DataRequest::FetchPiece(_) | DataRequest::Go(_) | DataRequest::Having(_) => Ok(Err(agents_only())),
+    }
+}
+
+fn agents_only() -> Refused {
+    refused(FaultCode::Protocol, "only agents are asked for this; the controller serves a Fetch")
 }
 
 /// Whether the location may have the content now.
@@ -208,20 +225,44 @@ async fn serve_bytes(
     Ok(Ok(()))
 }
 
-async fn serve_chunks(
+/// Serves a piece, or sends its asker away while a campaign has others serve it.
+async fn serve_piece(
     shared: &Arc<Shared>,
     location: LocationId,
     fetch: FetchV1,
     writer: &mut SendStream,
 ) -> Result<Result<(), Refused>, StreamError> {
-    let slot = match Slot::take(shared, location) {
-        Ok(slot) => slot,
-        Err(retry_after_ms) => {
-            metrics::counter!(super::metrics::BUSY).increment(1);
-            let text = "all transfer slots are taken".to_owned();
-            return Ok(Err(Refused { fault: FaultCode::Busy, text, retry_after_ms }));
-        }
+    let busy = |text: &str, retry_after_ms| {
+        metrics::counter!(super::metrics::BUSY).increment(1);
+        Ok(Err(Refused { fault: FaultCode::Busy, text: text.to_owned(), retry_after_ms }))
     };
+    let (content, piece) = (fetch.content, fetch.piece);
+    match shared.swarms.pass(location, content, piece, shared.now_ms()) {
+        Pass::Elsewhere => busy("this piece comes from other hosts", ELSEWHERE_RETRY_MS),
+        Pass::Leased => {
+            let Some(turn) = shared.swarms.turn(location, || shared.now_ms()).await else {
+                return busy("the lease of this piece is over", ELSEWHERE_RETRY_MS);
+            };
+            let served = serve_chunks(shared, location, fetch, writer, Some(&turn)).await?;
+            if served.is_ok() {
+                shared.swarms.sent(location, content, piece).await;
+            }
+            Ok(served)
+        }
+        Pass::Direct => match Slot::take(shared, location) {
+            Ok(_slot) => serve_chunks(shared, location, fetch, writer, None).await,
+            Err(retry_after_ms) => busy("all transfer slots are taken", retry_after_ms),
+        },
+    }
+}
+
+async fn serve_chunks(
+    shared: &Arc<Shared>,
+    location: LocationId,
+    fetch: FetchV1,
+    writer: &mut SendStream,
+    turn: Option<&Turn<'_>>,
+) -> Result<Result<(), Refused>, StreamError> {
     let FetchV1 { content, piece, mask } = fetch;
     let (groups, chunks, bytes) =
         match on_disk(shared, content, move |object| layout(object, piece, &mask)).await {
@@ -253,11 +294,13 @@ async fn serve_chunks(
             parts.push(headers.split_to(ChunkHeader::BYTES).freeze());
             parts.push(rest.split_to(stored.stored_len as usize));
         }
+        if let Some(turn) = turn {
+            turn.wait(parts.iter().map(Bytes::len).sum(), shared.now_us()).await;
+        }
         pace.write(writer, &mut parts).await?;
         parts.clear();
     }
     metrics::counter!(super::metrics::SERVED_BYTES).increment(bytes.into());
-    drop(slot);
     Ok(Ok(()))
 }
 

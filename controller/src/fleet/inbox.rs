@@ -112,6 +112,8 @@ impl Inbox {
             ToController::KeyAsk(ask) if ask.location == self.session.location => {
                 return Ok(Next::Answer(ToAgent::KeyGiven(self.key(ask.content).await)));
             }
+            ToController::CampaignState(state) => self.shared.swarms.state(&self.session, state).await,
+            ToController::PieceReport(report) => self.shared.swarms.report(&self.session, report).await,
             ToController::Renew(renew) => return Ok(self.renew(&renew.csr_der).await),
             ToController::Goodbye(goodbye) => return Ok(Next::Goodbye { reason: clean(&goodbye.reason) }),
             ToController::Hello(_) | ToController::HelloAck(_) => return Err(InboxError::OutOfTurn),

@@ -22,3 +22,13 @@ pub const DAMAGED_CHUNKS: &str = "hearth_fleet_damaged_chunks_total";
 pub const PASS_SECONDS: &str = "hearth_fleet_pass_seconds";
 /// Gauge: transfers that may run now.
 pub const ADMITTED: &str = "hearth_fleet_admitted_transfers";
+/// Gauge: campaigns that run.
+pub const CAMPAIGNS: &str = "hearth_swarm_campaigns";
+/// Counter: leases given to hosts.
+pub const LEASES: &str = "hearth_swarm_leases_total";
+/// Counter: pieces that the controller has sent in campaigns.
+pub const SOURCE_PIECES: &str = "hearth_swarm_source_pieces_total";
+/// Counter: pieces that hosts have finished in campaigns.
+pub const PIECES: &str = "hearth_swarm_pieces_total";
+/// Counter: failures that hosts report of each other, label `kind` (`late`, `missing`, `silent`, `wrong`).
+pub const PIECE_FAILURES: &str = "hearth_swarm_failures_total";

@@ -4,7 +4,8 @@
 //!            UDP 7443 ── door ──┬─ hearth-enrol/1 ── enrol ────────────────┐
 //!                               └─ hearth/1 ── session ─┬─ inbox ─ reports ┤ database
 //!                                                       └─ data ── content │   │ change
-//!  sessions ◀── plans ◀── reconcile ◀── picture ◀──────────────────────────┘ ◀─┘
+//!  sessions ◀─┬─ plans ◀──────────── reconcile ◀── picture ◀───────────────┘ ◀─┘
+//!             └─ swarm (campaigns) ◀─┘
 //! ```
 //! **What.** One QUIC endpoint with two doors, a table of live sessions, a data server for manifests and chunks, and a
 //! reconciler that turns intents into plans. [`Fleet::start`] starts it all; [`FleetHandle`] is what the API holds.
@@ -49,17 +50,20 @@ mod net;
 mod picture;
 mod plans;
 mod reconcile;
+mod recruit;
 mod registry;
 mod remake;
 mod reports;
 mod session;
 mod socket;
+mod swarm;
 pub mod tls;
 mod upkeep;
 mod want;
 
 pub use reconcile::STOPPED_SETTING;
 pub use registry::{Duplicate, Figures, SessionView};
+pub use swarm::{CampaignView, Failures, HostView, SwarmSettings};
 
 /// Settings of the fleet.
 #[derive(Clone, Debug)]
@@ -74,6 +78,8 @@ pub struct FleetConfig {
     pub heartbeat: Duration,
     /// Which images agents may ask for.
     pub hosts_may_ask: HostsMayAsk,
+    /// How hosts share what they fetch.
+    pub swarm: SwarmSettings,
     /// A receiver that takes nothing for this long is cut off.
     pub stall: Duration,
 }
@@ -88,6 +94,7 @@ impl FleetConfig {
             agent_life: ca::AGENT_LIFE_DEFAULT,
             heartbeat: Duration::from_secs(crate::config::HEARTBEAT_SECONDS_DEFAULT.into()),
             hosts_may_ask: HostsMayAsk::default(),
+            swarm: SwarmSettings::default(),
             stall: data::STALL_MAX,
         }
     }
@@ -129,6 +136,7 @@ struct Shared {
     registry: registry::Registry,
     plans: plans::Plans,
     picture: picture::Picture,
+    swarms: swarm::Swarms,
     reports: mpsc::Sender<reports::Report>,
     heals: heal::HealQueue,
     slots: Mutex<Slots<LocationId>>,
@@ -151,7 +159,12 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// Milliseconds since the start, by a clock that does not go back.
     fn now_ms(&self) -> u64 {
-        u64::try_from(clock::monotonic().duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+        self.now_us() / 1000
+    }
+
+    /// The same in microseconds.
+    fn now_us(&self) -> u64 {
+        u64::try_from(clock::monotonic().duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 
     fn wake(&self) {
@@ -203,6 +216,7 @@ impl Fleet {
         let (reports, report_queue) = mpsc::channel(reports::QUEUE_MAX);
         let (heals, heal_queue) = heal::HealQueue::new();
         let (events, _) = broadcast::channel(1024);
+        let swarms = swarm::Swarms::new(config.swarm, identity.authority(), clock::unix_us());
         let shared = Arc::new(Shared {
             db,
             store,
@@ -213,6 +227,7 @@ impl Fleet {
             registry: registry::Registry::default(),
             plans: plans::Plans::default(),
             picture: picture::Picture::default(),
+            swarms,
             reports,
             heals,
             slots: Mutex::new(Slots::new(data::SLOTS)),
@@ -301,6 +316,18 @@ impl FleetHandle {
         !mine.is_empty()
     }
 
+    /// Campaigns: those that run, then the last 64 that ended, the newest first.
+    #[must_use]
+    pub fn campaigns(&self) -> Vec<Arc<CampaignView>> {
+        self.inner.shared.swarms.views()
+    }
+
+    /// The campaign of a content: the one that runs, else the last one.
+    #[must_use]
+    pub fn campaign(&self, content: ContentId) -> Option<Arc<CampaignView>> {
+        self.inner.shared.swarms.view(content)
+    }
+
     /// Asks an agent to hash a copy from disk again; the result comes as a change of the entry.
     ///
     /// # Errors
@@ -330,6 +357,7 @@ impl FleetHandle {
             .endpoint
             .close(quinn::VarInt::from_u32(FaultCode::Closing.number().into()), b"the controller stops");
         self.inner.tasks.iter().for_each(JoinHandle::abort);
+        self.inner.shared.swarms.stop();
         if tokio::time::timeout(Duration::from_secs(3), self.inner.endpoint.wait_idle()).await.is_err() {
             tracing::debug!("some agents did not acknowledge the close");
         }

@@ -22,11 +22,13 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::compose::{Model, Wants};
 use super::jobs::Jobs;
 use super::plans::{ENTRIES_MAX, Plan};
+use super::recruit::{Recruiter, receivers};
 use super::registry::Session;
+use super::swarm::CampaignWish;
+use super::{Shared, recruit};
 use crate::clock;
 use crate::db::{Change, DbError};
 use crate::logic::admission::{Admitted, Candidate, Standing, admit, candidate};
@@ -79,6 +81,7 @@ pub(super) struct Reconciler {
     dirty: Dirty,
     admitted: Admitted,
     generations: HashMap<LocationId, Generation>,
+    recruiter: Recruiter,
 }
 
 impl Reconciler {
@@ -97,6 +100,7 @@ impl Reconciler {
             dirty: Dirty::ALL,
             admitted: Admitted::new(),
             generations: HashMap::new(),
+            recruiter: Recruiter::default(),
         };
         this.reload().await?;
         Ok(this)
@@ -168,6 +172,8 @@ impl Reconciler {
                 let known = self.generations.entry(*id).or_default();
                 *known = location.generation.max(*known);
             }
+            self.recruiter.places(self.model.locations.values());
+            recruit::deny(&self.shared).await?;
         }
         if std::mem::take(&mut self.dirty.jobs) {
             self.jobs.load(db, &self.shared.picture).await?;
@@ -203,8 +209,13 @@ impl Reconciler {
             .map(|session| (Arc::clone(&session), self.model.wants(session.location)))
             .collect();
         self.forget_removed(&wants).await?;
-        self.choose(&wants, now_us);
-        self.publish(&wants).await
+        let candidates = self.candidates(&wants, now_us);
+        let campaigns = self.recruiter.campaigns(&self.shared, &self.model, &wants, &candidates);
+        self.choose(candidates, &campaigns);
+        self.shared.swarms.open(&self.shared, &campaigns);
+        self.publish(&wants).await?;
+        self.shared.swarms.recruit(campaigns, self.model.stopped).await;
+        Ok(())
     }
 
     /// The sessions to plan for; those that may not be are closed.
@@ -258,8 +269,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Chooses the transfers that may run.
-    fn choose(&mut self, wants: &[(Arc<Session>, Wants)], now_us: i64) {
+    /// The transfers that could run.
+    fn candidates(&self, wants: &[(Arc<Session>, Wants)], now_us: i64) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = Vec::new();
         for (session, wants) in wants {
             let Some(location) = self.model.locations.get(&session.location) else { continue };
@@ -270,7 +281,16 @@ impl Reconciler {
                 candidates.extend(candidate(here, wanted, &self.admitted, now_us));
             }
         }
+        candidates
+    }
+
+    /// Chooses the transfers that may run. Receivers of a campaign may all: what comes from other hosts costs the controller
+    /// little, so no cap counts it.
+    fn choose(&mut self, mut candidates: Vec<Candidate>, campaigns: &[CampaignWish]) {
+        let shared: Admitted = campaigns.iter().flat_map(receivers).collect();
+        candidates.retain(|candidate| !shared.contains(&(candidate.location, candidate.content)));
         self.admitted = admit(self.shared.config.caps, &candidates);
+        self.admitted.extend(shared);
         let admitted = u32::try_from(self.admitted.len()).unwrap_or(u32::MAX);
         metrics::gauge!(super::metrics::ADMITTED).set(f64::from(admitted));
     }

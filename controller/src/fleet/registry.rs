@@ -6,7 +6,7 @@
 //! a minute later; the database gets them once a minute.
 //! **Invariants.** At most one session per location. A session leaves the table before its task ends.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hearth_protocol::digest::{AgentId, ContentId};
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::id::{BootId, Generation, LocationId};
-use hearth_protocol::message::control::PulseV1;
+use hearth_protocol::message::control::{PulseV1, ToAgent};
 use quinn::{Connection, VarInt};
 use tokio::sync::Notify;
 
 /// Copies that may wait to be hashed again on one session's way out: protects memory; more are asked for later.
 const VERIFIES_MAX: usize = 64;
+/// Messages about campaigns that may wait on one session's way out: protects memory. Leases beyond it are dropped and expire.
+const SWARM_MAX: usize = 1024;
+/// Further ones that are no leases; a session that does not take them is closed.
+const SWARM_RESERVE: usize = 64;
 /// How long a second place with an agent's key is shown, microseconds: a refused agent comes again every five minutes.
 const DUPLICATE_SHOWN_US: i64 = 15 * 60 * 1_000_000;
 
@@ -38,6 +42,12 @@ pub(super) struct Session {
     pub(super) address: SocketAddr,
     /// The agent's program version.
     pub(super) build: String,
+    /// Version of the protocol that both speak.
+    pub(super) version: u16,
+    /// Addresses under which other agents reach it, `ip:port`.
+    pub(super) advertised: Vec<String>,
+    /// Speed of its network interface, Mbit/s; 0 if it did not say.
+    pub(super) nic_mbps: u32,
     /// When it came up, microseconds since the epoch.
     pub(super) since_us: i64,
     pub(super) connection: Connection,
@@ -57,6 +67,8 @@ struct State {
     /// A plan must be sent even if its generation was sent before: the agent is asked for a sign of life.
     nudge: bool,
     verify: BTreeSet<ContentId>,
+    /// About campaigns, in order.
+    swarm: VecDeque<ToAgent>,
 }
 
 /// A second place from which an agent's key was shown while its session lived: a copied key or disk.
@@ -110,6 +122,7 @@ pub(super) struct Due {
     pub(super) plan: bool,
     pub(super) nudge: bool,
     pub(super) verify: BTreeSet<ContentId>,
+    pub(super) swarm: VecDeque<ToAgent>,
 }
 
 /// What a new session is made of.
@@ -119,6 +132,9 @@ pub(super) struct NewSession {
     pub(super) location: LocationId,
     pub(super) boot: BootId,
     pub(super) build: String,
+    pub(super) version: u16,
+    pub(super) advertised: Vec<String>,
+    pub(super) nic_mbps: u32,
     pub(super) connection: Connection,
     pub(super) ends_ms: u64,
     pub(super) now_us: i64,
@@ -127,7 +143,8 @@ pub(super) struct NewSession {
 
 impl Session {
     pub(super) fn new(number: u64, new: NewSession) -> Self {
-        let NewSession { agent, location, boot, build, connection, ends_ms, now_us, followed } = new;
+        let NewSession { agent, location, boot, build, version, connection, ends_ms, now_us, followed, .. } = new;
+        let NewSession { advertised, nic_mbps, .. } = new;
         // The plan may have been lost with the session before: this one looks at it at once.
         let wake = Notify::new();
         wake.notify_one();
@@ -138,6 +155,9 @@ impl Session {
             boot,
             address: connection.remote_address(),
             build,
+            version,
+            advertised,
+            nic_mbps,
             since_us: now_us,
             connection,
             ends_ms: AtomicU64::new(ends_ms),
@@ -179,9 +199,32 @@ impl Session {
         room
     }
 
+    /// Queues a message about a campaign; `false`: the agent does not read, and it was dropped. Only leases are: whoever does
+    /// not take the others is cut off.
+    pub(super) fn swarm_say(&self, message: ToAgent) -> bool {
+        let mut state = self.state();
+        let most = match message {
+            ToAgent::PieceLeases(_) => SWARM_MAX,
+            _ => SWARM_MAX + SWARM_RESERVE,
+        };
+        let has_room = state.swarm.len() < most;
+        if has_room {
+            state.swarm.push_back(message);
+            self.wake.notify_one();
+        } else if most > SWARM_MAX {
+            self.close(FaultCode::Unreachable, "this agent does not read what it is told");
+        }
+        has_room
+    }
+
     pub(super) fn due(&self) -> Due {
         let mut state = self.state();
-        let due = Due { plan: state.plan_due, nudge: state.nudge, verify: std::mem::take(&mut state.verify) };
+        let due = Due {
+            plan: state.plan_due,
+            nudge: state.nudge,
+            verify: std::mem::take(&mut state.verify),
+            swarm: std::mem::take(&mut state.swarm),
+        };
         (state.plan_due, state.nudge) = (false, false);
         due
     }

@@ -33,6 +33,7 @@ use super::frames::{FrameReader, StreamError, send};
 use super::inbox::{Inbox, Next};
 use super::registry::{Due, Duplicate, NewSession, Session};
 use super::reports::Report;
+use super::swarm::Swarms;
 use super::{Shared, ca, data};
 use crate::db::locations::SessionFacts;
 use crate::db::operations::Draft;
@@ -151,6 +152,9 @@ async fn greet(
         location: facts.location,
         boot: hello.boot,
         build: cut(&hello.build),
+        version,
+        advertised: facts.advertised.clone(),
+        nic_mbps: facts.nic_mbps,
         connection: connection.clone(),
         ends_ms: shared.now_ms() + u64::try_from(left_us / 1000).unwrap_or(0),
         now_us,
@@ -161,6 +165,9 @@ async fn greet(
     shared.report(Report::Begun { location: session.location, facts }).await;
     if let Some(older) = shared.registry.put(Arc::clone(&session)) {
         older.close(FaultCode::Duplicate, "a newer session of this agent took its place");
+    }
+    if let Some(denied) = shared.swarms.denied().filter(|_| Swarms::speaks(&session)) {
+        session.swarm_say(denied);
     }
     tracing::info!(location = %session.location, address = %session.address, build = session.build, "session up");
     shared.location_changed(session.location);
@@ -348,11 +355,15 @@ async fn send_due(
     for content in due.verify {
         send(writer, &ToAgent::Verify(VerifyV1 { location: session.location, content })).await?;
     }
+    for message in due.swarm {
+        send(writer, &message).await?;
+    }
     Ok(())
 }
 
 async fn end(shared: &Arc<Shared>, session: &Arc<Session>, why: &Over) {
     let was_current = shared.registry.remove(session);
+    shared.swarms.left(session).await;
     close(&session.connection, FaultCode::Closing, "the session is over");
     tracing::info!(location = %session.location, address = %session.address, %why, "session over");
     if was_current {

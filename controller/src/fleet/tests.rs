@@ -41,6 +41,7 @@ mod enrol;
 mod garbage;
 mod plans;
 mod session;
+mod swarm;
 
 /// Longest wait for something that must happen.
 const SOON: Duration = Duration::from_secs(10);

@@ -27,6 +27,7 @@ pub mod launch;
 pub mod liveness;
 pub mod login;
 pub mod market;
+pub mod pace;
 pub mod plan;
 pub mod prewarm;
 pub mod quota;

@@ -317,6 +317,7 @@ impl Answers {
                     bytes(&mut send, does, self.content.page(page.page).to_vec()).await
                 }
                 (None, DataRequest::Fetch(fetch)) => self.chunks(&mut send, does, &fetch).await,
+                (None, _) => return,
             };
             if !answered {
                 return;

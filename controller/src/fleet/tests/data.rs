@@ -23,13 +23,13 @@ async fn placed(place: &Place, agent: &Agent) -> Live {
     live
 }
 
-async fn want(place: &Place, agent: &Agent) {
+pub(super) async fn want(place: &Place, agent: &Agent) {
     let intent = Intent::manual(place.image, place.content, agent.location(), IntentHold::Pinned);
     place.db.put_intents(&[intent], &Draft::system("cache.add")).await.unwrap();
 }
 
 /// Asks for something and reads what follows.
-async fn ask(live: &Live, request: DataRequest) -> Result<(DataReply, Vec<u8>), FaultV1> {
+pub(super) async fn ask(live: &Live, request: DataRequest) -> Result<(DataReply, Vec<u8>), FaultV1> {
     let (mut writer, recv) = live.connection.open_bi().await.unwrap();
     send(&mut writer, &request).await.unwrap();
     let mut reader = FrameReader::new(recv, BODY_BYTES_MAX);
@@ -38,6 +38,7 @@ async fn ask(live: &Live, request: DataRequest) -> Result<(DataReply, Vec<u8>), 
         DataReply::BytesFollow(follow) => follow.bytes,
         DataReply::ChunksFollow(follow) => follow.bytes,
         DataReply::Fault(fault) => return Err(fault.clone()),
+        other => panic!("only agents answer {other:?}"),
     };
     let mut buffer = vec![0; bytes as usize];
     tokio::time::timeout(SOON, reader.stream().read_exact(&mut buffer)).await.unwrap().unwrap();
@@ -60,7 +61,7 @@ fn unpacked(mut bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
     chunks
 }
 
-fn fetch(content: ContentId, piece: u32, mask: &ChunkMask) -> DataRequest {
+pub(super) fn fetch(content: ContentId, piece: u32, mask: &ChunkMask) -> DataRequest {
     DataRequest::Fetch(FetchV1 { content, piece, mask: mask.as_bytes().to_vec() })
 }
 

@@ -30,6 +30,7 @@ mod choose;
 mod copies;
 mod leases;
 mod member;
+pub mod membership;
 mod planner;
 mod pool;
 mod racks;
@@ -51,6 +52,12 @@ impl HostNo {
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
+    }
+
+    /// Its number as messages have it.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
     }
 
     /// The host at a place.

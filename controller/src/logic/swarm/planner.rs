@@ -302,6 +302,11 @@ impl Planner {
         !self.done.has(host, piece) && !self.coming.has(host, piece)
     }
 
+    /// Changes what may enter a rack at once; see [`Settings::rack_budget`].
+    pub const fn set_rack_budget(&mut self, rack_budget: u32) {
+        self.settings.rack_budget = rack_budget;
+    }
+
     /// Leases given out so far.
     #[must_use]
     pub const fn n_leases(&self) -> u64 {

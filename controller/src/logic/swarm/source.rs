@@ -38,6 +38,23 @@ impl Planner {
         self.source_sent
     }
 
+    /// Changes what the source may send; the budget is shared with campaigns that come and go.
+    pub fn set_source_rate(&mut self, bytes_per_s: u64, now_us: u64) {
+        let step_us = self.piece_bytes * 1_000_000 / bytes_per_s.max(1);
+        let step_us = u32::try_from(step_us).unwrap_or(u32::MAX);
+        if self.loads[SOURCE.index()].step_us != step_us {
+            self.loads[SOURCE.index()].step_us = step_us;
+            self.refresh_load(SOURCE, now_us);
+        }
+    }
+
+    /// Whether a piece is leased to a host from the source and was not sent yet.
+    #[must_use]
+    pub fn awaits_source(&self, host: HostNo, piece: PieceNo) -> bool {
+        let mut leases = self.members[host.index()].under_way.iter();
+        leases.any(|lease| lease.piece == piece && lease.from == SOURCE && !lease.is_sent)
+    }
+
     /// The piece that the source sends next, if it may send one: first each one once, then those that no host has any more.
     fn next_of_source(&mut self) -> Option<PieceNo> {
         while self.source_next < self.n_pieces {

@@ -1,0 +1,427 @@
+//! One campaign at this host: the task that owns its tables.
+//!
+//! ```text
+//!  events ─▶ hear ─▶ receiving (leases, requests)     tick ─▶ stalls, expiry, hedges, what to do alone
+//!                 └▶ serving (who asks us)                 └▶ report, sign of life
+//! ```
+//! **What.** A [`Handle`] is how others speak to the task. Here are its life, what it holds, and what it says to the controller;
+//! [`super::receiving`] and [`super::serving`] are its two sides.
+//! **Why the queue of events has no bound.** Each comes from a task that waits for its answer or ends with it; those are
+//! bounded, and an event that were dropped would lose a slot for good.
+//!
+//! **Invariants.** A campaign that is over is never found again. Nothing is reported before the controller was told what is
+//! here.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hearth_protocol::digest::ContentId;
+use hearth_protocol::message::swarm::{
+    Campaign as CampaignId, CampaignStateV1, FailureKind, FinishedPiece, JoinCampaignV1, PieceFailure,
+    PieceLeasesV1, PieceReportV1, PiecesHereV1, REPORT_PIECES_MAX, piece_bits,
+};
+use hearth_protocol::piece::Pieces;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::parts::{PartEnd, PartGuard, Taking};
+use super::peers::Peer;
+use super::receiving::Part;
+use super::relay::Shelf;
+use super::request::{Go, Outcome};
+use super::upload::Verdict;
+use super::{Shared, receiving};
+use crate::clock;
+use crate::logic::swarm::{Ended, Failed, Uploads};
+use crate::store::{Reader, Spool};
+
+/// Time between two looks at what stalls and expires.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A host that says nothing for longer than a second is taken for gone.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(400);
+/// A new session's controller leads the campaign within this time, or nobody does.
+const LED_WITHIN: Duration = Duration::from_secs(5);
+/// How often a finished content is looked for that was announced before it is here.
+const SHELF_EVERY: Duration = Duration::from_millis(500);
+
+/// What happens to a campaign.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The controller asks for the state, maybe as another campaign.
+    Joined(Box<JoinCampaignV1>),
+    Leases(PieceLeasesV1),
+    /// The controller ended it, for this reason.
+    Ended(String),
+    /// The session came up or went down.
+    Session(bool),
+    /// A fetch hands its file over.
+    Part(u64, Taking, oneshot::Sender<PartEnd>),
+    /// A fetch ended.
+    PartOver {
+        number: u64,
+        is_active: bool,
+    },
+    /// The finished content was opened.
+    Here(Option<(Arc<Reader>, Arc<Pieces>)>),
+    /// A holder is ready.
+    Offered {
+        piece: u32,
+        from: u32,
+        has_all: bool,
+        answer: oneshot::Sender<Go>,
+    },
+    RequestEnded(Box<Outcome>),
+    /// What a neighbour has; `None`: it does not answer.
+    Having {
+        from: u32,
+        done: Option<Vec<u8>>,
+    },
+    /// Another agent asks for a piece.
+    Asked {
+        piece: u32,
+        verdict: oneshot::Sender<Verdict>,
+    },
+    UploadEnded {
+        key: u64,
+        bytes: u64,
+    },
+    /// Another agent asks what is here.
+    HavingAsked(oneshot::Sender<PiecesHereV1>),
+}
+
+#[derive(Debug)]
+struct Known {
+    campaign: CampaignId,
+    grant_key: [u8; 32],
+}
+
+/// How others speak to a campaign.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    events: mpsc::UnboundedSender<Event>,
+    known: Arc<Mutex<Known>>,
+    is_over: Arc<AtomicBool>,
+    parts: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Handle {
+    pub(super) fn tell(&self, event: Event) {
+        // Fails only if the campaign is over.
+        drop(self.events.send(event));
+    }
+
+    pub(super) fn events(&self) -> mpsc::UnboundedSender<Event> {
+        self.events.clone()
+    }
+
+    pub(super) fn campaign(&self) -> CampaignId {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).campaign
+    }
+
+    pub(super) fn grant_key(&self) -> [u8; 32] {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).grant_key
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Which pieces are here; `None` if that is not known.
+    pub(super) async fn having(&self) -> Option<PiecesHereV1> {
+        let (answer, says) = oneshot::channel();
+        self.tell(Event::HavingAsked(answer));
+        says.await.ok()
+    }
+
+    /// Hands a file over. The receiver says how the part ended, or nothing if the campaign is over already.
+    pub(crate) fn take_part(&self, taking: Taking) -> (oneshot::Receiver<PartEnd>, PartGuard) {
+        let number = self.parts.fetch_add(1, Ordering::Relaxed) + 1;
+        let (end, ended) = oneshot::channel();
+        self.tell(Event::Part(number, taking, end));
+        (ended, PartGuard { number, campaign: self.clone(), is_active: false })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Campaign {
+    pub(super) shared: Arc<Shared>,
+    pub(super) handle: Handle,
+    events: mpsc::UnboundedReceiver<Event>,
+    pub(super) join: JoinCampaignV1,
+    pub(super) content: ContentId,
+    start: Instant,
+    /// Hosts by their number.
+    pub(super) peers: HashMap<u32, Arc<Peer>>,
+    pub(super) spool: Option<Arc<Spool>>,
+    pub(super) shelf: Option<Shelf>,
+    is_opening: bool,
+    looked_for_shelf: Option<Instant>,
+    /// The content is here; the shelf is still the file that it was written to.
+    is_finished: bool,
+    pub(super) pieces: Option<Arc<Pieces>>,
+    /// A bit per piece of which nothing is missing.
+    pub(super) done: Vec<u64>,
+    pub(super) part: Option<Part>,
+    pub(super) uploads: Uploads<u64>,
+    pub(super) waiting: HashMap<u64, (u32, oneshot::Sender<Verdict>)>,
+    pub(super) next_key: u64,
+    /// The controller waits to be told what is here.
+    is_state_due: bool,
+    is_session_up: bool,
+    /// When the session that is up began, or when the last one ended.
+    session_changed: Instant,
+    is_led: bool,
+    spoke: Instant,
+    pub(super) from_controller_bytes: u64,
+    pub(super) from_agents_bytes: u64,
+    pub(super) sent_bytes: u64,
+}
+
+impl Campaign {
+    /// A campaign that runs once the future is awaited.
+    pub(super) fn begin(
+        shared: Arc<Shared>,
+        join: JoinCampaignV1,
+    ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+        #[expect(clippy::disallowed_methods, reason = "see the module: its senders are bounded")]
+        let (sender, events) = mpsc::unbounded_channel();
+        let known = Known { campaign: join.campaign, grant_key: join.grant_key };
+        let handle = Handle {
+            events: sender,
+            known: Arc::new(Mutex::new(known)),
+            is_over: Arc::default(),
+            parts: Arc::default(),
+        };
+        let content = join.grant.content;
+        let now = clock::monotonic();
+        let campaign = Self {
+            spool: shared.spool(content),
+            shared,
+            handle: handle.clone(),
+            events,
+            content,
+            start: now,
+            peers: HashMap::new(),
+            shelf: None,
+            is_opening: false,
+            looked_for_shelf: None,
+            is_finished: false,
+            pieces: None,
+            done: Vec::new(),
+            part: None,
+            uploads: Uploads::new(usize::from(join.slots.max(1))),
+            waiting: HashMap::new(),
+            next_key: 0,
+            is_state_due: true,
+            is_session_up: true,
+            session_changed: now,
+            is_led: true,
+            spoke: now,
+            from_controller_bytes: 0,
+            from_agents_bytes: 0,
+            sent_bytes: 0,
+            join,
+        };
+        (handle, campaign.run())
+    }
+
+    async fn run(mut self) {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let flow = tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(event) => self.hear(event),
+                    None => ControlFlow::Break("nobody speaks to it".to_owned()),
+                },
+                _ = tick.tick() => self.look(),
+            };
+            if let ControlFlow::Break(why) = flow {
+                return self.end(&why);
+            }
+            self.serve();
+            self.speak();
+        }
+    }
+
+    fn hear(&mut self, event: Event) -> ControlFlow<String> {
+        match event {
+            Event::Joined(join) => self.joined(*join),
+            Event::Leases(leases) => self.leases(leases),
+            Event::Ended(why) => return ControlFlow::Break(why),
+            Event::Session(is_up) => {
+                self.is_session_up = is_up;
+                self.is_led = false;
+                self.session_changed = clock::monotonic();
+            }
+            Event::Part(number, taking, end) => self.take(number, taking, end),
+            Event::PartOver { number, is_active } => self.part_over(number, is_active),
+            Event::Here(opened) => self.opened(opened),
+            Event::Offered { piece, from, has_all, answer } => self.offered(piece, from, has_all, answer),
+            Event::RequestEnded(outcome) => self.request_ended(*outcome),
+            Event::Having { from, done } => self.neighbour_has(from, done),
+            Event::Asked { piece, verdict } => self.asked(piece, verdict),
+            Event::UploadEnded { key, bytes } => {
+                self.uploads.ended(key);
+                self.sent_bytes += bytes;
+            }
+            Event::HavingAsked(answer) => {
+                if let Some(n_pieces) = self.pieces.as_ref().map(|pieces| pieces.len()) {
+                    // Fails only if the asker has gone.
+                    drop(answer.send(PiecesHereV1 { n_pieces, done: self.bits(n_pieces) }));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn joined(&mut self, join: JoinCampaignV1) {
+        if join.campaign != self.join.campaign {
+            // Hosts have other numbers there.
+            self.peers.clear();
+            self.forget_leases();
+            (self.from_controller_bytes, self.from_agents_bytes, self.sent_bytes) = (0, 0, 0);
+        }
+        let known = Known { campaign: join.campaign, grant_key: join.grant_key };
+        *self.handle.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        self.join = join;
+        (self.is_led, self.is_state_due) = (true, true);
+    }
+
+    /// What time brings.
+    fn look(&mut self) -> ControlFlow<String> {
+        let now = clock::monotonic();
+        if self.is_session_up && !self.is_led && now.duration_since(self.session_changed) > LED_WITHIN {
+            return ControlFlow::Break("the controller does not lead it any more".to_owned());
+        }
+        self.open_shelf(now);
+        self.look_at_uploads();
+        self.look_at_part();
+        if !self.is_session_up {
+            self.alone(now.duration_since(self.session_changed));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Opens the finished content, unless a fetch has a file of it.
+    fn open_shelf(&mut self, now: Instant) {
+        let is_early = self.looked_for_shelf.is_some_and(|at| now.duration_since(at) < SHELF_EVERY);
+        let is_needed = self.is_finished || self.shelf.is_none();
+        if !is_needed || self.is_opening || is_early {
+            return;
+        }
+        (self.is_opening, self.looked_for_shelf) = (true, Some(now));
+        let (store, content, handle) = (self.shared.store.clone(), self.content, self.handle.clone());
+        let opening = move || handle.tell(Event::Here(receiving::open(&store, content)));
+        drop(tokio::task::spawn_blocking(opening));
+    }
+
+    fn opened(&mut self, opened: Option<(Arc<Reader>, Arc<Pieces>)>) {
+        self.is_opening = false;
+        let Some((reader, pieces)) = opened.filter(|_| self.part.is_none()) else { return };
+        self.is_finished = false;
+        self.done = (0..pieces.len().div_ceil(64)).map(|_| u64::MAX).collect();
+        self.pieces = Some(pieces);
+        self.shelf = Some(Shelf::Here(reader, self.spool.clone()));
+    }
+
+    /// Says to the controller what is due.
+    fn speak(&mut self) {
+        if !self.is_session_up || !self.is_led {
+            return;
+        }
+        let Some(pieces) = self.pieces.clone().filter(|_| self.shelf.is_some()) else { return };
+        let campaign = self.join.campaign;
+        if std::mem::take(&mut self.is_state_due) {
+            let rest = self.part.as_ref().map_or(0, Part::rest_bytes);
+            self.say(CampaignStateV1 {
+                campaign,
+                n_pieces: pieces.len(),
+                done: self.bits(pieces.len()),
+                needed_bytes: rest,
+                upload_bytes_per_s: self.shared.caps.upload_bytes_per_s(),
+                download_bytes_per_s: self.shared.caps.download_bytes_per_s(),
+            });
+        }
+        let now_ms = self.now_ms();
+        let report = self.part.as_mut().and_then(|part| part.downloads.report(now_ms));
+        let is_quiet = clock::monotonic().duration_since(self.spoke) >= SIGN_OF_LIFE;
+        if report.is_none() && !is_quiet {
+            return;
+        }
+        let (finished, failed) =
+            report.map_or_else(Default::default, |report| (report.finished, report.failed));
+        let finished = finished.into_iter().map(|(piece, from)| FinishedPiece { piece, from });
+        self.say(PieceReportV1 {
+            campaign,
+            finished: finished.take(REPORT_PIECES_MAX).collect(),
+            failed: failed.into_iter().map(failure).take(REPORT_PIECES_MAX).collect(),
+            from_controller_bytes: self.from_controller_bytes,
+            from_agents_bytes: self.from_agents_bytes,
+            sent_bytes: self.sent_bytes,
+        });
+    }
+
+    fn say(&mut self, message: impl Into<hearth_protocol::message::control::ToController>) {
+        self.spoke = clock::monotonic();
+        if self.shared.outbox.try_send(message.into()).is_err() {
+            // The controller takes this host for gone and asks for its state anew.
+            tracing::debug!(content = %self.content, "a report does not get through");
+        }
+    }
+
+    fn end(mut self, why: &str) {
+        tracing::info!(content = %self.content, campaign = self.join.campaign.number, why, "no part of the campaign any more");
+        self.handle.is_over.store(true, Ordering::Relaxed);
+        self.leave_part();
+        if let Some(spool) = self.spool.take() {
+            self.shared.keep_spool(self.content, spool);
+        }
+        let mut running = self.shared.running();
+        if running.get(&self.content).is_some_and(Handle::is_over) {
+            running.remove(&self.content);
+        }
+    }
+
+    pub(super) const fn state_is_due(&mut self) {
+        self.is_state_due = true;
+    }
+
+    /// The fetch is done: the finished content takes the place of its file.
+    pub(super) fn open_finished(&mut self) {
+        self.looked_for_shelf = None;
+        self.is_finished = true;
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(clock::monotonic().duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn has(&self, piece: u32) -> bool {
+        self.done.get(piece as usize / 64).is_some_and(|word| word >> (piece % 64) & 1 == 1)
+    }
+
+    fn bits(&self, n_pieces: u32) -> Vec<u8> {
+        piece_bits(n_pieces, |piece| self.has(piece))
+    }
+}
+
+fn failure(failed: Failed<u32>) -> PieceFailure {
+    let Failed { piece, from, how, is_last } = failed;
+    PieceFailure { piece, from, how: kind(how), is_last }
+}
+
+/// The wire's word for the end of a request.
+pub(super) const fn kind(how: Ended) -> FailureKind {
+    match how {
+        Ended::Late | Ended::Busy => FailureKind::Late,
+        Ended::Missing => FailureKind::Missing,
+        Ended::Broken | Ended::Whole => FailureKind::Silent,
+        Ended::Wrong => FailureKind::Wrong,
+    }
+}

@@ -1,0 +1,85 @@
+//! How fast this host sends and takes in campaigns.
+//!
+//! **What.** Two token buckets for the whole host, and what they allow by configuration and by the speed of the interface.
+//! **Why a share of the interface.** Guests come first: what is not configured is a fifth of the interface, at most
+//! 2.5 Gbit/s.
+//! **Invariants.** Neither is ever without a rate that the controller can plan with.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::logic::nic::NIC_MBPS_DEFAULT;
+use crate::transfer::rate::RateCap;
+
+/// Part of the interface that may be used for sending if nothing is configured: one in this many.
+const UPLOAD_PART: u32 = 5;
+/// Most of it, Mbit/s.
+const UPLOAD_MBPS_MAX: u32 = 2500;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Caps {
+    upload_mbps: Option<u32>,
+    download_mbps: Option<u32>,
+    nic_mbps: AtomicU32,
+    /// What all uploads share.
+    pub(super) upload: std::sync::Arc<RateCap>,
+    /// What all downloads share; without a rate if none is configured.
+    pub download: std::sync::Arc<RateCap>,
+}
+
+const fn bytes_per_s(mbps: u32) -> u64 {
+    mbps as u64 * 125_000
+}
+
+impl Caps {
+    /// Caps as configured, Mbit/s; `None`: by the speed of the interface for uploads, none for downloads.
+    #[must_use]
+    pub fn new(upload_mbps: Option<u32>, download_mbps: Option<u32>) -> Self {
+        let caps = Self {
+            upload_mbps,
+            download_mbps,
+            nic_mbps: AtomicU32::new(NIC_MBPS_DEFAULT),
+            upload: std::sync::Arc::new(RateCap::new(None)),
+            download: std::sync::Arc::new(RateCap::new(download_mbps.map(bytes_per_s))),
+        };
+        caps.upload.set(Some(caps.upload_bytes_per_s()));
+        caps
+    }
+
+    /// The interface has this speed.
+    pub fn set_nic(&self, mbps: u32) {
+        self.nic_mbps.store(mbps.max(1), Ordering::Relaxed);
+        self.upload.set(Some(self.upload_bytes_per_s()));
+    }
+
+    /// What this host may send, bytes per second, at least 1.
+    #[must_use]
+    pub fn upload_bytes_per_s(&self) -> u64 {
+        let share = (self.nic_mbps.load(Ordering::Relaxed) / UPLOAD_PART).clamp(1, UPLOAD_MBPS_MAX);
+        bytes_per_s(self.upload_mbps.unwrap_or(share))
+    }
+
+    /// What it may take, bytes per second, at least 1.
+    #[must_use]
+    pub fn download_bytes_per_s(&self) -> u64 {
+        let nic_mbps = self.nic_mbps.load(Ordering::Relaxed);
+        bytes_per_s(self.download_mbps.unwrap_or(nic_mbps).min(nic_mbps).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_configured_is_a_fifth_of_the_interface() {
+        let caps = Caps::new(None, None);
+        caps.set_nic(10_000);
+        assert_eq!((caps.upload_bytes_per_s(), caps.download_bytes_per_s()), (250_000_000, 1_250_000_000));
+        caps.set_nic(100_000);
+        assert_eq!(caps.upload_bytes_per_s(), 312_500_000, "2.5 Gbit/s at most");
+        let caps = Caps::new(Some(100), Some(40));
+        caps.set_nic(100);
+        assert_eq!((caps.upload_bytes_per_s(), caps.download_bytes_per_s()), (12_500_000, 5_000_000));
+    }
+}

@@ -1,0 +1,85 @@
+//! The side of a campaign that serves others.
+//!
+//! **What.** Requests wait in [`Uploads`](crate::logic::swarm::Uploads); whoever's turn it is gets an offer with a slot.
+//! **Invariants.** An offer that cannot be delivered gives its slot back.
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::campaign::Campaign;
+use super::upload::{Offer, Verdict};
+use crate::logic::swarm::{Answer, Wish};
+
+impl Campaign {
+    /// Another agent asks for a piece.
+    pub(super) fn asked(&mut self, piece: u32, verdict: oneshot::Sender<Verdict>) {
+        let is_piece = self.pieces.as_ref().is_some_and(|pieces| piece < pieces.len());
+        if self.shelf.is_none() || !is_piece {
+            return say(verdict, Verdict::Missing);
+        }
+        let is_here = self.has(piece) || self.part.as_ref().is_some_and(|part| part.receives(piece));
+        self.next_key += 1;
+        match self.uploads.ask(self.next_key, piece, is_here, self.now_ms()) {
+            Answer::Waits => {
+                self.waiting.insert(self.next_key, (piece, verdict));
+            }
+            Answer::Busy => say(verdict, Verdict::Busy),
+        }
+    }
+
+    /// Fills the free slots.
+    pub(super) fn serve(&mut self) {
+        let (Some(shelf), Some(pieces)) = (self.shelf.clone(), self.pieces.clone()) else { return };
+        loop {
+            let waiting = &self.waiting;
+            let next = self.uploads.next(|key, _| match waiting.get(&key) {
+                Some((_, verdict)) if !verdict.is_closed() => Wish::Now,
+                _ => Wish::Never,
+            });
+            let Some((key, piece)) = next else { return };
+            let Some((_, verdict)) = self.waiting.remove(&key) else { continue };
+            let has_all = self.has(piece);
+            let coming = self.part.as_ref().and_then(|part| part.coming(piece));
+            let offer = Offer {
+                key,
+                has_all,
+                chunks: pieces.chunks(piece).unwrap_or_default(),
+                shelf: shelf.clone(),
+                gone: coming.unwrap_or_else(|| {
+                    let gone = CancellationToken::new();
+                    gone.cancel();
+                    gone
+                }),
+                campaign: self.handle.clone(),
+                sent_bytes: 0,
+            };
+            say(verdict, Verdict::Offer(offer));
+        }
+    }
+
+    /// Tells those who wait in vain.
+    pub(super) fn look_at_uploads(&mut self) {
+        self.waiting.retain(|_, (_, verdict)| !verdict.is_closed());
+        let (now_ms, part) = (self.now_ms(), self.part.as_ref());
+        let expects = |piece| part.is_some_and(|part| part.downloads.expects(piece));
+        for (key, _) in self.uploads.missing(expects, now_ms) {
+            if let Some((_, verdict)) = self.waiting.remove(&key) {
+                say(verdict, Verdict::Missing);
+            }
+        }
+    }
+
+    /// A piece will not come: those who wait for it are told.
+    pub(super) fn piece_fails(&mut self, piece: u32) {
+        for key in self.uploads.piece_fails(piece) {
+            if let Some((_, verdict)) = self.waiting.remove(&key) {
+                say(verdict, Verdict::Late);
+            }
+        }
+    }
+}
+
+fn say(verdict: oneshot::Sender<Verdict>, word: Verdict) {
+    // Fails only if the asker has gone; an offer then gives its slot back by itself.
+    drop(verdict.send(word));
+}
