@@ -21,6 +21,7 @@ use hearth_protocol::words::LocationKind;
 use serde::Deserialize;
 
 use crate::logic::nic::NIC_MBPS_MAX;
+use crate::transfer::endpoint::{DSCP_DEFAULT, DSCP_MAX};
 
 /// Where the daemon looks for its configuration.
 pub const PATH_DEFAULT: &str = "/etc/hearth/agent.toml";
@@ -155,6 +156,8 @@ pub struct Config {
     pub upload_mbps: Option<u32>,
     /// What it may take from all sources, Mbit/s, 1 ..= [`NIC_MBPS_MAX`]; `None`: no cap.
     pub download_mbps: Option<u32>,
+    /// Class (DSCP) of all packets, 0 ..= [`DSCP_MAX`].
+    pub dscp: u8,
     /// UDP address of the QUIC endpoint.
     pub listen: SocketAddr,
     /// Loopback address of `/metrics`; `None` switches it off.
@@ -187,6 +190,7 @@ struct Raw {
     nic_mbps: Option<u32>,
     upload_mbps: Option<u32>,
     download_mbps: Option<u32>,
+    dscp: Option<u8>,
     listen: Option<String>,
     metrics_listen: Option<String>,
     scrub_days: Option<u32>,
@@ -271,6 +275,7 @@ impl Config {
                 .download_mbps
                 .map(|m| in_range("download_mbps", m, 1, NIC_MBPS_MAX))
                 .transpose()?,
+            dscp: in_range("dscp", raw.dscp.unwrap_or(DSCP_DEFAULT), 0, DSCP_MAX)?,
             listen: listen(raw.listen.as_deref())?,
             metrics_listen: metrics_listen(raw.metrics_listen.as_deref())?,
             scrub_interval: days(in_range(
@@ -307,6 +312,7 @@ fn in_range<T: PartialOrd + ToString>(key: &'static str, given: T, min: T, max: 
     let allowed = match key {
         "scrub_days" => "allowed are 1 to 3650 days",
         "fetch_parallel" => "allowed are 1 to 16 transfers at once",
+        "dscp" => "allowed are 0 to 63",
         _ => "allowed are 1 to 1600000 Mbit/s",
     };
     Err(value(key, given, allowed))

@@ -204,7 +204,8 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     }
     let store = open_store(config).await?;
     let book = Arc::new(PlanBook::load(&config.data_dir, enrolment.location));
-    let endpoint = Endpoint::bind(config.listen, credentials.key().private_der().secret_der())?;
+    let endpoint =
+        Endpoint::bind_marked(config.listen, credentials.key().private_der().secret_der(), config.dscp)?;
     let decoders =
         Decoders::start().map_err(|source| DaemonError::System { what: "start threads", source })?;
     let system = |source| DaemonError::System { what: "listen for /metrics", source };

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod entry;
 pub mod evict;
 pub mod fetch_plan;
+pub mod guests;
 pub mod nic;
 pub mod plan_parts;
 pub mod rate;

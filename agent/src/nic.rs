@@ -26,11 +26,59 @@ pub(crate) fn speed(configured: Option<u32>, advertised: &[String], controller: 
     if configured.is_some() {
         return nic::speed(configured, None);
     }
+    let carrier = carrier(advertised, controller).map(|name| device(Path::new(SYSFS_NET), &name, DEPTH_MAX));
+    nic::speed(None, carrier.as_ref())
+}
+
+/// Name of the interface that carries our address.
+fn carrier(advertised: &[String], controller: SocketAddr) -> Option<String> {
     let named =
         advertised.iter().filter_map(|text| text.parse::<SocketAddr>().ok()).map(|address| address.ip());
-    let name = named.chain(towards(controller)).find_map(interface_of);
-    let carrier = name.map(|name| device(Path::new(SYSFS_NET), &name, DEPTH_MAX));
-    nic::speed(None, carrier.as_ref())
+    named.chain(towards(controller)).find_map(interface_of)
+}
+
+/// Bytes that the hardware below an interface has received and sent since it came up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Moved {
+    /// Received.
+    pub(crate) received: u64,
+    /// Sent.
+    pub(crate) sent: u64,
+}
+
+/// What the devices moved that carry the first of the `advertised` addresses that this host has, or lead to `controller`. A
+/// bridge counts its own bytes and not those of guests: they pass through the ports. Blocks for a few reads from sysfs.
+#[must_use]
+pub(crate) fn moved(advertised: &[String], controller: SocketAddr) -> Option<Moved> {
+    let name = carrier(advertised, controller)?;
+    Some(moved_below(Path::new(SYSFS_NET), &name, DEPTH_MAX))
+}
+
+fn moved_below(sysfs: &Path, name: &str, depth: u32) -> Moved {
+    let dir = sysfs.join(name);
+    let lower = lower_names(&dir);
+    let is_real = dir.join("device").exists();
+    if is_real || lower.is_empty() || depth == 0 {
+        let read = |counter: &str| {
+            let text = fs::read_to_string(dir.join("statistics").join(counter));
+            text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        };
+        return Moved { received: read("rx_bytes"), sent: read("tx_bytes") };
+    }
+    // Guests' taps are ports of a bridge, too: what passes through them passes through the real port, or stays in the host.
+    let real: Vec<&String> =
+        lower.iter().filter(|lower| stands_on_hardware(sysfs, lower, depth - 1)).collect();
+    let chosen = if real.is_empty() { lower.iter().collect() } else { real };
+    chosen.into_iter().fold(Moved::default(), |sum, lower| {
+        let Moved { received, sent } = moved_below(sysfs, lower, depth - 1);
+        Moved { received: sum.received.saturating_add(received), sent: sum.sent.saturating_add(sent) }
+    })
+}
+
+fn stands_on_hardware(sysfs: &Path, name: &str, depth: u32) -> bool {
+    let dir = sysfs.join(name);
+    let below = || lower_names(&dir).iter().any(|lower| stands_on_hardware(sysfs, lower, depth - 1));
+    dir.join("device").exists() || (depth > 0 && below())
 }
 
 /// Our own address on the way to `peer`: connecting a UDP socket looks the route up and sends nothing.
@@ -129,6 +177,22 @@ mod tests {
         for name in ["virtio", "lo", "loop0", "gone"] {
             assert_eq!(read(name), (nic::NIC_MBPS_DEFAULT, Origin::Assumed), "{name}");
         }
+    }
+
+    #[test]
+    fn a_bridge_moves_what_its_real_port_moves() {
+        let tree = sysfs(&[
+            ("eth0", "1000", &["device", "statistics"]),
+            ("tap7", "10000", &["statistics"]),
+            ("br0", "1000", &["bridge", "statistics", "lower_eth0", "lower_tap7"]),
+        ]);
+        for (name, received) in [("eth0", 7), ("tap7", 100), ("br0", 1000)] {
+            let counters = tree.path().join(name).join("statistics");
+            fs::write(counters.join("rx_bytes"), format!("{received}\n")).unwrap();
+            fs::write(counters.join("tx_bytes"), "5\n").unwrap();
+        }
+        assert_eq!(moved_below(tree.path(), "br0", DEPTH_MAX), Moved { received: 7, sent: 5 });
+        assert_eq!(moved_below(tree.path(), "gone", DEPTH_MAX), Moved::default());
     }
 
     #[test]

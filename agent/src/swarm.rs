@@ -23,7 +23,7 @@ mod receiving;
 mod relay;
 mod request;
 mod serving;
-mod tls;
+pub mod tls;
 mod upload;
 
 pub use caps::Caps;

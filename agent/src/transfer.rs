@@ -1,6 +1,6 @@
 //! Moving bytes: the QUIC endpoint, fetching and serving chunks.
 //!
-//! **What.** `endpoint` owns the socket and its tuning, `frames` reads and writes messages on a stream, `heard` watches one, `link` lends
+//! **What.** `endpoint` owns the `socket` and its tuning, `frames` reads and writes messages on a stream, `heard` watches one, `link` lends
 //! streams of a source, `ask` asks, `decode` unpacks and writes, `fetch` is one whole transfer, `timeline` says where its
 //! time went, `serve` answers others.
 //! **Why.** All limits that protect this host from what comes over the network stand in this folder.
@@ -15,6 +15,7 @@ pub mod heard;
 pub mod link;
 pub mod rate;
 pub mod serve;
+mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timeline;

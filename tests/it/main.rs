@@ -27,6 +27,7 @@ mod renewal;
 mod restart;
 mod sharing;
 mod sources;
+mod swarm;
 mod trust;
 mod typed;
 mod walk_through;

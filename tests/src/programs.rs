@@ -1,6 +1,6 @@
 //! The programs under test.
 //!
-//! **What.** [`get`] gives the paths of the three programs beside the running test.
+//! **What.** [`get`] gives the paths of the programs beside the running test.
 //! **Why it may build.** Cargo builds programs of other packages only when asked. Under nextest (`make test`) the Makefile
 //! has built them before; a bare `cargo test -p hearth-tests` builds them here, once per process, so that no test ever
 //! runs against a stale program. The selection is the same in both places, or cargo would build dependencies twice.
@@ -19,6 +19,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// `hearth`.
     pub hearth: PathBuf,
+    /// `hearth-rogue`.
+    pub rogue: PathBuf,
 }
 
 /// The programs; built first unless the test runs under nextest.
@@ -54,6 +56,7 @@ fn find() -> Programs {
         controller: program("hearth-controller"),
         agent: program("hearth-agent"),
         hearth: program("hearth"),
+        rogue: program("hearth-rogue"),
     }
 }
 

@@ -27,6 +27,9 @@ fn a_wrong_value_says_what_is_allowed() {
         ("advertised = ['0.0.0.0:7444']", "advertised", "ip:port"),
         ("fetch_parallel = 0", "fetch_parallel", "1 to 16"),
         ("nic_mbps = 0", "nic_mbps", "1600000 Mbit/s"),
+        ("upload_mbps = 0", "upload_mbps", "1600000 Mbit/s"),
+        ("download_mbps = 1600001", "download_mbps", "1600000 Mbit/s"),
+        ("dscp = 64", "dscp", "0 to 63"),
         ("[location]\nkind = 'rack'", "location.kind", "host and region"),
         ("log_format = 'xml'", "log_format", "json"),
     ] {

@@ -3,17 +3,28 @@
 //! **What.** Two token buckets for the whole host, and what they allow by configuration and by the speed of the interface.
 //! **Why a share of the interface.** Guests come first: what is not configured is a fifth of the interface, at most
 //! 2.5 Gbit/s.
-//! **Invariants.** Neither is ever without a rate that the controller can plan with.
+//! **Why it changes.** [`Caps::give_way`] leaves the interface to guests that fill it (`logic::guests`).
+//! **Invariants.** The controller is told of rates as configured: it plans for the whole, and a host that gives way is slow.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use crate::clock;
+use crate::logic::guests::Share;
 use crate::logic::nic::NIC_MBPS_DEFAULT;
+use crate::nic;
 use crate::transfer::rate::RateCap;
 
 /// Part of the interface that may be used for sending if nothing is configured: one in this many.
 const UPLOAD_PART: u32 = 5;
 /// Most of it, Mbit/s.
 const UPLOAD_MBPS_MAX: u32 = 2500;
+
+/// Time between two looks at the interface.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Bytes on the wire for a hundred of ours: headers of IP, UDP and QUIC.
+const WIRE_PERCENT: u64 = 105;
 
 /// See the module.
 #[derive(Debug)]
@@ -50,6 +61,44 @@ impl Caps {
     pub fn set_nic(&self, mbps: u32) {
         self.nic_mbps.store(mbps.max(1), Ordering::Relaxed);
         self.upload.set(Some(self.upload_bytes_per_s()));
+    }
+
+    /// Looks at the interface that leads to `controller` and leaves it to guests that fill it. Never ends.
+    pub async fn give_way(
+        &self,
+        advertised: Vec<String>,
+        controller: SocketAddr,
+    ) -> std::convert::Infallible {
+        let (mut sending, mut taking) = (Share::default(), Share::default());
+        let (mut before, mut ours_before) = (None, (self.upload.passed(), self.download.passed()));
+        let mut looked = clock::monotonic();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if (self.upload.passed(), self.download.passed()) == ours_before {
+                // Nothing of ours moves, and nobody needs to know how busy the guests are.
+                before = None;
+                continue;
+            }
+            let advertised = advertised.clone();
+            let read = tokio::task::spawn_blocking(move || nic::moved(&advertised, controller)).await;
+            let Ok(Some(moved)) = read else { continue };
+            let passed =
+                clock::monotonic().duration_since(std::mem::replace(&mut looked, clock::monotonic()));
+            let rate = |bytes: u64| bytes * 1000 / u64::try_from(passed.as_millis()).unwrap_or(1).max(1);
+            let ours = (self.upload.passed(), self.download.passed());
+            let Some(old) = before.replace(moved) else { continue };
+            let nic = bytes_per_s(self.nic_mbps.load(Ordering::Relaxed));
+            let wire = |now: u64, old: u64| rate(now - old) * WIRE_PERCENT / 100;
+            let sent = rate(moved.sent.saturating_sub(old.sent));
+            let received = rate(moved.received.saturating_sub(old.received));
+            let upload = sending.look(sent, wire(ours.0, ours_before.0), nic, self.upload_bytes_per_s());
+            let download =
+                taking.look(received, wire(ours.1, ours_before.1), nic, self.download_bytes_per_s());
+            ours_before = ours;
+            self.upload.set(Some(upload));
+            let is_capped = self.download_mbps.is_some() || download < self.download_bytes_per_s();
+            self.download.set(is_capped.then_some(download));
+        }
     }
 
     /// What this host may send, bytes per second, at least 1.

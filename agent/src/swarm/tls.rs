@@ -17,13 +17,13 @@ use crate::control::identity::{AgentKey, Enrolment};
 use crate::control::tls::{TlsError, provider, roots};
 
 /// Name in every agent's certificate; addresses change, and the key is compared besides.
-pub(super) const AGENT_NAME: &str = "agent.hearth.internal";
+pub const AGENT_NAME: &str = "agent.hearth.internal";
 
 /// Towards another agent.
 ///
 /// # Errors
 /// [`TlsError`] if key and certificate do not fit each other.
-pub(super) fn client(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicClientConfig, TlsError> {
+pub fn client(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicClientConfig, TlsError> {
     let ca = enrolment.chain.last().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider()).build()?;
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
@@ -39,7 +39,7 @@ pub(super) fn client(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicClient
 ///
 /// # Errors
 /// [`TlsError`].
-pub(super) fn server(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicServerConfig, TlsError> {
+pub fn server(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicServerConfig, TlsError> {
     let ca = enrolment.chain.last().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).build()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
@@ -54,7 +54,8 @@ pub(super) fn server(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicServer
 }
 
 /// The agent at the other end, by the key of its certificate.
-pub(super) fn agent_of(connection: &quinn::Connection) -> Option<AgentId> {
+#[must_use]
+pub fn agent_of(connection: &quinn::Connection) -> Option<AgentId> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     let (_, leaf) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
     Some(AgentId::of(leaf.public_key().raw))

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::socket::MarkedSocket;
 use hearth_protocol::message::data::STREAMS_MAX;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -51,6 +52,11 @@ const PEER_IDLE_MS: u32 = 15_000;
 const PEERS_INCOMING_MAX: usize = 256;
 const PEER_INCOMING_BYTES_MAX: u64 = 16 << 10;
 
+/// Class of packets if none is configured: CS1, which networks that know classes put behind all others.
+pub const DSCP_DEFAULT: u8 = 8;
+/// Largest class.
+pub const DSCP_MAX: u8 = 63;
+
 /// Why there is no endpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -86,6 +92,14 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`]; `[::]` falls back to `0.0.0.0` on a host without IPv6.
     pub fn bind(listen: SocketAddr, secret: &[u8]) -> Result<Self, EndpointError> {
+        Self::bind_marked(listen, secret, DSCP_DEFAULT)
+    }
+
+    /// As [`Endpoint::bind`]; every packet is of class `dscp`, 0 to [`DSCP_MAX`].
+    ///
+    /// # Errors
+    /// As [`Endpoint::bind`].
+    pub fn bind_marked(listen: SocketAddr, secret: &[u8], dscp: u8) -> Result<Self, EndpointError> {
         let (socket, buffer_bytes) = match open(listen) {
             Err(error) if listen.ip().is_unspecified() && listen.is_ipv6() && no_ipv6(&error) => {
                 open(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), listen.port()))
@@ -106,8 +120,10 @@ impl Endpoint {
         if let Err(error) = config.max_udp_payload_size(MTU_MAX) {
             tracing::warn!(%error, "large packets are not used");
         }
-        let quinn = quinn::Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
-            .map_err(|source| EndpointError::Quic { address: listen, source })?;
+        let quic = |source| EndpointError::Quic { address: listen, source };
+        let socket = MarkedSocket::new(socket, dscp).map_err(quic)?;
+        let runtime = Arc::new(TokioRuntime);
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime).map_err(quic)?;
         Ok(Self { quinn, buffer_bytes })
     }
 

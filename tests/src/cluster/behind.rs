@@ -112,6 +112,20 @@ impl Cluster {
         self.agent_dir(index).join("state/identity/identity.json")
     }
 
+    /// Starts a rogue with the identity and the configuration of agent `index`, which must not run. Its output is that
+    /// agent's log.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_rogue(&mut self, index: usize, harm: &str) -> anyhow::Result<()> {
+        let config = self.agent_dir(index).join("agent.toml");
+        let args = [harm, config.to_str().context("a path is text")?];
+        let log = self.dir.path().join(format!("{}.log", agent_name(index)));
+        let daemon = Daemon::start(&agent_name(index), &programs::get().rogue, &args, &log, None)?;
+        self.agents[index] = Some(daemon);
+        Ok(())
+    }
+
     /// Starts a second process with key and certificate of agent `index`, and everything else of its own. Its log is
     /// `NAME-copy.log` in [`Cluster::dir`].
     ///
