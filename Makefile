@@ -78,6 +78,15 @@ bench: $(if $(filter catalog,$(BENCH)),,images) ## beside nginx + curl and rsync
 	cargo build --locked --release --workspace --bins
 	target/release/hearth-bench $(or $(BENCH),one-host) $(if $(filter catalog,$(BENCH)),"$(ONLY)" $(or $(ROUNDS),200),$(IMAGES) $(or $(ROUNDS),7))
 
+# Root. SWARM=plain, crash, update or guests; HOSTS, RATE, MIB, ROUNDS, ONLY and CAP reach the program as they are:
+# `target/release/hearth-bench swarm help` lists all. PROGRAMS=DIR takes programs that are built already.
+# One image to hosts behind slow links, in network namespaces, beside curl and BitTorrent.
+.PHONY: swarm-bench
+swarm-bench: $(if $(filter update,$(SWARM)),images)
+	@scripts/prerequisites dev swarm
+	$(if $(PROGRAMS),,cargo build --locked --release --workspace --bins)
+	IMAGES=$(IMAGES) $(or $(PROGRAMS),target/release)/hearth-bench swarm $(or $(SWARM),plain)
+
 .PHONY: import-test
 import-test: ## imports of IMPORT_MIB=2048 over http, https, ftp, s3 and by upload, each cut twice on its way (about 6 minutes)
 	@scripts/prerequisites test

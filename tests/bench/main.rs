@@ -1,9 +1,11 @@
 //! `hearth-bench`: Hearth beside the tools that operators use today, on real images, in one run.
 //!
 //! **What.** `one-host` (speed of one full fetch), `memory` (a 10 GiB random image), `delta` (bytes of an update),
-//! `formats` (every format through the whole main job), `catalog` (a large catalog through the API, on both engines).
+//! `formats` (every format through the whole main job), `catalog` (a large catalog through the API, on both engines),
+//! `swarm` (one image to many hosts behind slow links).
 //! **Why interleaved.** Machines are noisy: contenders take turns within a round, and medians of rounds are compared.
-//! **Invariants.** Every contender ends with the same check: fdatasync, page cache dropped, data hashed from disk.
+//! **Invariants.** Every contender ends with the same check: fdatasync, page cache dropped, data hashed from disk; `swarm`,
+//! whose copies are in memory, hashes them all.
 //! No figure is judged here; the output states what was seen.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
@@ -16,6 +18,7 @@ mod memory;
 mod one_host;
 mod peers;
 mod site;
+mod swarm;
 
 use std::path::{Path, PathBuf};
 
@@ -43,6 +46,9 @@ fn main() -> Result<()> {
         let programs = programs.parent().context("this program stands in a folder")?;
         return catalog::run_all(programs, &only, times);
     }
+    if what == "swarm" {
+        return swarm::run(words);
+    }
     let images = PathBuf::from(words.next().unwrap_or_else(|| "images".into()));
     let rounds = words.next().map_or(Ok(7), |rounds| rounds.parse()).context("ROUNDS is a number")?;
     let programs = std::env::current_exe()?
@@ -61,7 +67,7 @@ fn main() -> Result<()> {
         "formats" => formats::run(&ground),
         other => {
             bail!(
-                "unknown bench {other}: there are one-host, memory, delta and formats (then IMAGES folder, ROUNDS), and catalog"
+                "unknown bench {other}: there are one-host, memory, delta and formats (then IMAGES folder, ROUNDS), catalog and swarm"
             )
         }
     }
