@@ -206,10 +206,9 @@ async fn start(config: &Config, stop: &CancellationToken) -> Result<Running, Dae
     let book = Arc::new(PlanBook::load(&config.data_dir, enrolment.location));
     let endpoint =
         Endpoint::bind_marked(config.listen, credentials.key().private_der().secret_der(), config.dscp)?;
-    let decoders =
-        Decoders::start().map_err(|source| DaemonError::System { what: "start threads", source })?;
-    let system = |source| DaemonError::System { what: "listen for /metrics", source };
-    let page = MetricsPage::bind(config.metrics_listen).await.map_err(system)?;
+    let system = |what| move |source| DaemonError::System { what, source };
+    let decoders = Decoders::start().map_err(system("start threads"))?;
+    let page = MetricsPage::bind(config.metrics_listen).await.map_err(system("listen for /metrics"))?;
 
     let (source, link) = (watch::Sender::new(None), watch::Sender::new(Link::plain(LinkState::Down)));
     let (session_beat, upkeep_beat) = (watch::Sender::new(0), watch::Sender::new(0));

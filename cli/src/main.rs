@@ -7,6 +7,7 @@
 
 mod args;
 mod cache;
+mod campaign;
 mod client;
 mod clock;
 mod completion;

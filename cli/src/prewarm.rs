@@ -17,10 +17,12 @@ use crate::output::{Cell, Grid};
 use crate::progress::{self, Fleet, Mode, Picture};
 use crate::targets::{self, KeepArgs, TargetArgs};
 use crate::when::Moment;
-use crate::{clock, names, size, system, when};
+use crate::{campaign, clock, names, size, system, when};
 
 /// Pause between two looks at a job.
 const LOOK_PAUSE: Duration = Duration::from_millis(400);
+/// Looks at a job that is done, on a terminal, until the controller has counted its swarm: it does so once a second.
+const LAST_LOOKS: u32 = 4;
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -98,7 +100,10 @@ pub(crate) struct List {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hearth prewarm show noble              # the job of this image that is not over, else the newest
-  hearth prewarm show 5d6e7f80 --watch   # the end of a job's id is enough")]
+  hearth prewarm show 5d6e7f80 --watch   # the end of a job's id is enough
+
+Hosts that need an image at the same time pass it to each other. SWARM shows how that goes: the time beside the least that
+is possible and what sets that, what the controller had to send itself, and which hosts are slow.")]
 pub(crate) struct Show {
     /// Id, the end of an id, or the name of the image or host image
     job: String,
@@ -215,13 +220,19 @@ async fn look(client: &Client, what: PrewarmRef) -> anyhow::Result<Picture> {
 /// What the controller says; it may be away for a minute in between.
 pub(crate) async fn watch(client: &Client, what: PrewarmRef, mode: Mode) -> anyhow::Result<Picture> {
     let mut fleet = Fleet::new(mode);
+    let mut last_looks = if mode == Mode::Bars { LAST_LOOKS } else { 0 };
     loop {
         let job = look(client, what).await?;
         fleet.show(&job);
-        if matches!(job.state, PrewarmState::Done | PrewarmState::Failed | PrewarmState::Cancelled) {
+        let is_over =
+            matches!(job.state, PrewarmState::Done | PrewarmState::Failed | PrewarmState::Cancelled);
+        let is_counted =
+            job.state != PrewarmState::Done || job.campaign.as_ref().is_none_or(campaign::is_counted);
+        if is_over && (is_counted || last_looks == 0) {
             fleet.end();
             return Ok(job);
         }
+        last_looks = last_looks.saturating_sub(is_over.into());
         tokio::time::sleep(LOOK_PAUSE / 2).await;
         fleet.settle();
         tokio::time::sleep(LOOK_PAUSE / 2).await;
@@ -239,6 +250,10 @@ fn show_end(session: &Session, job: &Picture, id: &str) -> anyhow::Result<Exit> 
         size::human(job.moved_bytes)
     );
     session.out.remark(&text)?;
+    let swarm = job.campaign.as_ref().filter(|campaign| campaign::is_counted(campaign));
+    if let Some(line) = swarm.and_then(campaign::line) {
+        session.out.remark(&line)?;
+    }
     if job.state == PrewarmState::Done {
         return Ok(Exit::Ok);
     }
@@ -309,6 +324,9 @@ impl Show {
             PrewarmRef::Job(_) => {
                 let job: PrewarmDetails = session.client.get(&path, &[]).await?;
                 session.out.facts(&job, facts(&job.prewarm))?;
+                if let Some(campaign) = &job.campaign {
+                    campaign::show(session.out, campaign)?;
+                }
                 session.out.below(&locations(&job.locations))?;
             }
             PrewarmRef::Group(_) => {

@@ -1,7 +1,7 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
 //!
 //! **What.** [`Steps`] follows one file or one import; [`Fleet`] follows a prewarm job with a bar per host, up to the
-//! terminal's height, and one for all.
+//! terminal's height, one for all, and a line about the swarm if there is one.
 //! **Why lines too.** A build log with a million carriage returns helps nobody; a line per change does.
 //! **Invariants.** Nothing here writes to stdout.
 
@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
+use hearth_protocol::api::campaign::Campaign;
 use hearth_protocol::api::prewarm::{PrewarmDetails, PrewarmGroupDetails, PrewarmTarget};
 use hearth_protocol::id::LocationId;
 use hearth_protocol::words::{EntryStatus, PrewarmState};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::printable;
-use crate::{clock, size};
+use crate::{campaign, clock, size};
 
 /// Plain lines about something that merely goes on come no closer than this.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
@@ -25,8 +26,8 @@ const SAME_LINE_PAUSE: Duration = Duration::from_secs(60);
 const NAME_COLUMNS_MAX: usize = 24;
 /// Above so many hosts only failures get a plain line of their own.
 const HOST_LINES_MAX: usize = 64;
-/// Lines of the terminal that stay free below the bars: the prompt, the bar for all and a remark.
-const LINES_FREE: usize = 3;
+/// Lines of the terminal that stay free below the bars: the prompt, the bar for all, the swarm and a remark.
+const LINES_FREE: usize = 4;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -182,10 +183,12 @@ pub(crate) struct Picture {
     pub(crate) moved_bytes: u64,
     /// Each location.
     pub(crate) locations: Vec<PrewarmTarget>,
+    /// How the hosts pass the image to each other; not known of all jobs of a host image together.
+    pub(crate) campaign: Option<Campaign>,
 }
 
 impl From<PrewarmDetails> for Picture {
-    fn from(PrewarmDetails { prewarm: job, locations }: PrewarmDetails) -> Self {
+    fn from(PrewarmDetails { prewarm: job, locations, campaign }: PrewarmDetails) -> Self {
         Self {
             name: job.image_name,
             state: job.state,
@@ -196,6 +199,7 @@ impl From<PrewarmDetails> for Picture {
             data_bytes: job.data_bytes,
             moved_bytes: job.moved_bytes,
             locations,
+            campaign,
         }
     }
 }
@@ -212,6 +216,7 @@ impl From<PrewarmGroupDetails> for Picture {
             data_bytes: group.data_bytes,
             moved_bytes: group.moved_bytes,
             locations,
+            campaign: None,
         }
     }
 }
@@ -223,8 +228,10 @@ pub(crate) struct Fleet {
     multi: MultiProgress,
     all: ProgressBar,
     hosts: BTreeMap<LocationId, ProgressBar>,
+    swarm: Option<ProgressBar>,
     said: BTreeMap<LocationId, EntryStatus>,
     said_all: Option<(String, Instant)>,
+    said_swarm: Option<(String, Instant)>,
 }
 
 impl Fleet {
@@ -232,7 +239,16 @@ impl Fleet {
     pub(crate) fn new(mode: Mode) -> Self {
         let multi = MultiProgress::with_draw_target(target(mode));
         let all = multi.add(ProgressBar::new(0));
-        Self { mode, multi, all, hosts: BTreeMap::new(), said: BTreeMap::new(), said_all: None }
+        Self {
+            mode,
+            multi,
+            all,
+            hosts: BTreeMap::new(),
+            swarm: None,
+            said: BTreeMap::new(),
+            said_all: None,
+            said_swarm: None,
+        }
     }
 
     /// Shows the state of a job.
@@ -247,6 +263,7 @@ impl Fleet {
     /// Draws what the last update changed: the terminal takes few frames a second, so some bars were left as they were.
     pub(crate) fn settle(&self) {
         self.all.tick();
+        self.swarm.iter().for_each(ProgressBar::tick);
     }
 
     /// Takes the bars away.
@@ -286,6 +303,14 @@ impl Fleet {
             bar.set_position(u64::from(host.percent));
             bar.set_message(host_text(host));
         }
+        if let Some(text) = job.campaign.as_ref().and_then(campaign::line) {
+            let swarm = self.swarm.get_or_insert_with(|| {
+                let bar = self.multi.insert_after(&self.all, ProgressBar::new(0));
+                bar.set_style(style("{wide_msg}"));
+                bar
+            });
+            swarm.set_message(text);
+        }
     }
 
     fn lines(&mut self, job: &Picture) {
@@ -308,6 +333,12 @@ impl Fleet {
         if self.said_all.as_ref().is_none_or(|(_, at)| now.duration_since(*at) >= pause) {
             line(&text);
             self.said_all = Some((text, now));
+        }
+        let Some(text) = job.campaign.as_ref().and_then(campaign::line) else { return };
+        let is_due = |(said, at): &(String, Instant)| *said != text && now.duration_since(*at) >= LINE_PAUSE;
+        if self.said_swarm.as_ref().is_none_or(is_due) {
+            line(&text);
+            self.said_swarm = Some((text, now));
         }
     }
 }

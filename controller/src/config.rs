@@ -365,7 +365,7 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     let sharing = sharing(&raw, shown)?;
     let master_keys = master_keys(&mut raw, shown)?;
     let calls = calls(&raw, &ranged)?;
-    let swarm = swarm(&raw, &ranged)?;
+    let (source_transfers, swarm) = source(&raw, &ranged)?;
     let catalog = catalog(&mut raw, shown)?;
     let wrong_in = |wrong: sources::Wrong| error(wrong.key, &wrong.value, wrong.allowed);
     let imports = sources::check(&raw).map_err(wrong_in)?;
@@ -378,8 +378,6 @@ fn check(mut raw: Raw, shown: &Path, path: Option<PathBuf>) -> Result<Config, Co
     // The value may hold a password: it is not shown.
     let hidden = |allowed: &'static str| error("database_url", &"(hidden)", allowed.into());
     let database_url = database(raw.database_url, &state_dir).map_err(hidden)?;
-    let source_transfers = raw.source_transfers.unwrap_or(SOURCE_TRANSFERS_DEFAULT);
-    ranged("source_transfers", source_transfers, 1, SOURCE_TRANSFERS_MAX)?;
     let hours = raw.agent_certificate_hours.unwrap_or(AGENT_CERTIFICATE_HOURS_DEFAULT);
     ranged("agent_certificate_hours", hours, AGENT_CERTIFICATE_HOURS_MIN, AGENT_CERTIFICATE_HOURS_MAX)?;
     let image_bytes_max = raw.image_bytes_max.unwrap_or(IMAGE_BYTES_MAX_DEFAULT);
@@ -484,10 +482,13 @@ fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
     Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
 }
 
-fn swarm(raw: &Raw, ranged: Ranged<'_>) -> Result<Swarm, ConfigError> {
+/// What the controller sends itself: transfers at once, and what it gives to hosts that share.
+fn source(raw: &Raw, ranged: Ranged<'_>) -> Result<(u32, Swarm), ConfigError> {
+    let source_transfers = raw.source_transfers.unwrap_or(SOURCE_TRANSFERS_DEFAULT);
+    ranged("source_transfers", source_transfers, 1, SOURCE_TRANSFERS_MAX)?;
     let source_mbps = raw.swarm_source_mbps.unwrap_or(SWARM_SOURCE_MBPS_DEFAULT);
     ranged("swarm_source_mbps", source_mbps, 1, SWARM_SOURCE_MBPS_MAX)?;
-    Ok(Swarm { on: raw.swarm.unwrap_or(true), source_mbps })
+    Ok((source_transfers, Swarm { on: raw.swarm.unwrap_or(true), source_mbps }))
 }
 
 /// Checks the rules of the catalog and takes them out of `raw`.

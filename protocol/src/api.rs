@@ -6,6 +6,7 @@
 //! **Invariants.** Every failed call answers an [`error::ErrorBody`].
 
 pub mod cache;
+pub mod campaign;
 pub mod distribution;
 pub mod error;
 pub mod host_image;

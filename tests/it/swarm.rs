@@ -14,7 +14,9 @@ const SLOW: &str = "upload_mbps = 60\nnic_mbps = 1000\n";
 
 async fn cluster(agents: usize) -> Cluster {
     let controller = "swarm_source_mbps = 60\n".to_owned();
-    Cluster::start_with(agents, Extra { agent: SLOW.to_owned(), controller, ..Extra::default() }).await.unwrap()
+    Cluster::start_with(agents, Extra { agent: SLOW.to_owned(), controller, ..Extra::default() })
+        .await
+        .unwrap()
 }
 
 async fn everywhere(cluster: &Cluster, image: &Image) -> Prewarm {
@@ -47,7 +49,7 @@ async fn hosts_pass_pieces_to_each_other_and_the_controller_sends_little_more_th
     let ended = cluster.prewarm_ended(&job).await.unwrap();
     assert_eq!(ended.prewarm.state, PrewarmState::Done, "{ended:#?}");
     same_everywhere(&cluster, &image, &file, 0..6);
-    let campaign = ended.campaign.unwrap();
+    let campaign = ended.campaign.clone().unwrap();
     assert_eq!((campaign.receivers, campaign.holders), (6, 0), "{campaign:#?}");
     // Six copies, of which the controller sends one, and what nobody else could give in time.
     assert!(campaign.source_copies <= 2.0, "{campaign:#?}");
@@ -67,7 +69,7 @@ async fn hosts_that_have_a_part_or_everything_take_part_with_what_they_have() {
     cluster.warm_all(&v1).await.unwrap();
     let v2 = cluster.import(&second, "v2").await.unwrap();
     // Host 1 has v2, host 2 has v1, hosts 3 and 4 nothing.
-    let to_one = Targets { locations: vec!["host-1".into()], ..Targets::default() };
+    let to_one = Targets { to: vec!["host-1".into()], ..Targets::default() };
     let alone = cluster.prewarm(v2.id, to_one, Keep::default()).await.unwrap();
     let alone = cluster.prewarm_ended(&alone).await.unwrap();
     assert!(alone.campaign.is_none(), "one host is served by the controller: {alone:#?}");
@@ -77,9 +79,10 @@ async fn hosts_that_have_a_part_or_everything_take_part_with_what_they_have() {
     let ended = cluster.prewarm_ended(&job).await.unwrap();
     assert_eq!(ended.prewarm.state, PrewarmState::Done, "{ended:#?}");
     same_everywhere(&cluster, &v2, &second, 0..4);
-    let moved = |name: &str| ended.locations.iter().find(|host| host.location_name == name).unwrap().moved_bytes;
+    let moved =
+        |name: &str| ended.locations.iter().find(|host| host.location_name == name).unwrap().moved_bytes;
     assert!(moved("host-2") * 4 < moved("host-3"), "an update moves what changed: {ended:#?}");
-    let campaign = ended.campaign.unwrap();
+    let campaign = ended.campaign.clone().unwrap();
     assert_eq!((campaign.receivers, campaign.holders), (3, 1), "{campaign:#?}");
     assert!(campaign.source_copies < 0.5, "host 1 has it: {campaign:#?}");
 }
@@ -125,7 +128,7 @@ async fn hosts_that_do_harm_are_named_and_harm_nobody() {
     .await
     .unwrap();
     same_everywhere(&cluster, &image, &file, 0..honest);
-    let campaign = honest_are_done.campaign.unwrap();
+    let campaign = honest_are_done.campaign.clone().unwrap();
     let named = |harm: &str| {
         let index = HARMS.iter().position(|other| *other == harm).unwrap();
         let name = hearth_tests::cluster::agent_name(honest + index);

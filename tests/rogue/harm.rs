@@ -50,11 +50,20 @@ impl Harm {
     }
 }
 
+/// What would be right.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    /// Its first chunk.
+    pub(crate) first: u32,
+    /// Raw lengths of its chunks.
+    pub(crate) lens: Vec<u32>,
+}
+
 /// What it learned.
 #[derive(Debug, Default)]
 pub(crate) struct Loot {
-    /// Raw lengths of a piece's chunks, and the first of them, by content and piece.
-    pub(crate) pieces: Mutex<HashMap<(ContentId, u32), (u32, Vec<u32>)>>,
+    /// By content and number.
+    pub(crate) pieces: Mutex<HashMap<(ContentId, u32), Piece>>,
     /// Grants that others showed to it.
     pub(crate) grants: Mutex<Vec<GrantV1>>,
 }
@@ -111,7 +120,7 @@ async fn answer(harm: Harm, loot: &Loot, mut send: SendStream, mut recv: RecvStr
     frames::write(&mut send, &DataReply::from(ReadyV1 { has_all: true })).await?;
     let DataRequest::Go(go) = frames::read(&mut recv).await? else { return Ok(()) };
     let known = loot.pieces.lock().unwrap_or_else(PoisonError::into_inner).get(&(content, piece)).cloned();
-    let Some((first, lens)) = known else { return Ok(()) };
+    let Some(Piece { first, lens }) = known else { return Ok(()) };
     let mask = ChunkMask::from_bytes(&go.mask, u32::try_from(lens.len())?)?;
     frames::write(&mut send, &DataReply::from(PieceFollowsV1 { chunks: mask.count() })).await?;
     if harm == Harm::Stall {

@@ -23,7 +23,8 @@ use harm::{Harm, Loot};
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
-    let harm = words.next().and_then(|word| Harm::of(&word)).context("the first argument is a kind of harm")?;
+    let harm =
+        words.next().and_then(|word| Harm::of(&word)).context("the first argument is a kind of harm")?;
     let config = words.next().context("the second argument is an agent.toml")?;
     let (config, _) = Config::read(Path::new(&config))?;
     let credentials = Arc::new(Credentials::load(&config.data_dir)?);

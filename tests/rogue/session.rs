@@ -27,7 +27,7 @@ use hearth_protocol::piece::Pieces;
 use hearth_protocol::version::{VERSION_MAX, VERSION_MIN};
 use quinn::{Connection, SendStream};
 
-use super::harm::{Harm, Loot};
+use super::harm::{Harm, Loot, Piece};
 
 /// Time between two signs of life.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(400);
@@ -95,19 +95,22 @@ pub(crate) async fn run(
                 _ => {}
             },
             _ = tick.tick() => {
-                for campaign in joined.keys().copied().collect::<Vec<_>>() {
-                    let report = PieceReportV1 {
-                        campaign,
-                        finished: vec![],
-                        failed: vec![],
-                        from_controller_bytes: 0,
-                        from_agents_bytes: 0,
-                        sent_bytes: 0,
-                    };
-                    say(&mut send, report).await?;
+                for campaign in joined.keys() {
+                    say(&mut send, nothing_new(*campaign)).await?;
                 }
             }
         }
+    }
+}
+
+const fn nothing_new(campaign: Campaign) -> PieceReportV1 {
+    PieceReportV1 {
+        campaign,
+        finished: vec![],
+        failed: vec![],
+        from_controller_bytes: 0,
+        from_agents_bytes: 0,
+        sent_bytes: 0,
     }
 }
 
@@ -153,7 +156,7 @@ async fn learn(connection: &Connection, content: ContentId, loot: &Loot) -> Resu
     for piece in 0..pieces.len() {
         let chunks = pieces.chunks(piece).unwrap_or_default();
         let these = lens[chunks.start as usize..chunks.end as usize].to_vec();
-        known.insert((content, piece), (chunks.start, these));
+        known.insert((content, piece), Piece { first: chunks.start, lens: these });
     }
     Ok(pieces.len())
 }

@@ -35,7 +35,7 @@ use super::request::{Go, Outcome};
 use super::upload::Verdict;
 use super::{Shared, receiving};
 use crate::clock;
-use crate::logic::swarm::{Ended, Failed, Uploads};
+use crate::logic::swarm::{Ended, Failed, Report, Uploads};
 use crate::store::{Reader, Spool};
 
 /// Time between two looks at what stalls and expires.
@@ -351,14 +351,25 @@ impl Campaign {
         let now_ms = self.now_ms();
         let report = self.part.as_mut().and_then(|part| part.downloads.report(now_ms));
         let is_quiet = clock::monotonic().duration_since(self.spoke) >= SIGN_OF_LIFE;
-        if report.is_none() && !is_quiet {
-            return;
+        if report.is_some() || is_quiet {
+            self.say_report(report);
         }
+    }
+
+    /// Says what there is to say, whether its time has come or not.
+    pub(super) fn report_now(&mut self) {
+        if self.is_session_up && self.is_led && !self.is_state_due {
+            let report = self.part.as_mut().and_then(|part| part.downloads.report(u64::MAX));
+            self.say_report(report);
+        }
+    }
+
+    fn say_report(&mut self, report: Option<Report<u32>>) {
         let (finished, failed) =
             report.map_or_else(Default::default, |report| (report.finished, report.failed));
         let finished = finished.into_iter().map(|(piece, from)| FinishedPiece { piece, from });
         self.say(PieceReportV1 {
-            campaign,
+            campaign: self.join.campaign,
             finished: finished.take(REPORT_PIECES_MAX).collect(),
             failed: failed.into_iter().map(failure).take(REPORT_PIECES_MAX).collect(),
             from_controller_bytes: self.from_controller_bytes,

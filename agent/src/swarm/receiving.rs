@@ -348,6 +348,8 @@ impl Campaign {
         if !(0..n_pieces).all(|piece| self.has(piece)) {
             return;
         }
+        // The last news would else wait for its turn, and end with the part.
+        self.report_now();
         let Some(part) = &mut self.part else { return };
         part.stop_all();
         let rest = part.ground.relay.rest();

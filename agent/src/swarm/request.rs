@@ -16,6 +16,7 @@ use hearth_protocol::fault::FaultCode;
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::data::{DataReply, DataRequest, FetchV1};
 use hearth_protocol::message::swarm::{FetchPieceV1, GoV1, GrantV1, HavingV1, PIECES_MAX};
+use quinn::{RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +28,7 @@ use crate::logic::swarm::Ended;
 use crate::store::StoreError;
 use crate::transfer::ask::{self, AskError, Brought, Intake, Want};
 use crate::transfer::decode::{Decoders, Unpacked};
-use crate::transfer::frames;
+use crate::transfer::frames::{self, WireError};
 use crate::transfer::heard::Heard;
 use crate::transfer::rate::RateCap;
 
@@ -143,44 +144,56 @@ async fn from_agent(ground: &Ground, peer: &Peer, asked: &Asked) -> Option<Endin
     let opened = tokio::time::timeout(asked.patience, connection.open_bi()).await;
     let Ok(Ok((mut send, mut recv))) = opened else { return early(Ended::Late) };
     let request = DataRequest::from(FetchPieceV1 { grant: ground.grant.clone(), piece: asked.piece });
-    let asking = async {
-        frames::write(&mut send, &request).await.ok()?;
-        frames::read::<DataReply>(&mut recv).await.ok()
-    };
-    let has_all = match tokio::time::timeout(asked.patience, asking).await {
-        Ok(Some(DataReply::Ready(ready))) => ready.has_all,
-        Ok(Some(DataReply::Fault(fault))) => return early(said_no(fault.fault)),
-        Ok(Some(_)) => return early(Ended::Wrong),
-        Ok(None) => return early(Ended::Broken),
+    let has_all = match tokio::time::timeout(asked.patience, exchange(&mut send, &mut recv, &request)).await {
+        Ok(Ok(DataReply::Ready(ready))) => ready.has_all,
+        Ok(Ok(DataReply::Fault(fault))) => return early(said_no(fault.fault)),
+        Ok(Ok(_)) => return early(Ended::Wrong),
+        Ok(Err(how)) => return early(how),
         Err(_) => return early(Ended::Late),
     };
     let go = offered(ground, asked, has_all).await?;
-    let want = match want(ground, asked, &go).await {
-        Ok(want) => want,
-        Err(ending) => return Some(ending),
-    };
-    let word = DataRequest::from(GoV1 { mask: go.mask.as_bytes().to_vec() });
-    let intake = intake(ground, &go);
-    let taking = async {
-        let going = async {
-            frames::write(&mut send, &word).await.ok()?;
-            frames::read::<DataReply>(&mut recv).await.ok()
-        };
-        let n_chunks = match tokio::time::timeout(SMALL_TIMEOUT, going).await {
-            Ok(Some(DataReply::PieceFollows(follow))) => follow.chunks,
-            Ok(Some(_)) => return Err(Ended::Wrong),
-            Ok(None) | Err(_) => return Err(Ended::Broken),
-        };
-        Ok(ask::passed_on(&mut recv, n_chunks, &want, &intake).await)
-    };
-    let brought = tokio::select! {
-        brought = taking => brought,
-        () = go.stop.cancelled() => return None,
-    };
-    match brought {
-        Ok(brought) => Some(ending(ground, asked, &go, brought)),
-        Err(how) => Some(Ending { number: Some(go.number), how, brought: Brought::default() }),
+    tokio::select! {
+        ending = taken(ground, asked, &go, &mut send, &mut recv) => Some(ending),
+        () = go.stop.cancelled() => None,
     }
+}
+
+/// Takes the offer of another agent, and then its chunks.
+async fn taken(
+    ground: &Ground,
+    asked: &Asked,
+    go: &Go,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+) -> Ending {
+    let ended = |how| Ending { number: Some(go.number), how, brought: Brought::default() };
+    let word = DataRequest::from(GoV1 { mask: go.mask.as_bytes().to_vec() });
+    // It keeps the slot for a moment only: it is told before the disk is asked for records.
+    let n_chunks = match tokio::time::timeout(SMALL_TIMEOUT, exchange(send, recv, &word)).await {
+        Ok(Ok(DataReply::PieceFollows(follow))) => follow.chunks,
+        Ok(Ok(_)) => return ended(Ended::Wrong),
+        Ok(Err(how)) => return ended(how),
+        Err(_) => return ended(Ended::Broken),
+    };
+    let want = match want(ground, asked, go).await {
+        Ok(want) => want,
+        Err(ending) => return ending,
+    };
+    let brought = ask::passed_on(recv, n_chunks, &want, &intake(ground, go)).await;
+    ending(ground, asked, go, brought)
+}
+
+/// One message and its answer. What is no message is worse than silence.
+async fn exchange(
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+    request: &DataRequest,
+) -> Result<DataReply, Ended> {
+    frames::write(send, request).await.map_err(|_| Ended::Broken)?;
+    frames::read(recv).await.map_err(|error| match error {
+        WireError::Frame(_) => Ended::Wrong,
+        WireError::Ended | WireError::Stream(_) => Ended::Broken,
+    })
 }
 
 const fn said_no(fault: FaultCode) -> Ended {

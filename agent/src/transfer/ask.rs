@@ -222,7 +222,9 @@ async fn exchange(
     let mut lane = source.lane().await.map_err(|error| AskError::stream(error, source))?;
     let request = DataRequest::from(want.request.clone());
     frames::write(&mut lane.send, &request).await.map_err(|error| AskError::wire(error, source))?;
-    let reply = frames::read(&mut lane.recv).await.map_err(|error| AskError::wire(error, source))?;
+    // The controller gives an answer its turn; that is no silence.
+    let reply = intake.heard.ours(frames::read(&mut lane.recv)).await;
+    let reply = reply.map_err(|error| AskError::wire(error, source))?;
     let announced = match reply {
         DataReply::ChunksFollow(ChunksFollowV1 { chunks, bytes }) => {
             Announced { chunks, bytes: Some(bytes.into()) }

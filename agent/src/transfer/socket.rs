@@ -192,7 +192,7 @@ mod tests {
         };
         sender.send(&transmit).unwrap();
         let mut bytes = [0; 16];
-        let mut room = [std::io::IoSliceMut::new(&mut bytes)];
+        let mut room = [IoSliceMut::new(&mut bytes)];
         let mut words = nix::cmsg_space!(u8, i32);
         let flags = MsgFlags::empty();
         let got =

@@ -16,6 +16,7 @@ pub mod app;
 pub mod body;
 pub mod cache;
 pub mod caller;
+pub mod campaigns;
 pub mod distributions;
 pub mod domains;
 pub mod download;

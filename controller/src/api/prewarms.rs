@@ -25,7 +25,7 @@ use super::caller::Caller;
 use super::fault::Fault;
 use super::host_image_cache::Wanted;
 use super::locations::targets;
-use super::{prewarm_groups, when};
+use super::{campaigns, prewarm_groups, when};
 use crate::clock;
 use crate::db::images::Image;
 use crate::db::locations::Location;
@@ -211,7 +211,7 @@ pub async fn list(
     Ok(axum::Json(Page { items: items.collect(), next: page.next }))
 }
 
-/// A job with its targets.
+/// A job with its targets, and how their hosts pass the image to each other.
 #[utoipa::path(get, path = "/api/v1/prewarms/{id}", tag = "prewarms", params(("id" = PrewarmId, Path)),
     responses((status = 200, body = PrewarmDetails)))]
 pub async fn show(
@@ -219,9 +219,11 @@ pub async fn show(
     caller: Caller,
     Path(id): Path<PrewarmId>,
 ) -> Result<axum::Json<PrewarmDetails>, Fault> {
-    let prewarm = one(&app, &caller, id).await?;
-    let locations = target_bodies(&app, id).await?.into_iter().map(|(_, body)| body).collect();
-    Ok(axum::Json(PrewarmDetails { prewarm, locations }))
+    let job = find(&app, &caller, id).await?;
+    let prewarm = shown(&app, &job).await?;
+    let locations: Vec<_> = target_bodies(&app, id).await?.into_iter().map(|(_, body)| body).collect();
+    let campaign = campaigns::of_job(&app, &caller, &job, &locations).await?;
+    Ok(axum::Json(PrewarmDetails { prewarm, locations, campaign }))
 }
 
 /// All targets of a job: as they are stored, and as people see them.

@@ -57,7 +57,7 @@ pub(super) enum Next {
     /// Nothing.
     Nothing,
     /// Send this.
-    Answer(ToAgent),
+    Answer(Box<ToAgent>),
     /// The agent goes.
     Goodbye {
         /// Its reason.
@@ -107,10 +107,10 @@ impl Inbox {
                 }
             },
             ToController::Want(want) if want.location == self.session.location => {
-                return Ok(Next::Answer(ToAgent::Wanted(self.want(&want).await)));
+                return Ok(answer(ToAgent::Wanted(self.want(&want).await)));
             }
             ToController::KeyAsk(ask) if ask.location == self.session.location => {
-                return Ok(Next::Answer(ToAgent::KeyGiven(self.key(ask.content).await)));
+                return Ok(answer(ToAgent::KeyGiven(self.key(ask.content).await)));
             }
             ToController::CampaignState(state) => self.shared.swarms.state(&self.session, state).await,
             ToController::PieceReport(report) => self.shared.swarms.report(&self.session, report).await,
@@ -221,13 +221,17 @@ impl Inbox {
         }
         self.renewed_ms = Some(now_ms);
         match super::enrol::renew_in_session(&self.shared, &self.session, csr_der).await {
-            Ok(chain) => Next::Answer(ToAgent::Renewed(RenewedV1 { chain })),
+            Ok(chain) => answer(ToAgent::Renewed(RenewedV1 { chain })),
             Err(error) => {
                 tracing::warn!(location = %self.session.location, %error, "a renewal was refused");
                 Next::Nothing
             }
         }
     }
+}
+
+fn answer(message: ToAgent) -> Next {
+    Next::Answer(Box::new(message))
 }
 
 /// Puts a part into the inventory; a change that came in between counts like a part.

@@ -157,9 +157,7 @@ fn wanted(wants: &Wants, content: ContentId) -> Option<&crate::logic::plan::Want
 }
 
 /// Who receives in a campaign, as entries that may take bytes.
-pub(super) fn receivers(
-    wish: &CampaignWish,
-) -> impl Iterator<Item = (LocationId, ContentId)> + '_ {
+pub(super) fn receivers(wish: &CampaignWish) -> impl Iterator<Item = (LocationId, ContentId)> + '_ {
     let all = wish.members.iter().filter(|member| member.receives);
     all.map(|member| (member.session.location, wish.content))
 }

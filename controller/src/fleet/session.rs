@@ -322,7 +322,7 @@ async fn run(
 async fn take(inbox: &mut Inbox, message: ToController, writer: &mut SendStream) -> Result<(), Over> {
     match inbox.take(message).await? {
         Next::Nothing => Ok(()),
-        Next::Answer(answer) => Ok(send(writer, &answer).await?),
+        Next::Answer(answer) => Ok(send(writer, &*answer).await?),
         Next::Goodbye { reason } => Err(Over::Goodbye { reason }),
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Keep, Targets};
+use super::campaign::Campaign;
 use crate::digest::ContentId;
 use crate::id::{HostImageId, ImageId, LocationId, PrewarmGroupId, PrewarmId};
 use crate::words::{EntryStatus, PrewarmState, Priority};
@@ -127,6 +128,10 @@ pub struct PrewarmDetails {
     pub prewarm: Prewarm,
     /// Its targets.
     pub locations: Vec<PrewarmTarget>,
+    /// How the hosts pass the content to each other: the last campaign since the job was made. Absent if there was none, as for
+    /// a single host, or if the controller has forgotten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<Campaign>,
 }
 
 /// The jobs of one host image: one per disk, made, paused, resumed, cancelled and tried again together.

@@ -38,14 +38,18 @@ const NEWS_MAX: usize = 512;
 const LOOK_TICKS: u64 = 40;
 /// A campaign in which nobody receives and nobody has received ends after this long.
 const EMPTY_US: u64 = 3_000_000;
+/// How long a host may take to hash a file of which it has all pieces: a terabyte at 2 GB/s.
+const UNVERIFIED_US: u64 = 600_000_000;
 /// A host that was taken for gone is asked what it has at most this often.
 const ASK_AGAIN_US: u64 = 1_000_000;
 /// A host says what it has at most so often: each time costs a row of the planner.
 const JOINS_MAX: u32 = 256;
 /// A grant that ends this soon is renewed, ms.
 const GRANT_LEFT_MS: u64 = 5 * 60 * 1000;
-/// How long a lease is valid for its receiver, ms.
-const LEASE_MS: u32 = 3000;
+/// How long a lease is valid for its receiver at least, ms.
+const LEASE_MS_MIN: u64 = 3000;
+/// Most that is waited for slow uplinks, ms.
+const LEASE_MS_MAX: u64 = 60_000;
 /// Uploads that a host serves at once; fewer where a content is small.
 const SLOTS: u16 = 4;
 const SLOTS_SMALL: u16 = 2;
@@ -76,6 +80,16 @@ pub(super) struct Cut {
     pub(super) n_pieces: u32,
     pub(super) piece_bytes: u64,
     pub(super) data_bytes: u64,
+    /// Bytes of all chunks as they go over the wire.
+    pub(super) stored_bytes: u64,
+}
+
+impl Cut {
+    /// What so many raw bytes are on the wire, at least 1.
+    pub(super) fn on_wire(&self, raw_bytes: u64) -> u64 {
+        let wire = u128::from(raw_bytes) * u128::from(self.stored_bytes) / u128::from(self.data_bytes.max(1));
+        u64::try_from(wire).unwrap_or(raw_bytes).max(1)
+    }
 }
 
 /// See the module.
@@ -136,7 +150,7 @@ impl Campaign {
         let slots = if cut.data_bytes < SMALL_BYTES { SLOTS_SMALL } else { SLOTS };
         let settings = Settings { slots: slots.into(), seed: rand::random(), ..Settings::default() };
         let planner =
-            Planner::new(settings, cut.n_pieces, cut.piece_bytes, shared.swarms.source_share());
+            Planner::new(settings, cut.n_pieces, cut.on_wire(cut.piece_bytes), shared.swarms.source_share());
         let campaign = Self {
             shared,
             handle,
@@ -224,6 +238,8 @@ impl Campaign {
 
     /// Asks a member what it has; it is a new host from its answer on.
     pub(super) fn ask(&mut self, location: LocationId, now_us: u64) {
+        let Some(member) = self.members.by_location.get(&location) else { return };
+        let lease_ms = self.lease_ms(&member.session);
         let Some(member) = self.members.by_location.get_mut(&location) else { return };
         let (content, session) = (self.handle.content, &member.session);
         let signer = &self.shared.swarms.signer;
@@ -234,13 +250,25 @@ impl Campaign {
             campaign: self.handle.campaign,
             controllers: Vec::new(),
             slots: self.slots,
-            lease_ms: LEASE_MS,
+            lease_ms,
             grant,
             grant_key: signer.public(),
         };
         session.swarm_say(ToAgent::JoinCampaign(join));
         (member.is_awaited, member.asked_us) = (true, now_us);
         self.handle.gate.asked(location, Some(self.shared.now_ms()));
+    }
+
+    /// How long a lease is valid: what the slowest uplink needs for the pieces that may be leased from it at once, and two
+    /// seconds. Who has not said how fast it is counts with a fifth of its interface.
+    fn lease_ms(&self, newcomer: &super::super::registry::Session) -> u32 {
+        let known =
+            self.members.tallies.values().map(|tally| tally.upload_bytes_per_s).filter(|rate| *rate > 0);
+        let assumed = u64::from(newcomer.nic_mbps.max(1)) * 125_000 / 5;
+        let slowest = known.min().unwrap_or(assumed).max(1);
+        let step_ms = self.cut.on_wire(self.cut.piece_bytes) * 1000 / slowest;
+        let ms = 2000 + 3 * u64::from(self.slots) * step_ms;
+        u32::try_from(ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX)).unwrap_or(u32::MAX)
     }
 
     /// A host was taken for gone and lives: it is asked again, unless it was asked just now.
@@ -327,7 +355,12 @@ impl Campaign {
             self.finished_us = self.members.tallies.values().filter_map(|tally| tally.finished_us).max();
         }
         let linger_us = u64::try_from(self.shared.config.swarm.linger.as_micros()).unwrap_or(u64::MAX);
-        let most_us = if has_receivers { linger_us } else { EMPTY_US.min(linger_us) };
+        let most_us = match has_receivers {
+            // It has all pieces and hashes its file: a campaign that ended now would begin again at once.
+            true if all().any(|member| member.receives) => UNVERIFIED_US,
+            true => linger_us,
+            false => EMPTY_US.min(linger_us),
+        };
         let since_us = *self.quiet_since_us.get_or_insert(now_us);
         let is_over = now_us.saturating_sub(since_us) >= most_us;
         if is_over {

@@ -6,9 +6,7 @@
 //! **Invariants.** The planner sees only pieces and hosts that exist ([`super::check`]); what names others is left out.
 
 use hearth_protocol::id::LocationId;
-use hearth_protocol::message::swarm::{
-    CampaignStateV1, FailureKind, PieceFailure, PieceReportV1, pieces_in,
-};
+use hearth_protocol::message::swarm::{CampaignStateV1, FailureKind, PieceFailure, PieceReportV1, pieces_in};
 
 use super::super::metrics as names;
 use super::campaign::Campaign;
@@ -99,7 +97,8 @@ impl Campaign {
         let n_new = self.planner.n_done(host).saturating_sub(before);
         metrics::counter!(names::PIECES).increment(n_new.into());
         for failed in &report.failed {
-            let Some(from) = self.members.row(failed.from).filter(|_| failed.piece < self.cut.n_pieces) else {
+            let Some(from) = self.members.row(failed.from).filter(|_| failed.piece < self.cut.n_pieces)
+            else {
                 tracing::debug!(%location, piece = failed.piece, from = failed.from, "a failure names nobody");
                 continue;
             };
@@ -110,7 +109,13 @@ impl Campaign {
     }
 
     fn failed(&mut self, by: LocationId, host: HostNo, failed: PieceFailure, from: Row, now_us: u64) {
-        let (how, name) = match failed.how {
+        // What was only expected there may have failed on its way.
+        let was_there = self.planner.has(from.host, failed.piece);
+        let kind = match failed.how {
+            FailureKind::Missing if !was_there => FailureKind::Late,
+            kind => kind,
+        };
+        let (how, name) = match kind {
             FailureKind::Late => (Failure::Late, "late"),
             FailureKind::Missing => (Failure::Missing, "missing"),
             FailureKind::Silent => (Failure::Silent, "silent"),
@@ -125,7 +130,7 @@ impl Campaign {
             return;
         };
         let was_expelled = tally.is_expelled();
-        if tally.failed(by, failed.how) && !was_expelled {
+        if tally.failed(by, kind) && !was_expelled {
             tracing::warn!(location = ?from.location, content = %self.handle.content, "three hosts had wrong bytes from a host; nobody fetches from it any more");
         }
     }
@@ -142,12 +147,13 @@ impl Campaign {
         let count = |of: &dyn Fn(&HostView) -> bool| {
             u32::try_from(hosts.iter().filter(|host| of(host)).count()).unwrap_or(u32::MAX)
         };
-        let receiving = || self.members.tallies.values().filter(|tally| tally.receives && tally.joined_us.is_some());
+        let receiving =
+            || self.members.tallies.values().filter(|tally| tally.receives && tally.joined_us.is_some());
         let all = self.members.tallies.values().filter(|tally| tally.joined_us.is_some());
         let shape = Shape {
             n_hosts: receiving().count() as u64,
-            bytes: receiving().map(|tally| tally.needed_bytes).max().unwrap_or(0),
-            piece_bytes: self.cut.piece_bytes,
+            bytes: self.cut.on_wire(receiving().map(|tally| tally.needed_bytes).max().unwrap_or(0)),
+            piece_bytes: self.cut.on_wire(self.cut.piece_bytes),
             source_bytes_per_s: self.shared.swarms.source_share(),
             download_bytes_per_s_min: receiving().map(|tally| tally.download_bytes_per_s).min().unwrap_or(0),
             upload_bytes_per_s_sum: all.map(|tally| tally.upload_bytes_per_s).fold(0, u64::saturating_add),
@@ -168,7 +174,10 @@ impl Campaign {
             leases: self.planner.n_leases(),
             source_pieces: self.source_pieces,
             cross_rack_pieces: self.cross_rack_pieces,
-            from_controller_bytes: hosts.iter().map(|host| host.from_controller_bytes).fold(0, u64::saturating_add),
+            from_controller_bytes: hosts
+                .iter()
+                .map(|host| host.from_controller_bytes)
+                .fold(0, u64::saturating_add),
             from_agents_bytes: hosts.iter().map(|host| host.from_agents_bytes).fold(0, u64::saturating_add),
             slowest,
             culprits,

@@ -148,6 +148,8 @@ impl Tally {
             from_agents_bytes: self.from_agents.sum(),
             sent_bytes: self.sent.sum(),
             failures: self.failures,
+            accusers: u32::try_from(self.accusers.len()).unwrap_or(u32::MAX),
+            is_expelled: self.is_expelled(),
         }
     }
 }
@@ -174,13 +176,7 @@ impl Members {
     }
 
     /// Takes somebody in; `rack` is the fleet's number of the rack.
-    pub(super) fn put(
-        &mut self,
-        session: Arc<Session>,
-        rack: u32,
-        receives: bool,
-        deadline_ms: Option<u64>,
-    ) {
+    pub(super) fn put(&mut self, session: Arc<Session>, rack: u32, receives: bool, deadline_ms: Option<u64>) {
         let next = u32::try_from(self.racks.len()).unwrap_or(u32::MAX);
         let rack = *self.racks.entry(rack).or_insert(next);
         let location = session.location;
@@ -229,7 +225,8 @@ impl Members {
             session.advertised.iter().take(PEER_ADDRESSES_MAX).cloned().collect();
         if addresses.is_empty() {
             let address = session.address;
-            addresses.push(std::net::SocketAddr::new(address.ip().to_canonical(), address.port()).to_string());
+            addresses
+                .push(std::net::SocketAddr::new(address.ip().to_canonical(), address.port()).to_string());
         }
         Some(PeerV1 { host: host.number(), location: session.location, agent: session.agent, addresses })
     }

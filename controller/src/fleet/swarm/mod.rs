@@ -395,7 +395,12 @@ async fn start(shared: Arc<Shared>, handle: Arc<Handle>, news: mpsc::Receiver<Sa
         let object = store.open(content)?;
         let data_bytes = object.root().data_bytes();
         let n_pieces = object.pieces()?.len();
-        Ok(Cut { n_pieces, piece_bytes: piece_bytes(data_bytes), data_bytes })
+        Ok(Cut {
+            n_pieces,
+            piece_bytes: piece_bytes(data_bytes),
+            data_bytes,
+            stored_bytes: object.stored_bytes(),
+        })
     };
     let reason = match tokio::task::spawn_blocking(read).await {
         Ok(Ok(cut)) if (1..=PIECES_MAX).contains(&cut.n_pieces) => {

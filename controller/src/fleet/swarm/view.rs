@@ -83,6 +83,10 @@ pub struct HostView {
     pub sent_bytes: u64,
     /// How often others said that it failed them.
     pub failures: Failures,
+    /// Different hosts that had wrong bytes from it.
+    pub accusers: u32,
+    /// So many had that nobody fetches from it any more.
+    pub is_expelled: bool,
 }
 
 /// Failures that others report of a host, by kind.
@@ -119,8 +123,7 @@ impl Failures {
 pub(super) fn named(hosts: &[HostView]) -> (Vec<HostView>, Vec<HostView>) {
     let mut slowest: Vec<&HostView> = hosts.iter().filter(|host| host.receives).collect();
     slowest.sort_unstable_by_key(|host| slowness(host));
-    let mut culprits: Vec<&HostView> =
-        hosts.iter().filter(|host| host.failures.weight() > (0, 0)).collect();
+    let mut culprits: Vec<&HostView> = hosts.iter().filter(|host| host.failures.weight() > (0, 0)).collect();
     culprits.sort_unstable_by_key(|host| (std::cmp::Reverse(host.failures.weight()), host.location));
     let first = |hosts: Vec<&HostView>| hosts.into_iter().take(NAMED_MAX).cloned().collect();
     (first(slowest), first(culprits))
@@ -184,6 +187,8 @@ mod tests {
             from_agents_bytes: 0,
             sent_bytes: 0,
             failures: Failures { wrong, late, ..Failures::default() },
+            accusers: wrong,
+            is_expelled: false,
         }
     }
 

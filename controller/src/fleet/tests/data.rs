@@ -190,6 +190,7 @@ async fn hold(connection: Connection, root: bytes::Bytes, page: bytes::Bytes) {
                 give_chunks(&mut writer, &fetch).await;
                 continue;
             }
+            other => panic!("the controller asks for {other:?}"),
         };
         let follow = BytesFollowV1 { bytes: u32::try_from(bytes.len()).unwrap() };
         send(&mut writer, &DataReply::BytesFollow(follow)).await.unwrap();

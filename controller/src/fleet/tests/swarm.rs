@@ -5,10 +5,10 @@ use std::sync::Mutex;
 
 use hearth_protocol::fault::FaultCode;
 use hearth_protocol::mask::ChunkMask;
-use hearth_protocol::message::data::{DataRequest, FetchPieceV1, GoV1, HavingV1};
+use hearth_protocol::message::data::DataRequest;
 use hearth_protocol::message::swarm::{
-    Campaign, CampaignStateV1, EndCampaignV1, FailureKind, FinishedPiece, GrantV1, JoinCampaignV1, PeerV1,
-    PieceFailure, PieceLease, PieceLeasesV1, PieceReportV1, piece_bits,
+    Campaign, CampaignStateV1, EndCampaignV1, FailureKind, FetchPieceV1, FinishedPiece, GoV1, GrantV1,
+    HavingV1, JoinCampaignV1, PeerV1, PieceFailure, PieceLease, PieceLeasesV1, PieceReportV1, piece_bits,
 };
 use hearth_protocol::piece::Pieces;
 
@@ -128,7 +128,12 @@ struct Log {
     from_others: Vec<(u32, u32)>,
     peers: Vec<PeerV1>,
     end: Option<EndCampaignV1>,
-    n_joins: u32,
+}
+
+impl Log {
+    fn n_pieces(&self) -> usize {
+        self.from_source.len() + self.from_others.len()
+    }
 }
 
 /// Plays an agent: answers, follows its leases (what others would send is taken as sent) and reports, until the end.
@@ -141,7 +146,6 @@ async fn play(place: &Place, mut live: Live, has: bool, log: &Mutex<Log>) {
             (Err(_), None) | (Ok(Ok(Some(ToAgent::Plan(_)))), _) => {}
             (Ok(Ok(Some(ToAgent::JoinCampaign(join)))), _) => {
                 campaign = Some(join.campaign);
-                log.lock().unwrap().n_joins += 1;
                 live.state(join.campaign, has).await;
             }
             (Ok(Ok(Some(ToAgent::PieceLeases(leases)))), _) => follow(place, &mut live, leases, log).await,
@@ -169,6 +173,10 @@ async fn follow(place: &Place, live: &mut Live, leases: PieceLeasesV1, log: &Mut
         let finished = vec![FinishedPiece { piece, from: Some(holders[0]) }];
         live.say(report(leases.campaign, finished, vec![])).await;
     }
+    let n_pieces = { log.lock().unwrap() }.n_pieces();
+    if n_pieces == PIECES as usize {
+        live.report_active(place.content).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,17 +186,15 @@ async fn two_hosts_share_what_the_source_sends_once() {
     let logs = [Mutex::new(Log::default()), Mutex::new(Log::default())];
     let mut lives = lives.into_iter();
     let (one, two) = (lives.next().unwrap(), lives.next().unwrap());
-    let play_all = futures::future::join(
-        play(&place, one, false, &logs[0]),
-        play(&place, two, false, &logs[1]),
-    );
+    let play_all =
+        futures::future::join(play(&place, one, false, &logs[0]), play(&place, two, false, &logs[1]));
     tokio::time::timeout(SOON * 2, play_all).await.expect("the campaign ends");
     let logs = logs.map(|log| log.into_inner().unwrap());
     let mut from_source: Vec<u32> = logs.iter().flat_map(|log| log.from_source.clone()).collect();
     from_source.sort_unstable();
     assert_eq!(from_source, [0, 1, 2], "the source sends each piece once");
     for (n, log) in logs.iter().enumerate() {
-        assert_eq!(log.from_source.len() + log.from_others.len(), PIECES as usize);
+        assert_eq!(log.n_pieces(), PIECES as usize);
         assert_eq!(log.end.as_ref().unwrap().reason, "everybody has it");
         let other = &agents[1 - n];
         for peer in &log.peers {
@@ -359,14 +365,9 @@ async fn garbage_about_campaigns_changes_nothing() {
     // Reports of a host that has not said what it has, then all kinds of numbers that mean nothing.
     let finished = |piece: u32, from: Option<u32>| FinishedPiece { piece, from };
     let lies = || {
-        let finished = vec![
-            finished(u32::MAX, None),
-            finished(PIECES, Some(0)),
-            finished(7, Some(u32::MAX)),
-        ];
-        let failed = [(PIECES, 1), (u32::MAX, 1), (0, 77), (0, u32::MAX), (1, 0)].map(|(piece, from)| {
-            PieceFailure { piece, from, how: FailureKind::Wrong, is_last: false }
-        });
+        let finished = vec![finished(u32::MAX, None), finished(PIECES, Some(0)), finished(7, Some(u32::MAX))];
+        let failed = [(PIECES, 1), (u32::MAX, 1), (0, 77), (0, u32::MAX), (1, 0)]
+            .map(|(piece, from)| PieceFailure { piece, from, how: FailureKind::Wrong, is_last: false });
         report(campaign, finished, failed.to_vec())
     };
     lives[0].say(lies()).await;
@@ -467,10 +468,8 @@ async fn each_receiver_is_given_a_grant_of_its_own() {
         let GrantV1 { agent: named, not_before_unix_ms, not_after_unix_ms, .. } = join.grant.clone();
         assert_eq!(named, agent.id());
         assert!((not_before_unix_ms..not_after_unix_ms).contains(&clock::unix_ms()));
-        let key = aws_lc_rs::signature::UnparsedPublicKey::new(
-            &aws_lc_rs::signature::ED25519,
-            join.grant_key,
-        );
+        let key =
+            aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, join.grant_key);
         key.verify(&join.grant.signed_bytes(), &join.grant.signature).unwrap();
     }
 }

@@ -52,10 +52,7 @@ pub struct Membership {
 /// Who takes part; `None`: there is no campaign. `members`: who is in the one that runs, `None` if none does. The order of
 /// the candidates does not matter.
 #[must_use]
-pub fn membership(
-    candidates: &[Candidate],
-    members: Option<&BTreeSet<LocationId>>,
-) -> Option<Membership> {
+pub fn membership(candidates: &[Candidate], members: Option<&BTreeSet<LocationId>>) -> Option<Membership> {
     let of = |stand: Stand| candidates.iter().filter(move |candidate| candidate.stand == stand);
     let mut receivers: Vec<LocationId> = of(Stand::Needs).map(|candidate| candidate.location).collect();
     if candidates.is_empty() || (members.is_none() && receivers.len() < RECEIVERS_MIN) {
@@ -135,7 +132,11 @@ mod tests {
         let members: BTreeSet<LocationId> = (100..300).map(location).collect();
         let all: Vec<Candidate> = (0..300).map(|n| candidate(n, u32::from(n % 3), Stand::Has)).collect();
         let chosen = membership(&all, Some(&members)).unwrap();
-        assert_eq!(chosen.holders.len(), 200, "those that received stay, and nobody new comes to serve nobody");
+        assert_eq!(
+            chosen.holders.len(),
+            200,
+            "those that received stay, and nobody new comes to serve nobody"
+        );
         let left = &all[..200];
         assert_eq!(membership(left, Some(&members)).unwrap().holders.len(), 100, "who left is out");
     }

@@ -39,7 +39,7 @@ mod source;
 mod tests;
 
 pub use blame::Failure;
-pub use bound::{Bound, Shape, bound};
+pub use bound::{Bound, Limit, Shape, bound};
 pub use member::{Joining, SOURCE};
 pub use planner::Planner;
 

@@ -313,6 +313,12 @@ impl Planner {
         self.n_leases
     }
 
+    /// Whether a host said that it has a piece, and was not found without it.
+    #[must_use]
+    pub fn has(&self, host: HostNo, piece: PieceNo) -> bool {
+        self.done.has(host, piece)
+    }
+
     /// Finished pieces of a host.
     #[must_use]
     pub fn n_done(&self, host: HostNo) -> u32 {
