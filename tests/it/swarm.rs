@@ -4,6 +4,7 @@ use std::path::Path;
 
 use hearth_protocol::api::cache::{Keep, Targets};
 use hearth_protocol::api::image::Image;
+use hearth_protocol::api::location::Location;
 use hearth_protocol::api::prewarm::{Prewarm, PrewarmDetails};
 use hearth_protocol::words::PrewarmState;
 use hearth_tests::cluster::{Cluster, Extra, WORK_WAIT_MAX};
@@ -141,7 +142,18 @@ async fn hosts_that_do_harm_are_named_and_harm_nobody() {
     let is_honest = |name: &str| (0..honest).any(|index| hearth_tests::cluster::agent_name(index) == name);
     let wronged = campaign.culprits.iter().find(|host| host.wrong > 0 && is_honest(&host.location_name));
     assert!(wronged.is_none(), "{campaign:#?}");
+    // Other rogues serve whoever asks; of the honest hosts, nobody is served who shows a grant that is not his.
+    let locations: Vec<Location> = cluster.api.list("/locations").await.unwrap();
     let said = cluster.agent_log(honest + 5);
-    assert!(said.contains("refused (denied)") || said.contains("refused (not_found)"), "{said}");
-    assert!(!said.contains("SERVED"), "{said}");
+    let at_honest = |line: &&str| {
+        let at = locations.iter().find(|location| line.contains(&location.id.to_string()));
+        at.is_some_and(|location| is_honest(&location.name))
+    };
+    let tried: Vec<&str> =
+        said.lines().filter(|line| line.starts_with("a grant for")).filter(at_honest).collect();
+    assert!(
+        tried.iter().any(|line| line.contains("a longer life") && line.ends_with("refused (denied)")),
+        "{said}"
+    );
+    assert!(tried.iter().all(|line| line.contains("refused (")), "{tried:#?}");
 }

@@ -188,7 +188,7 @@ async fn replay(
                 Ok(_) => "SERVED".to_owned(),
                 Err(error) => format!("cut ({error})"),
             };
-            println!("replay of a grant for {what} at host {}: {word}", peer.host);
+            println!("a grant for {what} at {}: {word}", peer.location);
         }
     }
     Ok(())
