@@ -46,6 +46,16 @@ pub(crate) struct Moved {
     pub(crate) sent: u64,
 }
 
+impl Moved {
+    /// What moved since `before`.
+    pub(crate) const fn since(self, before: Self) -> Self {
+        Self {
+            received: self.received.saturating_sub(before.received),
+            sent: self.sent.saturating_sub(before.sent),
+        }
+    }
+}
+
 /// What the devices moved that carry the first of the `advertised` addresses that this host has, or lead to `controller`. A
 /// bridge counts its own bytes and not those of guests: they pass through the ports. Blocks for a few reads from sysfs.
 #[must_use]

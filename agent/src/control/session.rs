@@ -291,7 +291,7 @@ impl Home {
         let heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms).clamp(1_000, 120_000));
         let silence_max = heartbeat * 2 + SILENCE_SLACK;
         let ended = tokio::select! {
-            never = self.swarm.caps().give_way(self.advertised.clone(), connection.remote_address()) => match never {},
+            never = self.swarm.caps().give_way(&self.endpoint, self.advertised.clone(), connection.remote_address()) => match never {},
             ended = talk.run(heartbeat, &mut messages, reports, stop) => ended,
             () = silence(connection, silence_max) => Err(SessionError::Silent { what: "send a packet", after: silence_max }),
         };

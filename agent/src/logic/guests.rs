@@ -33,6 +33,12 @@ impl Default for Share {
 }
 
 impl Share {
+    /// Whether the whole cap may be used.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.part == WHOLE
+    }
+
     /// One direction of the interface moved `all` bytes per second since the last look, of which `ours` are ours, and can
     /// move `nic`. Returns what is allowed of `cap`, at least 1.
     pub fn look(&mut self, all: u64, ours: u64, nic: u64, cap: u64) -> u64 {

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::logic::guests::Share;
 use crate::logic::nic::NIC_MBPS_DEFAULT;
 use crate::nic;
+use crate::transfer::endpoint::Endpoint;
 use crate::transfer::rate::RateCap;
 
 /// Part of the interface that may be used for sending if nothing is configured: one in this many.
@@ -23,8 +24,8 @@ const UPLOAD_MBPS_MAX: u32 = 2500;
 
 /// Time between two looks at the interface.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Bytes on the wire for a hundred of ours: headers of IP, UDP and QUIC.
-const WIRE_PERCENT: u64 = 105;
+/// Fewer bytes between two looks are pulses and reports.
+const IDLE_BYTES: u64 = 64 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -66,38 +67,40 @@ impl Caps {
     /// Looks at the interface that leads to `controller` and leaves it to guests that fill it. Never ends.
     pub async fn give_way(
         &self,
+        endpoint: &Endpoint,
         advertised: Vec<String>,
         controller: SocketAddr,
     ) -> std::convert::Infallible {
         let (mut sending, mut taking) = (Share::default(), Share::default());
-        let (mut before, mut ours_before) = (None, (self.upload.passed(), self.download.passed()));
-        let mut looked = clock::monotonic();
+        let (mut before, mut ours_before, mut looked) = (None, endpoint.moved(), clock::monotonic());
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if (self.upload.passed(), self.download.passed()) == ours_before {
-                // Nothing of ours moves, and nobody needs to know how busy the guests are.
-                before = None;
+            let ours = endpoint.moved();
+            let mine = ours.since(ours_before);
+            if before.is_none() && mine.received.max(mine.sent) < IDLE_BYTES {
+                // Hardly anything of ours moves, and nobody needs to know how busy the guests are.
+                (ours_before, looked) = (ours, clock::monotonic());
                 continue;
             }
             let advertised = advertised.clone();
             let read = tokio::task::spawn_blocking(move || nic::moved(&advertised, controller)).await;
             let Ok(Some(moved)) = read else { continue };
-            let passed =
-                clock::monotonic().duration_since(std::mem::replace(&mut looked, clock::monotonic()));
-            let rate = |bytes: u64| bytes * 1000 / u64::try_from(passed.as_millis()).unwrap_or(1).max(1);
-            let ours = (self.upload.passed(), self.download.passed());
+            let now = clock::monotonic();
+            let passed = now.duration_since(looked);
+            (ours_before, looked) = (ours, now);
             let Some(old) = before.replace(moved) else { continue };
+            let all = moved.since(old);
+            let rate = |bytes: u64| bytes * 1000 / u64::try_from(passed.as_millis()).unwrap_or(1).max(1);
             let nic = bytes_per_s(self.nic_mbps.load(Ordering::Relaxed));
-            let wire = |now: u64, old: u64| rate(now - old) * WIRE_PERCENT / 100;
-            let sent = rate(moved.sent.saturating_sub(old.sent));
-            let received = rate(moved.received.saturating_sub(old.received));
-            let upload = sending.look(sent, wire(ours.0, ours_before.0), nic, self.upload_bytes_per_s());
+            let upload = sending.look(rate(all.sent), rate(mine.sent), nic, self.upload_bytes_per_s());
             let download =
-                taking.look(received, wire(ours.1, ours_before.1), nic, self.download_bytes_per_s());
-            ours_before = ours;
+                taking.look(rate(all.received), rate(mine.received), nic, self.download_bytes_per_s());
             self.upload.set(Some(upload));
             let is_capped = self.download_mbps.is_some() || download < self.download_bytes_per_s();
             self.download.set(is_capped.then_some(download));
+            if mine.received.max(mine.sent) < IDLE_BYTES && sending.is_whole() && taking.is_whole() {
+                before = None;
+            }
         }
     }
 

@@ -208,6 +208,7 @@ impl Campaign {
             .flatten()
             .filter(|host| **host != SOURCE)
             .for_each(|host| part.neighbours.note(*host));
+        tracing::trace!(piece = lease.piece, holders = ?lease.holders, now_ms, "a lease");
         let asked = part.downloads.take(lease, now_ms);
         asked.into_iter().for_each(|from| self.ask(lease.piece, from));
     }
@@ -234,9 +235,11 @@ impl Campaign {
         let Some(part) = &mut self.part else { return };
         match part.downloads.wish(piece, from) {
             Wish::Never => return,
-            Wish::Later => return part.later.push((piece, from)),
-            Wish::Now => {}
+            Wish::Later if from != SOURCE => return part.later.push((piece, from)),
+            // The controller's bytes are on their way, and everybody waits for them.
+            Wish::Later | Wish::Now => {}
         }
+        tracing::trace!(piece, from, has_all, now_ms, "an offer is taken");
         part.downloads.begins(piece, from, has_all, now_ms);
         part.last_transfer += 1;
         let (number, heard, stop) = (part.last_transfer, Arc::<Heard>::default(), CancellationToken::new());
@@ -319,6 +322,7 @@ impl Campaign {
         }
         if how == Ended::Whole {
             self.done[piece as usize / 64] |= 1 << (piece % 64);
+            tracing::trace!(piece, from, now_ms, "a piece is whole");
             self.uploads.piece_begins(piece);
             self.finish_if_whole();
         } else if self.part.as_ref().is_some_and(|part| !part.downloads.expects(piece)) {

@@ -124,16 +124,24 @@ async fn one(ground: &Ground, holder: Holder, asked: Asked) -> Option<Ending> {
     }
 }
 
+/// The controller answers when it is the request's turn: only then the transfer begins, and takes its place among others.
 async fn from_controller(ground: &Ground, asked: &Asked) -> Option<Ending> {
     let Some(source) = ground.shared.controller.borrow().clone() else { return early(Ended::Broken) };
-    let go = offered(ground, asked, true).await?;
+    let mask = ground.relay.wanted_in(asked.chunks.clone());
+    let content = ground.relay.staging.content();
+    let request = FetchV1 { content, piece: asked.piece, mask: mask.as_bytes().to_vec() };
+    let begun = match ask::begin(&source, &request).await {
+        Ok(begun) => begun,
+        Err(error) => return early(how(&error)),
+    };
+    let go = Go { mask, ..offered(ground, asked, true).await? };
     let want = match want(ground, asked, &go).await {
         Ok(want) => want,
         Err(ending) => return Some(ending),
     };
     let intake = intake(ground, &go);
     let brought = tokio::select! {
-        brought = ask::chunks(&source, &want, &intake) => brought,
+        brought = begun.taken(&source, &want, &intake) => brought,
         () = go.stop.cancelled() => return None,
     };
     Some(ending(ground, asked, &go, brought))
@@ -244,15 +252,20 @@ fn ending(ground: &Ground, asked: &Asked, go: &Go, brought: Brought) -> Ending {
     } else if !brought.unpacked.bad.is_empty() {
         Ended::Wrong
     } else {
-        match &brought.error {
-            // A whole answer that leaves chunks out breaks the contract.
-            None | Some(AskError::Protocol { .. }) => Ended::Wrong,
-            Some(AskError::Fault { fault, .. }) => said_no(*fault),
-            Some(AskError::Broken(error)) if gave_up(error) => Ended::Late,
-            Some(AskError::Broken(_) | AskError::LinkLost) => Ended::Broken,
-        }
+        // A whole answer that leaves chunks out breaks the contract.
+        brought.error.as_ref().map_or(Ended::Wrong, how)
     };
     Ending { number: Some(go.number), how, brought }
+}
+
+/// What an error says of the holder.
+fn how(error: &AskError) -> Ended {
+    match error {
+        AskError::Protocol { .. } => Ended::Wrong,
+        AskError::Fault { fault, .. } => said_no(*fault),
+        AskError::Broken(error) if gave_up(error) => Ended::Late,
+        AskError::Broken(_) | AskError::LinkLost => Ended::Broken,
+    }
 }
 
 /// Whether the holder reset the stream because its own supplier failed it.

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use super::decode::{Decoders, Segment, Sink, Unpacked};
 use super::frames::{self, WireError};
 use super::heard::{Heard, Listening};
-use super::link::Source;
+use super::link::{Lane, Source};
 use super::rate::RateCap;
 use crate::clock;
 use crate::logic::fetch_plan::Ended;
@@ -181,9 +181,54 @@ pub struct Brought {
 
 /// Asks for chunks and waits until all that came is written. Not cancel safe, but nothing is lost that was marked done.
 pub async fn chunks(source: &Arc<Source>, want: &Want, intake: &Intake) -> Brought {
-    let mut taking = Taking::default();
-    let error = exchange(source, want, intake, &mut taking).await.err();
-    taking.written(error).await
+    match intake.heard.ours(begin(source, &want.request)).await {
+        Ok(begun) => begun.taken(source, want, intake).await,
+        Err(error) => Taking::default().written(Some(error)).await,
+    }
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub struct Begun {
+    lane: Lane,
+    announced: Announced,
+}
+
+/// Asks for chunks and waits until they begin to come: a source gives each answer its turn.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn begin(source: &Arc<Source>, request: &FetchV1) -> Result<Begun, AskError> {
+    let mut lane = source.lane().await.map_err(|error| AskError::stream(error, source))?;
+    let request = DataRequest::from(request.clone());
+    frames::write(&mut lane.send, &request).await.map_err(|error| AskError::wire(error, source))?;
+    let reply = frames::read(&mut lane.recv).await.map_err(|error| AskError::wire(error, source))?;
+    match reply {
+        DataReply::ChunksFollow(ChunksFollowV1 { chunks, bytes }) => {
+            Ok(Begun { lane, announced: Announced { chunks, bytes: Some(bytes.into()) } })
+        }
+        DataReply::Fault(fault) => {
+            lane.give_back();
+            Err(fault.into())
+        }
+        _ => Err(AskError::Protocol { why: "no chunks follow, but chunks were asked for" }),
+    }
+}
+
+impl Begun {
+    /// Takes the chunks and waits until all that came is written.
+    pub async fn taken(mut self, source: &Source, want: &Want, intake: &Intake) -> Brought {
+        let mut taking = Taking::default();
+        let error = match taking.receive(&mut self.lane.recv, want, intake, self.announced).await {
+            Ok(()) => {
+                self.lane.give_back();
+                None
+            }
+            Err(AskError::Broken(_)) if !source.is_open() => Some(AskError::LinkLost),
+            Err(error) => Some(error),
+        };
+        taking.written(error).await
+    }
 }
 
 /// Takes the chunks that follow on a stream of which no length was announced, and waits until all that came is written.
@@ -211,36 +256,6 @@ struct Announced {
 struct Taking {
     answers: Vec<oneshot::Receiver<Unpacked>>,
     moved_bytes: u64,
-}
-
-async fn exchange(
-    source: &Arc<Source>,
-    want: &Want,
-    intake: &Intake,
-    taking: &mut Taking,
-) -> Result<(), AskError> {
-    let mut lane = source.lane().await.map_err(|error| AskError::stream(error, source))?;
-    let request = DataRequest::from(want.request.clone());
-    frames::write(&mut lane.send, &request).await.map_err(|error| AskError::wire(error, source))?;
-    // The controller gives an answer its turn; that is no silence.
-    let reply = intake.heard.ours(frames::read(&mut lane.recv)).await;
-    let reply = reply.map_err(|error| AskError::wire(error, source))?;
-    let announced = match reply {
-        DataReply::ChunksFollow(ChunksFollowV1 { chunks, bytes }) => {
-            Announced { chunks, bytes: Some(bytes.into()) }
-        }
-        DataReply::Fault(fault) => {
-            lane.give_back();
-            return Err(fault.into());
-        }
-        _ => return Err(AskError::Protocol { why: "no chunks follow, but chunks were asked for" }),
-    };
-    match taking.receive(&mut lane.recv, want, intake, announced).await {
-        Ok(()) => lane.give_back(),
-        Err(AskError::Broken(_)) if !source.is_open() => return Err(AskError::LinkLost),
-        Err(error) => return Err(error),
-    }
-    Ok(())
 }
 
 impl Taking {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::socket::MarkedSocket;
+use crate::nic::Moved;
 use hearth_protocol::message::data::STREAMS_MAX;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -82,6 +83,7 @@ pub enum EndpointError {
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     quinn: quinn::Endpoint,
+    socket: Arc<MarkedSocket>,
     buffer_bytes: usize,
 }
 
@@ -123,8 +125,14 @@ impl Endpoint {
         let quic = |source| EndpointError::Quic { address: listen, source };
         let socket = MarkedSocket::new(socket, dscp).map_err(quic)?;
         let runtime = Arc::new(TokioRuntime);
-        let quinn = quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime).map_err(quic)?;
-        Ok(Self { quinn, buffer_bytes })
+        let quinn = quinn::Endpoint::new_with_abstract_socket(
+            config,
+            None,
+            Arc::<MarkedSocket>::clone(&socket),
+            runtime,
+        )
+        .map_err(quic)?;
+        Ok(Self { quinn, socket, buffer_bytes })
     }
 
     /// Settings for connections that this agent opens.
@@ -165,6 +173,12 @@ impl Endpoint {
     #[must_use]
     pub const fn quinn(&self) -> &quinn::Endpoint {
         &self.quinn
+    }
+
+    /// What went through the socket, bytes on the wire.
+    #[must_use]
+    pub(crate) fn moved(&self) -> Moved {
+        self.socket.moved()
     }
 
     /// Receive buffer as the kernel gave it, bytes.

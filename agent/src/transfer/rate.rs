@@ -4,7 +4,6 @@
 //! **Why before reading.** What is not read fills the window, and the sender stops: no byte is thrown away.
 //! **Invariants.** Without a cap nothing is awaited.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,19 +15,13 @@ use crate::logic::rate::TokenBucket;
 pub struct RateCap {
     start: Instant,
     bucket: Mutex<TokenBucket>,
-    /// Bytes that passed.
-    passed: AtomicU64,
 }
 
 impl RateCap {
     /// A cap in bytes per second; `None` for none.
     #[must_use]
     pub fn new(bytes_per_s: Option<u64>) -> Self {
-        Self {
-            start: clock::monotonic(),
-            bucket: Mutex::new(TokenBucket::new(bytes_per_s, 0)),
-            passed: AtomicU64::new(0),
-        }
+        Self { start: clock::monotonic(), bucket: Mutex::new(TokenBucket::new(bytes_per_s, 0)) }
     }
 
     /// Changes the cap.
@@ -39,18 +32,11 @@ impl RateCap {
 
     /// Waits until `bytes` may move.
     pub async fn pause(&self, bytes: u64) {
-        self.passed.fetch_add(bytes, Ordering::Relaxed);
         let now_us = self.now_us();
         let pause = self.lock().take(bytes, now_us);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-    }
-
-    /// Bytes that passed so far.
-    #[must_use]
-    pub fn passed(&self) -> u64 {
-        self.passed.load(Ordering::Relaxed)
     }
 
     fn now_us(&self) -> u64 {

@@ -2,6 +2,7 @@
 //!
 //! **What.** [`MarkedSocket`] is quinn's socket on tokio, but every packet carries a DSCP class beside the ECN bits.
 //! **Why not a socket option.** quinn's socket sets the whole byte with each packet, and so overwrites the option.
+//! **Why it counts.** How much of an interface others use is known only from what of it is ours, to the packet.
 //! **Why the class of every packet.** Networks reorder between classes, and a connection in two of them takes that for loss.
 //! **Invariants.** A packet that cannot be sent so is sent as quinn would.
 
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
@@ -20,6 +22,8 @@ use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 
+use crate::nic::Moved;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct MarkedSocket {
@@ -27,6 +31,16 @@ pub(super) struct MarkedSocket {
     state: UdpSocketState,
     /// The class in the place that it has in the packet's header.
     class: u8,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+/// Bytes of a packet on the wire beside its contents: Ethernet, IPv4, UDP.
+const HEADER_BYTES: u64 = 14 + 20 + 8;
+
+/// What so many bytes of contents are on the wire, in packets of `packet` bytes.
+fn on_wire(bytes: usize, packet: usize) -> u64 {
+    bytes as u64 + HEADER_BYTES * bytes.div_ceil(packet.max(1)) as u64
 }
 
 impl MarkedSocket {
@@ -39,10 +53,23 @@ impl MarkedSocket {
     /// Outside a tokio runtime.
     pub(super) fn new(socket: UdpSocket, dscp: u8) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
-        Ok(Arc::new(Self { io: tokio::net::UdpSocket::from_std(socket)?, state, class: dscp << 2 }))
+        Ok(Arc::new(Self {
+            io: tokio::net::UdpSocket::from_std(socket)?,
+            state,
+            class: dscp << 2,
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }))
+    }
+
+    /// Bytes on the wire that this socket has received and sent.
+    pub(super) fn moved(&self) -> Moved {
+        Moved { received: self.received.load(Ordering::Relaxed), sent: self.sent.load(Ordering::Relaxed) }
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let bytes = transmit.contents.len();
+        self.sent.fetch_add(on_wire(bytes, transmit.segment_size.unwrap_or(bytes)), Ordering::Relaxed);
         match self.send_marked(transmit) {
             Ok(_) => Ok(()),
             Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
@@ -117,6 +144,8 @@ impl AsyncUdpSocket for MarkedSocket {
             let received =
                 self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta));
             if let Ok(packets) = received {
+                let bytes = meta[..packets].iter().map(|meta| on_wire(meta.len, meta.stride)).sum();
+                self.received.fetch_add(bytes, Ordering::Relaxed);
                 return Poll::Ready(Ok(packets));
             }
         }

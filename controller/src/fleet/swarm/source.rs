@@ -17,8 +17,8 @@ use super::{Swarms, lock};
 use crate::logic::pace::Pace;
 use crate::logic::slots::Slots;
 
-/// Leased pieces sent at once: protects memory, a group of chunks each.
-const PLACES: usize = 32;
+/// Leased pieces sent at once: as many as a host sends, which is what the planner counts on. More would come all later.
+const PLACES: usize = 4;
 /// A lease is worth nothing after this.
 const WAIT_MAX_MS: u64 = 2500;
 /// How long a request sleeps at most before it looks again.
