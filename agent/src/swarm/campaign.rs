@@ -344,7 +344,7 @@ impl Campaign {
                 n_pieces: pieces.len(),
                 done: self.bits(pieces.len()),
                 needed_bytes: rest,
-                upload_bytes_per_s: self.shared.caps.upload_bytes_per_s(),
+                upload_bytes_per_s: self.shared.caps.payload_bytes_per_s(),
                 download_bytes_per_s: self.shared.caps.download_bytes_per_s(),
             });
         }

@@ -24,6 +24,10 @@ const UPLOAD_MBPS_MAX: u32 = 2500;
 
 /// Time between two looks at the interface.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Bytes on the wire for a hundred of chunks: headers of Ethernet, IP, UDP and QUIC (5), and acknowledgements of what comes
+/// in meanwhile. A cap that left them out would be more than a line of that speed can take, and what waits for it would
+/// make every piece late.
+const WIRE_PERCENT: u64 = 107;
 /// Fewer bytes between two looks are pulses and reports.
 const IDLE_BYTES: u64 = 64 << 10;
 
@@ -33,8 +37,8 @@ pub struct Caps {
     upload_mbps: Option<u32>,
     download_mbps: Option<u32>,
     nic_mbps: AtomicU32,
-    /// What all uploads share.
-    pub(super) upload: std::sync::Arc<RateCap>,
+    /// What all uploads share, in bytes on the wire.
+    upload: std::sync::Arc<RateCap>,
     /// What all downloads share; without a rate if none is configured.
     pub download: std::sync::Arc<RateCap>,
 }
@@ -104,7 +108,18 @@ impl Caps {
         }
     }
 
-    /// What this host may send, bytes per second, at least 1.
+    /// Waits until so many bytes of chunks may be sent.
+    pub(super) async fn before_sending(&self, bytes: u64) {
+        self.upload.pause(bytes * WIRE_PERCENT / 100).await;
+    }
+
+    /// What this host may send of chunks, bytes per second, at least 1.
+    #[must_use]
+    pub fn payload_bytes_per_s(&self) -> u64 {
+        self.upload_bytes_per_s() * 100 / WIRE_PERCENT
+    }
+
+    /// What this host may send, bytes on the wire per second, at least 1.
     #[must_use]
     pub fn upload_bytes_per_s(&self) -> u64 {
         let share = (self.nic_mbps.load(Ordering::Relaxed) / UPLOAD_PART).clamp(1, UPLOAD_MBPS_MAX);

@@ -160,6 +160,9 @@ async fn piece(
             return None;
         }
     }
+    // What is written may wait here for the line; the slot is free when it has arrived.
+    send.finish().ok()?;
+    tokio::time::timeout(STUCK, send.stopped()).await.ok()?.ok()?;
     Some(())
 }
 
@@ -180,7 +183,7 @@ async fn one(shared: &Shared, offer: &mut Offer, chunk: u32, send: &mut SendStre
     while !rest.is_empty() {
         // In slices, so that through a small share of a slow link a byte comes often enough to be a sign of life.
         let slice = rest.split_to(rest.len().min(SLICE_BYTES));
-        shared.caps.upload.pause(slice.len() as u64).await;
+        shared.caps.before_sending(slice.len() as u64).await;
         write(send, slice).await?;
     }
     offer.sent_bytes += bytes;

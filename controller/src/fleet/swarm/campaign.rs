@@ -52,7 +52,7 @@ const LEASE_MS_MIN: u64 = 3000;
 const LEASE_MS_MAX: u64 = 60_000;
 /// Uploads that a host serves at once; fewer where a content is small.
 const SLOTS: u16 = 4;
-const SLOTS_SMALL: u16 = 2;
+const SLOTS_SMALL: u16 = 4;
 const SMALL_BYTES: u64 = 512 << 20;
 /// What may enter a rack at once, in times of what one host can send, where there is more than one.
 const RACK_BUDGET: u32 = 4;

@@ -351,7 +351,7 @@ impl Swarms {
     /// What one campaign may send now, bytes per second.
     fn source_share(&self) -> u64 {
         let n_running = lock(&self.running).len().max(1);
-        (self.settings.source_bytes_per_s / n_running as u64).max(1)
+        (self.settings.source_bytes_per_s * 100 / source::WIRE_PERCENT / n_running as u64).max(1)
     }
 
     /// The list of agents that are served nothing, if it is another one than before.

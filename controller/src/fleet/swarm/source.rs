@@ -19,6 +19,9 @@ use crate::logic::slots::Slots;
 
 /// Leased pieces sent at once: as many as a host sends, which is what the planner counts on. More would come all later.
 const PLACES: usize = 4;
+/// Bytes on the wire for a hundred of chunks: headers of Ethernet, IP, UDP and QUIC, and acknowledgements. What were sent above
+/// the line's speed would wait in front of it, and every piece would be late.
+pub(super) const WIRE_PERCENT: u64 = 107;
 /// A lease is worth nothing after this.
 const WAIT_MAX_MS: u64 = 2500;
 /// How long a request sleeps at most before it looks again.
@@ -72,7 +75,8 @@ impl Swarms {
 impl Turn<'_> {
     /// Waits until so many bytes may be sent; `now_us` by any clock that does not go back.
     pub(crate) async fn wait(&self, bytes: usize, now_us: u64) {
-        let wait_us = lock(&self.source.pace).take(bytes as u64, now_us);
+        let wire_bytes = bytes as u64 * WIRE_PERCENT / 100;
+        let wait_us = lock(&self.source.pace).take(wire_bytes, now_us);
         if wait_us > 0 {
             sleep(Duration::from_micros(wait_us)).await;
         }
