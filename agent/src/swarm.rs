@@ -112,7 +112,16 @@ impl Swarm {
 
     /// Answers other agents until the endpoint closes.
     pub async fn answer(self) {
-        door::run(self.shared).await;
+        let keeping = async {
+            loop {
+                tokio::time::sleep(SPOOL_KEPT / 10).await;
+                self.shared.drop_old_spools();
+            }
+        };
+        tokio::select! {
+            () = door::run(Arc::clone(&self.shared)) => {}
+            () = keeping => {}
+        }
     }
 
     /// Takes what the controller says about campaigns; other messages come back.
@@ -194,14 +203,19 @@ impl Shared {
 
     /// The spool of a content, kept from an earlier campaign or new.
     fn spool(&self, content: ContentId) -> Option<Arc<Spool>> {
-        let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::monotonic();
-        spools.retain(|_, (_, since)| now.duration_since(*since) < SPOOL_KEPT);
+        self.drop_old_spools();
+        let spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((spool, _)) = spools.get(&content) {
             return Some(Arc::clone(spool));
         }
         let made = self.store.spool(content);
         made.map_err(|error| tracing::warn!(error = error.chain(), "packed chunks are not kept")).ok()
+    }
+
+    fn drop_old_spools(&self) {
+        let now = clock::monotonic();
+        let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
+        spools.retain(|_, (_, since)| now.duration_since(*since) < SPOOL_KEPT);
     }
 
     /// Keeps a spool for a while.

@@ -271,10 +271,13 @@ impl Store {
         let mut skipped: Vec<ContentId> = Vec::new();
         loop {
             let (plan, trash) = {
-                let state = locked(&self.inner.state);
+                let mut state = locked(&self.inner.state);
                 let short = short_of(self.usage(&state)?, 0);
                 if short == 0 {
                     return Ok(0);
+                }
+                if state.close_spools() {
+                    continue;
                 }
                 let mut candidates = state.candidates(clock::steady_unix_ms());
                 for candidate in candidates.iter_mut().filter(|c| skipped.contains(&c.content)) {

@@ -36,7 +36,7 @@ use super::upload::Verdict;
 use super::{Shared, receiving};
 use crate::clock;
 use crate::logic::swarm::{Ended, Failed, Report, Uploads};
-use crate::store::{Reader, Spool};
+use crate::store::Spool;
 
 /// Time between two looks at what stalls and expires.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -44,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(400);
 /// A new session's controller leads the campaign within this time, or nobody does.
 const LED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a host that needs nothing serves others without a controller: what is served is not evicted meanwhile.
+const ALONE_MAX: Duration = Duration::from_secs(600);
 /// How often a finished content is looked for that was announced before it is here.
 const SHELF_EVERY: Duration = Duration::from_millis(500);
 
@@ -64,8 +66,10 @@ pub(super) enum Event {
         number: u64,
         is_active: bool,
     },
-    /// The finished content was opened.
-    Here(Option<(Arc<Reader>, Arc<Pieces>)>),
+    /// The finished content was looked at.
+    Here(Option<Arc<Pieces>>),
+    /// The finished content was evicted or removed.
+    Gone,
     /// A holder is ready.
     Offered {
         piece: u32,
@@ -169,6 +173,7 @@ pub(super) struct Campaign {
     pub(super) uploads: Uploads<u64>,
     pub(super) waiting: HashMap<u64, (u32, oneshot::Sender<Verdict>)>,
     pub(super) next_key: u64,
+    pub(super) last_transfer: u64,
     /// The controller waits to be told what is here.
     is_state_due: bool,
     is_session_up: bool,
@@ -216,6 +221,7 @@ impl Campaign {
             uploads: Uploads::new(usize::from(join.slots.max(1))),
             waiting: HashMap::new(),
             next_key: 0,
+            last_transfer: 0,
             is_state_due: true,
             is_session_up: true,
             session_changed: now,
@@ -261,7 +267,8 @@ impl Campaign {
             }
             Event::Part(number, taking, end) => self.take(number, taking, end),
             Event::PartOver { number, is_active } => self.part_over(number, is_active),
-            Event::Here(opened) => self.opened(opened),
+            Event::Here(pieces) => self.opened(pieces),
+            Event::Gone => self.gone(),
             Event::Offered { piece, from, has_all, answer } => self.offered(piece, from, has_all, answer),
             Event::RequestEnded(outcome) => self.request_ended(*outcome),
             Event::Having { from, done } => self.neighbour_has(from, done),
@@ -289,6 +296,9 @@ impl Campaign {
         }
         let known = Known { campaign: join.campaign, grant_key: join.grant_key };
         *self.handle.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        if let Some(part) = &mut self.part {
+            part.show(join.grant.clone());
+        }
         self.join = join;
         (self.is_led, self.is_state_due) = (true, true);
     }
@@ -298,6 +308,10 @@ impl Campaign {
         let now = clock::monotonic();
         if self.is_session_up && !self.is_led && now.duration_since(self.session_changed) > LED_WITHIN {
             return ControlFlow::Break("the controller does not lead it any more".to_owned());
+        }
+        if !self.is_session_up && self.part.is_none() && now.duration_since(self.session_changed) > ALONE_MAX
+        {
+            return ControlFlow::Break("no controller is there".to_owned());
         }
         self.open_shelf(now);
         self.look_at_uploads();
@@ -317,17 +331,26 @@ impl Campaign {
         }
         (self.is_opening, self.looked_for_shelf) = (true, Some(now));
         let (store, content, handle) = (self.shared.store.clone(), self.content, self.handle.clone());
-        let opening = move || handle.tell(Event::Here(receiving::open(&store, content)));
+        let opening = move || handle.tell(Event::Here(receiving::cut(&store, content)));
         drop(tokio::task::spawn_blocking(opening));
     }
 
-    fn opened(&mut self, opened: Option<(Arc<Reader>, Arc<Pieces>)>) {
+    /// What is here was removed: the host has nothing, and says so when it has something again.
+    fn gone(&mut self) {
+        if matches!(self.shelf, Some(Shelf::Here(..))) {
+            self.shelf = None;
+            self.done.clear();
+            self.is_state_due = true;
+        }
+    }
+
+    fn opened(&mut self, opened: Option<Arc<Pieces>>) {
         self.is_opening = false;
-        let Some((reader, pieces)) = opened.filter(|_| self.part.is_none()) else { return };
+        let Some(pieces) = opened.filter(|_| self.part.is_none()) else { return };
         self.is_finished = false;
         self.done = (0..pieces.len().div_ceil(64)).map(|_| u64::MAX).collect();
         self.pieces = Some(pieces);
-        self.shelf = Some(Shelf::Here(reader, self.spool.clone()));
+        self.shelf = Some(Shelf::Here(self.shared.store.clone(), self.content, self.spool.clone()));
     }
 
     /// Says to the controller what is due.
@@ -381,22 +404,14 @@ impl Campaign {
     fn say(&mut self, message: impl Into<hearth_protocol::message::control::ToController>) {
         self.spoke = clock::monotonic();
         if self.shared.outbox.try_send(message.into()).is_err() {
-            // The controller takes this host for gone and asks for its state anew.
+            // What it missed, the state says.
+            self.is_state_due = true;
             tracing::debug!(content = %self.content, "a report does not get through");
         }
     }
 
-    fn end(mut self, why: &str) {
+    fn end(self, why: &str) {
         tracing::info!(content = %self.content, campaign = self.join.campaign.number, why, "no part of the campaign any more");
-        self.handle.is_over.store(true, Ordering::Relaxed);
-        self.leave_part();
-        if let Some(spool) = self.spool.take() {
-            self.shared.keep_spool(self.content, spool);
-        }
-        let mut running = self.shared.running();
-        if running.get(&self.content).is_some_and(Handle::is_over) {
-            running.remove(&self.content);
-        }
     }
 
     pub(super) const fn state_is_due(&mut self) {
@@ -434,5 +449,20 @@ pub(super) const fn kind(how: Ended) -> FailureKind {
         Ended::Missing => FailureKind::Missing,
         Ended::Broken | Ended::Whole => FailureKind::Silent,
         Ended::Wrong => FailureKind::Wrong,
+    }
+}
+
+impl Drop for Campaign {
+    /// Also after a defect: a fetch that waited for a campaign that is no more would wait for ever.
+    fn drop(&mut self) {
+        self.handle.is_over.store(true, Ordering::Relaxed);
+        self.leave_part();
+        if let Some(spool) = self.spool.take() {
+            self.shared.keep_spool(self.content, spool);
+        }
+        let mut running = self.shared.running();
+        if running.get(&self.content).is_some_and(Handle::is_over) {
+            running.remove(&self.content);
+        }
     }
 }

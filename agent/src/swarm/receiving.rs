@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::manifest::PAGE_RECORDS;
 use hearth_protocol::message::control::BadChunkV1;
-use hearth_protocol::message::swarm::{HOLDERS_MAX, PieceLeasesV1, SOURCE};
+use hearth_protocol::message::swarm::{GrantV1, HOLDERS_MAX, PieceLeasesV1, SOURCE};
 use hearth_protocol::piece::Pieces;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::peers::Peer;
 use super::relay::{Relay, Shelf};
 use super::request::{self, Asked, Go, Ground, Holder, Outcome};
 use crate::logic::swarm::{Downloads, Ended, Lease, Neighbours, Wish};
-use crate::store::{Reader, Store};
+use crate::store::Store;
 use crate::transfer::heard::Heard;
 use crate::{clock, metrics as names, task};
 
@@ -47,7 +47,6 @@ pub(super) struct Part {
     /// Per piece that is leased: cancelled when nothing of it is expected any more.
     coming: HashMap<u32, CancellationToken>,
     transfers: HashMap<u64, Transfer>,
-    last_transfer: u64,
     /// Offers that came when the window was full.
     later: Vec<(u32, u32)>,
     asked_neighbours: Option<Instant>,
@@ -79,6 +78,11 @@ impl Part {
         let rest = self.ground.relay.rest();
         let spec = self.ground.relay.staging.spec();
         spec.data_bytes * u64::from(rest.count()) / u64::from(rest.len().max(1))
+    }
+
+    /// Shows this grant from now on.
+    pub(super) fn show(&mut self, grant: GrantV1) {
+        self.ground.grant = grant;
     }
 
     fn stop_all(&mut self) {
@@ -128,7 +132,6 @@ impl Campaign {
             bad_chunks,
             coming: HashMap::new(),
             transfers: HashMap::new(),
-            last_transfer: 0,
             later: Vec::new(),
             asked_neighbours: None,
             end: Some(end),
@@ -198,7 +201,10 @@ impl Campaign {
 
     fn follow(&mut self, lease: Lease<u32>) {
         let (now_ms, is_here) = (self.now_ms(), self.has(lease.piece));
-        let Some(part) = &mut self.part else { return };
+        let Some(part) = &mut self.part else {
+            // The controller does not know what is here.
+            return self.state_is_due();
+        };
         if is_here {
             return part.downloads.has_already(lease.piece);
         }
@@ -241,8 +247,8 @@ impl Campaign {
         }
         tracing::trace!(piece, from, has_all, now_ms, "an offer is taken");
         part.downloads.begins(piece, from, has_all, now_ms);
-        part.last_transfer += 1;
-        let (number, heard, stop) = (part.last_transfer, Arc::<Heard>::default(), CancellationToken::new());
+        self.last_transfer += 1;
+        let (number, heard, stop) = (self.last_transfer, Arc::<Heard>::default(), CancellationToken::new());
         let go = Go { number, mask: part.ground.relay.wanted_in(chunks), heard: Arc::clone(&heard), stop };
         let transfer = Transfer { piece, from, heard, mark: 0, stop: go.stop.clone() };
         part.transfers.insert(number, transfer);
@@ -436,8 +442,8 @@ const fn word(how: Ended) -> &'static str {
     }
 }
 
-/// Opens a finished content and cuts it into pieces; `None` if it is not here. Blocks for the disk.
-pub(super) fn open(store: &Store, content: ContentId) -> Option<(Arc<Reader>, Arc<Pieces>)> {
+/// Cuts a finished content into pieces; `None` if it is not here. Blocks for the disk.
+pub(super) fn cut(store: &Store, content: ContentId) -> Option<Arc<Pieces>> {
     let reader = store.reader(content).ok()?;
     let root = reader.root();
     let mut pieces = Pieces::new(root.data_bytes());
@@ -446,5 +452,5 @@ pub(super) fn open(store: &Store, content: ContentId) -> Option<(Arc<Reader>, Ar
         let records = reader.records(first..first + root.page_records(page)).ok()?;
         records.iter().for_each(|record| pieces.push(record.raw_len));
     }
-    Some((Arc::new(reader), Arc::new(pieces)))
+    Some(Arc::new(pieces))
 }

@@ -1,18 +1,19 @@
 //! A content that is passed on, while it comes or when it is here.
 //!
 //! **What.** [`Relay`] takes what the decode workers verified, writes it to the staging file, keeps the packed form in the spool,
-//! and tells those who wait. [`Shelf`] is what uploads read from: a relay, or a finished content.
+//! and tells those who wait. A [`Shelf`] is what is passed on: a relay, or a finished content.
 //! **Invariants.** A chunk is on the shelf only after it was verified and written.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hearth_protocol::digest::ContentId;
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::data::Encoding;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Reader, Spool, Staging, StoreError};
+use crate::store::{Reader, Spool, Staging, Store, StoreError};
 use crate::transfer::decode::{Sink, SinkError};
 
 /// See the module.
@@ -81,13 +82,35 @@ impl Sink for Relay {
     }
 }
 
-/// Where an upload reads.
+/// What is passed on.
 #[derive(Clone, Debug)]
 pub(super) enum Shelf {
     /// What is coming in.
     Coming(Arc<Relay>),
-    /// What is here, and its packed chunks as far as they are kept.
+    /// What is here, and its packed chunks as far as they are kept. Opened for each upload anew: what is open is not evicted.
+    Here(Store, ContentId, Option<Arc<Spool>>),
+}
+
+/// Where an upload reads.
+#[derive(Clone, Debug)]
+pub(super) enum Open {
+    Coming(Arc<Relay>),
     Here(Arc<Reader>, Option<Arc<Spool>>),
+}
+
+impl Shelf {
+    /// Opens it for an upload; `None` if it is here no more. Blocks for the disk.
+    pub(super) fn open(self) -> Option<Open> {
+        match self {
+            Self::Coming(relay) => Some(Open::Coming(relay)),
+            Self::Here(store, content, spool) => {
+                let reader = store.reader(content).map_err(|error| {
+                    tracing::info!(%content, error = error.chain(), "not passed on any more");
+                });
+                Some(Open::Here(Arc::new(reader.ok()?), spool))
+            }
+        }
+    }
 }
 
 /// A chunk as it is sent.
@@ -97,14 +120,17 @@ pub(super) struct Sent {
     pub(super) bytes: Vec<u8>,
 }
 
-impl Shelf {
+impl Open {
     /// Waits until the chunk is there; `false` if it will not come: `gone` says that nobody sends it to us any more.
     pub(super) async fn wait_for(&self, chunk: u32, gone: &CancellationToken) -> bool {
         let Self::Coming(relay) = self else { return true };
         let mut arrivals = relay.arrivals.subscribe();
         loop {
+            if relay.is_closed.load(Ordering::Relaxed) {
+                return false;
+            }
             // Asked before: what came last came before it was gone.
-            let is_gone = gone.is_cancelled() || relay.is_closed.load(Ordering::Relaxed);
+            let is_gone = gone.is_cancelled();
             if relay.staging.has(chunk) {
                 return true;
             }

@@ -135,7 +135,7 @@ async fn from_controller(ground: &Ground, asked: &Asked) -> Option<Ending> {
         Err(error) => return early(how(&error)),
     };
     let go = Go { mask, ..offered(ground, asked, true).await? };
-    let want = match want(ground, asked, &go).await {
+    let want = match go.heard.ours(want(ground, asked, &go)).await {
         Ok(want) => want,
         Err(ending) => return Some(ending),
     };
@@ -183,7 +183,7 @@ async fn taken(
         Ok(Err(how)) => return ended(how),
         Err(_) => return ended(Ended::Broken),
     };
-    let want = match want(ground, asked, go).await {
+    let want = match go.heard.ours(want(ground, asked, go)).await {
         Ok(want) => want,
         Err(ending) => return ending,
     };

@@ -60,6 +60,8 @@ impl Campaign {
     /// Tells those who wait in vain.
     pub(super) fn look_at_uploads(&mut self) {
         self.waiting.retain(|_, (_, verdict)| !verdict.is_closed());
+        let waiting = &self.waiting;
+        self.uploads.retain(|key| waiting.contains_key(&key));
         let (now_ms, part) = (self.now_ms(), self.part.as_ref());
         let expects = |piece| part.is_some_and(|part| part.downloads.expects(piece));
         for (key, _) in self.uploads.missing(expects, now_ms) {

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::campaign::{Event, Handle};
-use super::relay::Shelf;
+use super::relay::{Open, Shelf};
 use super::{Shared, grant};
 use crate::transfer::frames;
 use crate::{clock, metrics as names};
@@ -31,6 +31,8 @@ use crate::{clock, metrics as names};
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// An offer that is not taken within this time is given to somebody else.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time for one piece.
+const UPLOAD_MAX: Duration = Duration::from_secs(120);
 /// An asker that takes nothing for this long is gone.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -148,13 +150,30 @@ async fn piece(
     let Ok(mask) = ChunkMask::from_bytes(&go.mask, chunks.end - chunks.start) else {
         return fault(send, FaultCode::Protocol, "the mask does not describe this piece").await;
     };
+    // A slot is not for who takes a byte now and then.
+    tokio::time::timeout(UPLOAD_MAX, chunks_of(shared, &mut offer, &mask, send)).await.ok()?
+}
+
+async fn chunks_of(
+    shared: &Shared,
+    offer: &mut Offer,
+    mask: &ChunkMask,
+    send: &mut SendStream,
+) -> Option<()> {
     say(send, PieceFollowsV1 { chunks: mask.count() }).await?;
+    let (chunks, shelf) = (offer.chunks.clone(), offer.shelf.clone());
+    let Some(open) = tokio::task::spawn_blocking(move || shelf.open()).await.ok()? else {
+        offer.campaign.tell(Event::Gone);
+        // Fails only if the stream is closed already.
+        drop(send.reset(VarInt::from_u32(FaultCode::NotFound.number().into())));
+        return None;
+    };
     for chunk in mask.iter().map(|chunk| chunks.start + chunk) {
         let is_there = tokio::select! {
-            is_there = offer.shelf.wait_for(chunk, &offer.gone) => is_there,
+            is_there = open.wait_for(chunk, &offer.gone) => is_there,
             _ = send.stopped() => return None,
         };
-        if !is_there || one(shared, &mut offer, chunk, send).await.is_none() {
+        if !is_there || one(shared, offer, &open, chunk, send).await.is_none() {
             // Fails only if the stream is closed already.
             drop(send.reset(VarInt::from_u32(FaultCode::NotFound.number().into())));
             return None;
@@ -170,9 +189,15 @@ async fn write(send: &mut SendStream, bytes: bytes::Bytes) -> Option<()> {
     tokio::time::timeout(STUCK, send.write_chunk(bytes)).await.ok()?.ok()
 }
 
-async fn one(shared: &Shared, offer: &mut Offer, chunk: u32, send: &mut SendStream) -> Option<()> {
-    let shelf = offer.shelf.clone();
-    let read = tokio::task::spawn_blocking(move || shelf.read(chunk)).await.ok()?;
+async fn one(
+    shared: &Shared,
+    offer: &mut Offer,
+    open: &Open,
+    chunk: u32,
+    send: &mut SendStream,
+) -> Option<()> {
+    let open = open.clone();
+    let read = tokio::task::spawn_blocking(move || open.read(chunk)).await.ok()?;
     let sent =
         read.map_err(|error| tracing::warn!(error = error.chain(), "a chunk is not passed on")).ok()?;
     let stored_len = u32::try_from(sent.bytes.len()).ok()?;

@@ -227,7 +227,7 @@ impl Begun {
             Err(AskError::Broken(_)) if !source.is_open() => Some(AskError::LinkLost),
             Err(error) => Some(error),
         };
-        taking.written(error).await
+        intake.heard.ours(taking.written(error)).await
     }
 }
 
@@ -240,7 +240,7 @@ pub async fn passed_on(
 ) -> Brought {
     let mut taking = Taking::default();
     let error = taking.receive(recv, want, intake, Announced { chunks: n_chunks, bytes: None }).await.err();
-    taking.written(error).await
+    intake.heard.ours(taking.written(error)).await
 }
 
 /// What a source says of the chunks that follow.
@@ -283,12 +283,17 @@ impl Taking {
         intake: &Intake,
         announced: Announced,
     ) -> Result<(), AskError> {
-        let mut segment = intake.heard.ours(intake.decoders.segment()).await;
+        let mut segment = None;
         let ended = self.chunks(recv, want, intake, announced, &mut segment).await;
-        if !segment.is_empty() {
-            self.answers.push(intake.decoders.submit(segment, Arc::clone(&intake.sink)).await);
+        if let Some(rest) = segment.filter(|rest| !rest.is_empty()) {
+            self.submit(rest, intake).await;
         }
         ended
+    }
+
+    async fn submit(&mut self, segment: Segment, intake: &Intake) {
+        let submitting = intake.decoders.submit(segment, Arc::clone(&intake.sink));
+        self.answers.push(intake.heard.ours(submitting).await);
     }
 
     async fn chunks(
@@ -297,7 +302,7 @@ impl Taking {
         want: &Want,
         intake: &Intake,
         announced: Announced,
-        segment: &mut Segment,
+        segment: &mut Option<Segment>,
     ) -> Result<(), AskError> {
         let protocol = |why| AskError::Protocol { why };
         if announced.chunks > want.mask.count() {
@@ -318,21 +323,22 @@ impl Taking {
                     left.checked_sub(bytes).ok_or_else(|| protocol("chunks pass the announced length"))?;
             }
             intake.pause(bytes).await;
-            if !segment.fits(record.raw_len) {
-                let fresh = intake.heard.ours(intake.decoders.segment()).await;
-                let full = std::mem::replace(segment, fresh);
-                self.answers.push(intake.decoders.submit(full, Arc::clone(&intake.sink)).await);
+            // One is given away before the next is asked for: there are fewer than transfers that could each hold two.
+            if let Some(full) = segment.take_if(|full| !full.fits(record.raw_len)) {
+                self.submit(full, intake).await;
             }
-            let room = segment.room_for(header.chunk, header.encoding, header.stored_len, record);
+            let open = match segment {
+                Some(open) => open,
+                None => segment.insert(intake.heard.ours(intake.decoders.segment()).await),
+            };
+            let room = open.room_for(header.chunk, header.encoding, header.stored_len, record);
             if let Err(error) = recv.read_exact(room).await {
-                segment.drop_last();
+                open.drop_last();
                 return Err(AskError::Broken(error));
             }
             self.moved_bytes += bytes;
-            if intake.is_eager {
-                let fresh = intake.heard.ours(intake.decoders.segment()).await;
-                let full = std::mem::replace(segment, fresh);
-                self.answers.push(intake.decoders.submit(full, Arc::clone(&intake.sink)).await);
+            if let Some(one) = segment.take_if(|_| intake.is_eager) {
+                self.submit(one, intake).await;
             }
         }
         if left.unwrap_or(0) == 0 { Ok(()) } else { Err(protocol("bytes are left over behind the chunks")) }

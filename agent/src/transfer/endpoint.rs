@@ -47,8 +47,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Windows of one connection between agents, bytes: protects memory, as there may be hundreds; a megabyte feeds 1 Gbit/s at
 /// 8 ms.
 const PEER_WINDOW_BYTES: u32 = 1 << 20;
-/// A connection between agents that nobody uses ends after this, ms.
-const PEER_IDLE_MS: u32 = 15_000;
+/// A connection between agents that nobody uses ends after this, ms: longer than the longest lease, as who waits for his turn
+/// says nothing.
+const PEER_IDLE_MS: u32 = 90_000;
 /// Handshakes of other agents that may wait, and what is kept for each.
 const PEERS_INCOMING_MAX: usize = 256;
 const PEER_INCOMING_BYTES_MAX: u64 = 16 << 10;

@@ -68,10 +68,12 @@ impl MarkedSocket {
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let bytes = transmit.contents.len();
-        self.sent.fetch_add(on_wire(bytes, transmit.segment_size.unwrap_or(bytes)), Ordering::Relaxed);
         match self.send_marked(transmit) {
-            Ok(_) => Ok(()),
+            Ok(bytes) => {
+                let wire_bytes = on_wire(bytes, transmit.segment_size.unwrap_or(bytes));
+                self.sent.fetch_add(wire_bytes, Ordering::Relaxed);
+                Ok(())
+            }
             Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
             // What quinn makes of it is right for all cases: it tries with less, or takes the packet for lost.
             Err(_) => self.state.send((&self.io).into(), transmit),

@@ -30,6 +30,8 @@ pub const STALL_MS: u64 = 1000;
 pub const STALL_PASSED_ON_MS: u64 = 2500;
 /// The last part of all pieces that may be fetched twice at once: one in this many.
 const HEDGED_PART: u32 = 50;
+/// A transfer is given up after this many times the validity of a lease, whatever comes.
+const VALIDITIES_MAX: u64 = 4;
 /// A transfer that takes this many times as long as the usual one is hedged.
 const HEDGE_AFTER: u64 = 3;
 
@@ -266,7 +268,11 @@ impl<P: Copy + Eq> Downloads<P> {
     /// Transfers that have stalled, and how: the shell resets them and says so.
     #[must_use]
     pub fn stalled(&self, now_ms: u64) -> Vec<(u32, P, Ended)> {
-        let is_stalled = |this: &&Receiving<P>| this.last_byte_ms + this.stall_ms <= now_ms;
+        // Who drips has a byte ready for every look.
+        let takes_too_long =
+            |this: &Receiving<P>| this.began_ms + VALIDITIES_MAX * self.validity_ms <= now_ms;
+        let is_stalled =
+            |this: &&Receiving<P>| this.last_byte_ms + this.stall_ms <= now_ms || takes_too_long(this);
         let how = |this: &Receiving<P>| if this.stall_ms == STALL_MS { Ended::Broken } else { Ended::Late };
         let all = self.under_way.iter().flat_map(|lease| {
             let stalled = lease.receiving.iter().flatten().filter(is_stalled);
@@ -403,6 +409,16 @@ mod tests {
         downloads.begins(0, 1, false, 0);
         assert_eq!(downloads.stalled(STALL_PASSED_ON_MS - 1), vec![]);
         assert_eq!(downloads.stalled(STALL_PASSED_ON_MS), vec![(0, 1, Ended::Late)]);
+    }
+
+    #[test]
+    fn a_holder_that_drips_is_given_up() {
+        let mut downloads = following(1);
+        downloads.begins(0, 1, true, 0);
+        (0..12_000).step_by(500).for_each(|now_ms| downloads.came(0, 1, now_ms));
+        assert_eq!(downloads.stalled(11_999), vec![]);
+        downloads.came(0, 1, 12_000);
+        assert_eq!(downloads.stalled(12_000), vec![(0, 1, Ended::Broken)]);
     }
 
     #[test]

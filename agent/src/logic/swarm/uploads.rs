@@ -122,6 +122,12 @@ impl<K: Copy + Eq> Uploads<K> {
         self.serving.retain(|serving| *serving != key);
     }
 
+    /// Forgets requests of askers that have gone.
+    pub fn retain(&mut self, mut waits: impl FnMut(K) -> bool) {
+        self.ready.retain(|request| waits(request.key));
+        self.expecting.retain(|request| waits(request.key));
+    }
+
     /// Requests that wait.
     #[must_use]
     pub fn n_waiting(&self) -> usize {

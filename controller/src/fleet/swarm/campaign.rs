@@ -41,19 +41,17 @@ const EMPTY_US: u64 = 3_000_000;
 /// How long a host may take to hash a file of which it has all pieces: a terabyte at 2 GB/s.
 const UNVERIFIED_US: u64 = 600_000_000;
 /// A host that was taken for gone is asked what it has at most this often.
-const ASK_AGAIN_US: u64 = 1_000_000;
+pub(super) const ASK_AGAIN_US: u64 = 1_000_000;
 /// A host says what it has at most so often: each time costs a row of the planner.
-const JOINS_MAX: u32 = 256;
+pub(super) const JOINS_MAX: u32 = 256;
 /// A grant that ends this soon is renewed, ms.
 const GRANT_LEFT_MS: u64 = 5 * 60 * 1000;
 /// How long a lease is valid for its receiver at least, ms.
 const LEASE_MS_MIN: u64 = 3000;
 /// Most that is waited for slow uplinks, ms.
 const LEASE_MS_MAX: u64 = 60_000;
-/// Uploads that a host serves at once; fewer where a content is small.
+/// Uploads that a host serves at once. With two, an uplink was idle between pieces (measured).
 const SLOTS: u16 = 4;
-const SLOTS_SMALL: u16 = 4;
-const SMALL_BYTES: u64 = 512 << 20;
 /// What may enter a rack at once, in times of what one host can send, where there is more than one.
 const RACK_BUDGET: u32 = 4;
 
@@ -104,7 +102,6 @@ pub(super) struct Campaign {
     pub(super) leases: Vec<Lease>,
     pub(super) cross_rack_pieces: u64,
     pub(super) source_pieces: u64,
-    slots: u16,
     /// Since when no receiver lacks anything, µs.
     quiet_since_us: Option<u64>,
     /// When the last receiver had everything, µs.
@@ -147,8 +144,7 @@ pub(super) async fn run(shared: Arc<Shared>, handle: Arc<Handle>, cut: Cut, mut 
 
 impl Campaign {
     fn new(shared: Arc<Shared>, handle: Arc<Handle>, cut: Cut) -> Self {
-        let slots = if cut.data_bytes < SMALL_BYTES { SLOTS_SMALL } else { SLOTS };
-        let settings = Settings { slots: slots.into(), seed: rand::random(), ..Settings::default() };
+        let settings = Settings { slots: SLOTS.into(), seed: rand::random(), ..Settings::default() };
         let planner =
             Planner::new(settings, cut.n_pieces, cut.on_wire(cut.piece_bytes), shared.swarms.source_share());
         let campaign = Self {
@@ -161,7 +157,6 @@ impl Campaign {
             leases: Vec::new(),
             cross_rack_pieces: 0,
             source_pieces: 0,
-            slots,
             quiet_since_us: None,
             finished_us: None,
             reason: "the controller ended it",
@@ -249,7 +244,7 @@ impl Campaign {
             location,
             campaign: self.handle.campaign,
             controllers: Vec::new(),
-            slots: self.slots,
+            slots: SLOTS,
             lease_ms,
             grant,
             grant_key: signer.public(),
@@ -267,7 +262,7 @@ impl Campaign {
         let assumed = u64::from(newcomer.nic_mbps.max(1)) * 125_000 / 5;
         let slowest = known.min().unwrap_or(assumed).max(1);
         let step_ms = self.cut.on_wire(self.cut.piece_bytes) * 1000 / slowest;
-        let ms = 2000 + 3 * u64::from(self.slots) * step_ms;
+        let ms = 2000 + 3 * u64::from(SLOTS) * step_ms;
         u32::try_from(ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX)).unwrap_or(u32::MAX)
     }
 

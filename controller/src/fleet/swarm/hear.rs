@@ -9,7 +9,7 @@ use hearth_protocol::id::LocationId;
 use hearth_protocol::message::swarm::{CampaignStateV1, FailureKind, PieceFailure, PieceReportV1, pieces_in};
 
 use super::super::metrics as names;
-use super::campaign::Campaign;
+use super::campaign::{ASK_AGAIN_US, Campaign, JOINS_MAX};
 use super::check;
 use super::members::Row;
 use super::view::{CampaignView, HostView, named};
@@ -25,8 +25,12 @@ impl Campaign {
     ) -> Result<(), &'static str> {
         let n_pieces = self.cut.n_pieces;
         let member = self.members.by_location.get_mut(&location);
-        let member = member.filter(|member| member.session.number == session && member.is_awaited);
-        let member = member.ok_or("nobody asked for it")?;
+        let member = member.filter(|member| member.session.number == session).ok_or("it is no member")?;
+        // A host may have to begin anew by itself, but each state costs a row.
+        let is_due = member.is_awaited || now_us.saturating_sub(member.asked_us) >= ASK_AGAIN_US;
+        if !is_due || member.n_joins >= JOINS_MAX {
+            return Err("it says what it has too often");
+        }
         check::state(state, n_pieces)?;
         let tally = self.members.tallies.entry(location).or_default();
         if tally.is_expelled() {
@@ -42,7 +46,7 @@ impl Campaign {
         let joining = Joining { rack: member.rack, upload_bytes_per_s, download_bytes_per_s };
         let host = self.planner.join(joining, pieces_in(n_pieces, &state.done), now_us);
         let rack = member.rack;
-        (member.number, member.is_awaited) = (Some(host), false);
+        (member.number, member.is_awaited, member.asked_us) = (Some(host), false, now_us);
         member.n_joins += 1;
         member.forget_known();
         tally.joined_us.get_or_insert(now_us);
@@ -74,7 +78,11 @@ impl Campaign {
     ) -> Result<(), &'static str> {
         let member = self.members.by_location.get(&location);
         let member = member.filter(|member| member.session.number == session).ok_or("it is no member")?;
-        let host = member.number.ok_or("it has not said what it has")?;
+        let Some(host) = member.number else {
+            // What it said was lost.
+            self.ask_again(location, now_us);
+            return Err("it has not said what it has");
+        };
         let rack = member.rack;
         check::report(report)?;
         if self.planner.is_gone(host) {

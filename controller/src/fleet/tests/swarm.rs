@@ -269,7 +269,7 @@ async fn the_source_serves_only_what_is_leased() {
         joins.push(live.joined(&place).await);
     }
     assert_eq!(joins[0].campaign, joins[1].campaign);
-    assert_eq!((joins[0].slots, joins[0].controllers.len()), (2, 0), "a small content");
+    assert_eq!((joins[0].slots, joins[0].controllers.len()), (4, 0));
     // Nobody said what it has: nothing is leased, and nothing served. The manifest is.
     let early = ask(&lives[0], whole(&place, 0)).await.unwrap_err();
     assert_eq!((early.fault, early.retry_after_ms), (FaultCode::Busy, 500));

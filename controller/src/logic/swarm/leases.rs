@@ -40,7 +40,7 @@ impl Planner {
         }
         self.refresh_load(from, now_us);
         let expires_us = begins_us + service_us + self.settings.validity_us;
-        let lease = UnderWay { piece, from, expires_us, crosses, is_sent: false };
+        let lease = UnderWay { piece, from, alternates, expires_us, crosses, is_sent: false };
         self.members[to.index()].starves_since_us = None;
         self.members[to.index()].found_nothing = false;
         self.members[to.index()].under_way.push(lease);

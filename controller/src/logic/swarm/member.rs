@@ -44,11 +44,20 @@ impl Load {
 pub(super) struct UnderWay {
     pub(super) piece: PieceNo,
     pub(super) from: HostNo,
+    /// Who else was named.
+    pub(super) alternates: [Option<HostNo>; 2],
     pub(super) expires_us: u64,
     /// It came from another rack.
     pub(super) crosses: bool,
     /// The supplier has sent it, but nobody has said yet that it is verified.
     pub(super) is_sent: bool,
+}
+
+impl UnderWay {
+    /// Whether the receiver was told to ask this host.
+    pub(super) fn names(&self, host: HostNo) -> bool {
+        self.from == host || self.alternates.contains(&Some(host))
+    }
 }
 
 /// The rest of what is known of a host.

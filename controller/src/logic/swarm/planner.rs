@@ -227,13 +227,15 @@ impl Planner {
         now_us: u64,
     ) {
         let under_way = &self.members[host.index()].under_way;
+        // Who was not told to ask a host has nothing to say about it.
+        let was_named = under_way.iter().any(|lease| lease.piece == piece && lease.names(from));
         if let Some(at) = under_way.iter().position(|lease| is_last && lease.piece == piece) {
             let lease = self.members[host.index()].under_way.swap_remove(at);
             self.withdraw(host, lease, now_us);
             self.failed.set(host, piece);
             self.hungry.put(host, !self.members[host.index()].is_gone);
         }
-        if from == SOURCE || from == host || self.members[from.index()].is_gone {
+        if !was_named || from == SOURCE || from == host || self.members[from.index()].is_gone {
             return;
         }
         // What was only expected there may have failed on its way.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::member::UnderWay;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -90,6 +91,21 @@ fn no_host_is_sent_a_piece_that_it_has_or_awaits() {
     assert_eq!(given.len(), 25 * PIECES as usize);
 }
 
+/// A host that was told to ask `from` for the first piece says how it failed.
+fn accuse(planner: &mut Planner, by: HostNo, from: HostNo, how: Failure, now_us: u64) {
+    let told = UnderWay {
+        piece: 0,
+        from,
+        alternates: [None; 2],
+        expires_us: u64::MAX,
+        crosses: false,
+        is_sent: true,
+    };
+    planner.members[by.index()].under_way.push(told);
+    planner.failed(by, 0, from, how, false, now_us);
+    planner.members[by.index()].under_way.pop();
+}
+
 #[test]
 fn nothing_is_leased_from_who_is_out_or_gone() {
     let mut planner = planner(10, Settings::default());
@@ -97,12 +113,14 @@ fn nothing_is_leased_from_who_is_out_or_gone() {
     let now_us = 10_000_000;
     planner.leave(HostNo(3), now_us);
     for accuser in [5, 6, 9] {
-        planner.failed(HostNo(accuser), 0, HostNo(4), Failure::Wrong, false, now_us);
+        accuse(&mut planner, HostNo(accuser), HostNo(4), Failure::Wrong, now_us);
     }
     for _ in 0..3 {
-        planner.failed(HostNo(7), 0, HostNo(8), Failure::Silent, false, now_us);
+        accuse(&mut planner, HostNo(7), HostNo(8), Failure::Silent, now_us);
     }
-    planner.failed(HostNo(9), 0, HostNo(10), Failure::Silent, false, now_us);
+    accuse(&mut planner, HostNo(9), HostNo(10), Failure::Silent, now_us);
+    // Who was not told to ask a host has nothing to say about it.
+    (0..9).for_each(|_| planner.failed(HostNo(9), 0, HostNo(2), Failure::Silent, false, now_us));
     let late = planner.join(joining(0), [], now_us);
     let mut from = BTreeSet::new();
     deliver(&mut planner, now_us, |_, lease| {
@@ -114,6 +132,7 @@ fn nothing_is_leased_from_who_is_out_or_gone() {
         "{from:?}"
     );
     assert!(from.contains(&HostNo(10)), "one failure is none");
+    assert!(from.contains(&HostNo(2)), "an accusation without a lease is none");
     // Nobody wants anything for a while; who was out is looked at in passing.
     deliver(&mut planner, now_us + 35_000_000, |_, _| {});
     planner.leave(late, now_us + 40_000_000);
@@ -130,7 +149,7 @@ fn one_accuser_does_not_put_a_host_out_for_good() {
     let mut planner = planner(10, Settings::default());
     deliver(&mut planner, 0, |_, _| {});
     let now_us = 10_000_000;
-    (2..=10).map(HostNo).for_each(|host| planner.failed(HostNo(1), 0, host, Failure::Wrong, false, now_us));
+    (2..=10).map(HostNo).for_each(|host| accuse(&mut planner, HostNo(1), host, Failure::Wrong, now_us));
     planner.join(joining(0), [], now_us + 31_000_000);
     deliver(&mut planner, now_us + 31_000_000, |_, lease| assert_ne!(lease.from, SOURCE));
 }
