@@ -219,8 +219,12 @@ impl Db {
     pub async fn revoked_agents(&self, since_us: i64, most: u32) -> Result<Vec<AgentId>, DbError> {
         let select = "SELECT agent_id FROM revoked_agent WHERE revoked_us > ";
         let stmt = sql("revoked_agent", select).arg(since_us);
-        let rows =
-            self.rows(stmt.text(" ORDER BY revoked_us DESC, agent_id LIMIT ").arg(i64::from(most))).await?;
+        let rows = self
+            .rows(
+                stmt.text(" ORDER BY revoked_us DESC NULLS FIRST, agent_id NULLS FIRST LIMIT ")
+                    .arg(i64::from(most)),
+            )
+            .await?;
         rows.iter().map(|row| row.parse("agent_id")).collect()
     }
 
