@@ -7,16 +7,18 @@
 //! ```
 //! **What.** One `campaign` task per content decides by the pure parts of `logic::swarm`; `request` moves the bytes of one piece
 //! in, `upload` those of one piece out; `relay` is the content that both work on; `peers` lends connections, `door` accepts
-//! them; `grant` says who may ask; `caps` says how fast.
+//! them; `grant` says who may ask; `caps` says how fast. Others speak to a campaign by its `handle`.
 //! **Why a task per content.** What is asked, offered and received changes the same tables; one owner needs no lock.
 //!
 //! **Invariants.** Nothing is sent to who shows no grant for the content with the key of its own certificate. A chunk is sent
 //! only after it was verified. Whatever other agents do, a fetch ends as it would from the controller alone, or later.
 
+mod alone;
 mod campaign;
 mod caps;
 mod door;
 mod grant;
+mod handle;
 mod parts;
 mod peers;
 mod receiving;
@@ -34,11 +36,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::digest::{AgentId, ContentId};
-use hearth_protocol::message::control::{ToAgent, ToController};
-use hearth_protocol::message::swarm::{DENIED_MAX, JoinCampaignV1};
+use hearth_protocol::message::control::ToController;
+use hearth_protocol::message::swarm::{
+    Campaign, DENIED_MAX, DenyV1, EndCampaignV1, JoinCampaignV1, PieceLeasesV1,
+};
 use tokio::sync::{mpsc, watch};
 
-use self::campaign::{Event, Handle};
+use self::handle::{Event, Handle};
 use crate::control::credentials::Credentials;
 use crate::store::{Spool, Store};
 use crate::transfer::endpoint::Endpoint;
@@ -124,30 +128,25 @@ impl Swarm {
         }
     }
 
-    /// Takes what the controller says about campaigns; other messages come back.
-    pub fn hear(&self, message: ToAgent) -> Option<ToAgent> {
-        match message {
-            ToAgent::JoinCampaign(join) => self.join(join),
-            ToAgent::PieceLeases(leases) => {
-                let campaign = leases.campaign;
-                self.tell(|handle| handle.campaign() == campaign, || Event::Leases(leases.clone()));
-            }
-            ToAgent::EndCampaign(end) => {
-                self.tell(|handle| handle.campaign() == end.campaign, || Event::Ended(end.reason.clone()));
-            }
-            ToAgent::Deny(deny) => {
-                let mut agents = deny.agents;
-                agents.truncate(DENIED_MAX);
-                *self.shared.denied.lock().unwrap_or_else(PoisonError::into_inner) = agents;
-            }
-            other => return Some(other),
-        }
-        None
+    /// The controller gives out pieces.
+    pub fn lease(&self, leases: PieceLeasesV1) {
+        self.tell(leases.campaign, Event::Leases(leases));
+    }
+
+    /// The controller ends a campaign.
+    pub fn end(&self, EndCampaignV1 { campaign, reason }: EndCampaignV1) {
+        self.tell(campaign, Event::Ended(reason));
+    }
+
+    /// The controller says who is served nothing.
+    pub fn deny(&self, DenyV1 { mut agents }: DenyV1) {
+        agents.truncate(DENIED_MAX);
+        *self.shared.denied.lock().unwrap_or_else(PoisonError::into_inner) = agents;
     }
 
     /// A session began or ended.
     pub fn session(&self, is_up: bool) {
-        self.tell(|_| true, || Event::Session(is_up));
+        self.shared.running().values().for_each(|handle| handle.tell(Event::Session(is_up)));
     }
 
     /// The campaign of a content, if it is part of one.
@@ -166,12 +165,15 @@ impl Swarm {
         }
     }
 
-    fn tell(&self, whom: impl Fn(&Handle) -> bool, event: impl Fn() -> Event) {
-        let handles: Vec<Handle> = self.shared.running().values().filter(|h| whom(h)).cloned().collect();
-        handles.iter().for_each(|handle| handle.tell(event()));
+    fn tell(&self, campaign: Campaign, event: Event) {
+        let running = self.shared.running();
+        if let Some(handle) = running.values().find(|handle| handle.campaign() == campaign) {
+            handle.tell(event);
+        }
     }
 
-    fn join(&self, join: JoinCampaignV1) {
+    /// The controller asks this host to take part.
+    pub fn join(&self, join: JoinCampaignV1) {
         let content = join.grant.content;
         let mut running = self.shared.running();
         running.retain(|_, handle| !handle.is_over());

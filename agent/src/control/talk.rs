@@ -193,7 +193,6 @@ impl<'a> Talk<'a> {
     }
 
     async fn hear(&mut self, message: ToAgent, next_renewal: &mut Instant) -> Result<(), SessionError> {
-        let Some(message) = self.swarm.hear(message) else { return Ok(()) };
         match message {
             ToAgent::Plan(part) => self.plan(part).await,
             ToAgent::Verify(verify) => {
@@ -223,10 +222,22 @@ impl<'a> Talk<'a> {
                 self.asking.answered(self.ring, given);
                 Ok(())
             }
-            ToAgent::JoinCampaign(_)
-            | ToAgent::PieceLeases(_)
-            | ToAgent::EndCampaign(_)
-            | ToAgent::Deny(_) => Ok(()),
+            ToAgent::JoinCampaign(join) => {
+                self.swarm.join(join);
+                Ok(())
+            }
+            ToAgent::PieceLeases(leases) => {
+                self.swarm.lease(leases);
+                Ok(())
+            }
+            ToAgent::EndCampaign(end) => {
+                self.swarm.end(end);
+                Ok(())
+            }
+            ToAgent::Deny(deny) => {
+                self.swarm.deny(deny);
+                Ok(())
+            }
             ToAgent::Welcome(_) => Err(SessionError::Protocol { why: "a second Welcome" }),
         }
     }

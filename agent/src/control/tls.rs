@@ -50,7 +50,12 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-pub(crate) fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, TlsError> {
+/// The CA that enrolled us, as the only one that is believed.
+pub(crate) fn our_roots(enrolment: &Enrolment) -> Result<Arc<RootCertStore>, TlsError> {
+    roots(enrolment.chain.last().cloned().ok_or(rustls::Error::NoCertificatesPresented)?)
+}
+
+fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(ca)?;
     Ok(Arc::new(roots))
@@ -61,13 +66,24 @@ pub(crate) fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, T
 /// # Errors
 /// [`TlsError`] if key and certificate do not fit each other.
 pub fn session(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicClientConfig, TlsError> {
-    let ca = enrolment.chain.last().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider()).build()?;
+    mutual(key, enrolment, ALPN)
+}
+
+/// Towards somebody below our CA who is shown our certificate.
+///
+/// # Errors
+/// As [`session`].
+pub(crate) fn mutual(
+    key: &AgentKey,
+    enrolment: &Enrolment,
+    alpn: &[u8],
+) -> Result<QuicClientConfig, TlsError> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(our_roots(enrolment)?, provider()).build()?;
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_webpki_verifier(verifier)
         .with_client_auth_cert(enrolment.chain.clone(), key.private_der())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     // A resumed session would skip the certificate, and with it a revocation.
     config.resumption = rustls::client::Resumption::disabled();
     QuicClientConfig::try_from(config).map_err(|_| TlsError::NoSuite)

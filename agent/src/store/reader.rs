@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hearth_protocol::digest::{ChunkDigest, ContentId};
-use hearth_protocol::manifest::{ChunkRecord, ManifestRoot};
+use hearth_protocol::manifest::{ChunkRecord, ManifestRoot, PAGE_RECORDS};
+use hearth_protocol::piece::Pieces;
 use hearth_protocol::words::ContentKind;
 
 use super::error::StoreError;
@@ -153,6 +154,21 @@ impl Reader {
     /// As [`Self::page_bytes`].
     pub fn records(&self, range: Range<u32>) -> Result<Vec<ChunkRecord>, StoreError> {
         self.noticing(self.manifest.records(range))
+    }
+
+    /// The cut into pieces. Reads the whole manifest.
+    ///
+    /// # Errors
+    /// As [`Self::page_bytes`].
+    pub fn pieces(&self) -> Result<Pieces, StoreError> {
+        let root = self.root();
+        let mut pieces = Pieces::new(root.data_bytes());
+        for page in 0..root.n_pages() {
+            let first = page * PAGE_RECORDS;
+            let records = self.records(first..first + root.page_records(page))?;
+            records.iter().for_each(|record| pieces.push(record.raw_len));
+        }
+        Ok(pieces)
     }
 
     /// Reads a chunk into `buffer` (which takes its length) and hashes it.

@@ -4,36 +4,32 @@
 //!  events ─▶ hear ─▶ receiving (leases, requests)     tick ─▶ stalls, expiry, hedges, what to do alone
 //!                 └▶ serving (who asks us)                 └▶ report, sign of life
 //! ```
-//! **What.** A [`Handle`] is how others speak to the task. Here are its life, what it holds, and what it says to the controller;
-//! [`super::receiving`] and [`super::serving`] are its two sides.
-//! **Why the queue of events has no bound.** Each comes from a task that waits for its answer or ends with it; those are
-//! bounded, and an event that were dropped would lose a slot for good.
+//! **What.** Here are its life, what it holds, and what it says to the controller; [`super::receiving`] and [`super::serving`] are
+//! its two sides, [`super::alone`] is what it does without a controller.
 //!
 //! **Invariants.** A campaign that is over is never found again. Nothing is reported before the controller was told what is
 //! here.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::message::swarm::{
-    Campaign as CampaignId, CampaignStateV1, FailureKind, FinishedPiece, JoinCampaignV1, PieceFailure,
-    PieceLeasesV1, PieceReportV1, PiecesHereV1, REPORT_PIECES_MAX, piece_bits,
+    CampaignStateV1, FailureKind, FinishedPiece, JoinCampaignV1, PieceFailure, PieceReportV1, PiecesHereV1,
+    REPORT_PIECES_MAX, piece_bits,
 };
 use hearth_protocol::piece::Pieces;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::parts::{PartEnd, PartGuard, Taking};
+use super::Shared;
+use super::handle::{Event, Handle};
 use super::peers::Peer;
 use super::receiving::Part;
 use super::relay::Shelf;
-use super::request::{Go, Outcome};
 use super::upload::Verdict;
-use super::{Shared, receiving};
 use crate::clock;
 use crate::logic::swarm::{Ended, Failed, Report, Uploads};
 use crate::store::Spool;
@@ -48,106 +44,6 @@ const LED_WITHIN: Duration = Duration::from_secs(5);
 const ALONE_MAX: Duration = Duration::from_secs(600);
 /// How often a finished content is looked for that was announced before it is here.
 const SHELF_EVERY: Duration = Duration::from_millis(500);
-
-/// What happens to a campaign.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// The controller asks for the state, maybe as another campaign.
-    Joined(Box<JoinCampaignV1>),
-    Leases(PieceLeasesV1),
-    /// The controller ended it, for this reason.
-    Ended(String),
-    /// The session came up or went down.
-    Session(bool),
-    /// A fetch hands its file over.
-    Part(u64, Taking, oneshot::Sender<PartEnd>),
-    /// A fetch ended.
-    PartOver {
-        number: u64,
-        is_active: bool,
-    },
-    /// The finished content was looked at.
-    Here(Option<Arc<Pieces>>),
-    /// The finished content was evicted or removed.
-    Gone,
-    /// A holder is ready.
-    Offered {
-        piece: u32,
-        from: u32,
-        has_all: bool,
-        answer: oneshot::Sender<Go>,
-    },
-    RequestEnded(Box<Outcome>),
-    /// What a neighbour has; `None`: it does not answer.
-    Having {
-        from: u32,
-        done: Option<Vec<u8>>,
-    },
-    /// Another agent asks for a piece.
-    Asked {
-        piece: u32,
-        verdict: oneshot::Sender<Verdict>,
-    },
-    UploadEnded {
-        key: u64,
-        bytes: u64,
-    },
-    /// Another agent asks what is here.
-    HavingAsked(oneshot::Sender<PiecesHereV1>),
-}
-
-#[derive(Debug)]
-struct Known {
-    campaign: CampaignId,
-    grant_key: [u8; 32],
-}
-
-/// How others speak to a campaign.
-#[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    events: mpsc::UnboundedSender<Event>,
-    known: Arc<Mutex<Known>>,
-    is_over: Arc<AtomicBool>,
-    parts: Arc<std::sync::atomic::AtomicU64>,
-}
-
-impl Handle {
-    pub(super) fn tell(&self, event: Event) {
-        // Fails only if the campaign is over.
-        drop(self.events.send(event));
-    }
-
-    pub(super) fn events(&self) -> mpsc::UnboundedSender<Event> {
-        self.events.clone()
-    }
-
-    pub(super) fn campaign(&self) -> CampaignId {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).campaign
-    }
-
-    pub(super) fn grant_key(&self) -> [u8; 32] {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).grant_key
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
-    }
-
-    /// Which pieces are here; `None` if that is not known.
-    pub(super) async fn having(&self) -> Option<PiecesHereV1> {
-        let (answer, says) = oneshot::channel();
-        self.tell(Event::HavingAsked(answer));
-        says.await.ok()
-    }
-
-    /// Hands a file over. The receiver says how the part ended, or nothing if the campaign is over already.
-    pub(crate) fn take_part(&self, taking: Taking) -> (oneshot::Receiver<PartEnd>, PartGuard) {
-        let number = self.parts.fetch_add(1, Ordering::Relaxed) + 1;
-        let (end, ended) = oneshot::channel();
-        self.tell(Event::Part(number, taking, end));
-        (ended, PartGuard { number, campaign: self.clone(), is_active: false })
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -171,7 +67,8 @@ pub(super) struct Campaign {
     pub(super) done: Vec<u64>,
     pub(super) part: Option<Part>,
     pub(super) uploads: Uploads<u64>,
-    pub(super) waiting: HashMap<u64, (u32, oneshot::Sender<Verdict>)>,
+    /// Who is to be told when it is his turn.
+    pub(super) waiting: HashMap<u64, oneshot::Sender<Verdict>>,
     pub(super) next_key: u64,
     pub(super) last_transfer: u64,
     /// The controller waits to be told what is here.
@@ -192,15 +89,7 @@ impl Campaign {
         shared: Arc<Shared>,
         join: JoinCampaignV1,
     ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
-        #[expect(clippy::disallowed_methods, reason = "see the module: its senders are bounded")]
-        let (sender, events) = mpsc::unbounded_channel();
-        let known = Known { campaign: join.campaign, grant_key: join.grant_key };
-        let handle = Handle {
-            events: sender,
-            known: Arc::new(Mutex::new(known)),
-            is_over: Arc::default(),
-            parts: Arc::default(),
-        };
+        let (handle, events) = Handle::new(&join);
         let content = join.grant.content;
         let now = clock::monotonic();
         let campaign = Self {
@@ -294,8 +183,7 @@ impl Campaign {
             self.forget_leases();
             (self.from_controller_bytes, self.from_agents_bytes, self.sent_bytes) = (0, 0, 0);
         }
-        let known = Known { campaign: join.campaign, grant_key: join.grant_key };
-        *self.handle.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        self.handle.is_now(&join);
         if let Some(part) = &mut self.part {
             part.show(join.grant.clone());
         }
@@ -331,7 +219,10 @@ impl Campaign {
         }
         (self.is_opening, self.looked_for_shelf) = (true, Some(now));
         let (store, content, handle) = (self.shared.store.clone(), self.content, self.handle.clone());
-        let opening = move || handle.tell(Event::Here(receiving::cut(&store, content)));
+        let opening = move || {
+            let pieces = store.reader(content).and_then(|reader| reader.pieces());
+            handle.tell(Event::Here(pieces.ok().map(Arc::new)));
+        };
         drop(tokio::task::spawn_blocking(opening));
     }
 
@@ -455,7 +346,7 @@ pub(super) const fn kind(how: Ended) -> FailureKind {
 impl Drop for Campaign {
     /// Also after a defect: a fetch that waited for a campaign that is no more would wait for ever.
     fn drop(&mut self) {
-        self.handle.is_over.store(true, Ordering::Relaxed);
+        self.handle.end();
         self.leave_part();
         if let Some(spool) = self.spool.take() {
             self.shared.keep_spool(self.content, spool);

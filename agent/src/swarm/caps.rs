@@ -7,6 +7,7 @@
 //! **Invariants.** The controller is told of rates as configured: it plans for the whole, and a host that gives way is slow.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ use crate::transfer::rate::RateCap;
 const UPLOAD_PART: u32 = 5;
 /// Most of it, Mbit/s.
 const UPLOAD_MBPS_MAX: u32 = 2500;
-
 /// Time between two looks at the interface.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes on the wire for a hundred of chunks: headers of Ethernet, IP, UDP and QUIC (5), and acknowledgements of what comes
@@ -38,9 +38,9 @@ pub struct Caps {
     download_mbps: Option<u32>,
     nic_mbps: AtomicU32,
     /// What all uploads share, in bytes on the wire.
-    upload: std::sync::Arc<RateCap>,
+    upload: RateCap,
     /// What all downloads share; without a rate if none is configured.
-    pub download: std::sync::Arc<RateCap>,
+    pub download: Arc<RateCap>,
 }
 
 const fn bytes_per_s(mbps: u32) -> u64 {
@@ -55,8 +55,8 @@ impl Caps {
             upload_mbps,
             download_mbps,
             nic_mbps: AtomicU32::new(NIC_MBPS_DEFAULT),
-            upload: std::sync::Arc::new(RateCap::new(None)),
-            download: std::sync::Arc::new(RateCap::new(download_mbps.map(bytes_per_s))),
+            upload: RateCap::new(None),
+            download: Arc::new(RateCap::new(download_mbps.map(bytes_per_s))),
         };
         caps.upload.set(Some(caps.upload_bytes_per_s()));
         caps

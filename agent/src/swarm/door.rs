@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hearth_protocol::fault::FaultCode;
+
 use super::{Shared, tls, upload};
 use crate::task;
 
@@ -78,7 +80,7 @@ async fn serve(shared: &Arc<Shared>, connection: quinn::Connection) {
     let Some(agent) = tls::agent_of(&connection) else { return };
     if shared.is_denied(agent) {
         tracing::warn!(%agent, address = %connection.remote_address(), "an agent that is denied came in");
-        connection.close(quinn::VarInt::from_u32(3), b"denied");
+        connection.close(quinn::VarInt::from_u32(FaultCode::Denied.number().into()), b"denied");
         return;
     }
     while let Ok((send, recv)) = connection.accept_bi().await {

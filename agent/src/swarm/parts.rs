@@ -1,6 +1,6 @@
 //! What a fetch and its campaign say to each other.
 //!
-//! **What.** A fetch hands its staging file over by [`Handle::take_part`](super::campaign::Handle::take_part) and waits for a
+//! **What.** A fetch hands its staging file over by [`Handle::take_part`](super::handle::Handle::take_part) and waits for a
 //! [`PartEnd`]; the [`PartGuard`] that it keeps says when the file is active, or given up.
 //! **Invariants.** A fetch that is dropped is heard of: the campaign lets go of the file.
 
@@ -10,7 +10,7 @@ use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::control::BadChunkV1;
 use tokio::sync::mpsc;
 
-use super::campaign::{Event, Handle};
+use super::handle::{Event, Handle};
 use crate::store::{Staging, StoreError};
 use crate::transfer::decode::Decoders;
 use crate::transfer::rate::RateCap;

@@ -80,16 +80,11 @@ impl Pool {
     fn place(&self, agent: AgentId) -> Arc<tokio::sync::Mutex<Place>> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if places.len() >= CONNECTIONS_MAX && !places.contains_key(&agent) {
-            // Those that nobody uses now: a connection that is lent out has a second user.
-            let is_idle = |place: &Arc<tokio::sync::Mutex<Place>>| {
-                Arc::strong_count(place) == 1 && place.try_lock().is_ok_and(|place| place.is_closed())
-            };
-            places.retain(|_, place| !is_idle(place));
-        }
-        if places.len() >= CONNECTIONS_MAX
-            && let Some(any) = places.keys().next().copied()
-        {
-            places.remove(&any);
+            // A place that is locked is being filled.
+            places.retain(|_, place| !place.try_lock().is_ok_and(|place| place.is_closed()));
+            // All are open: one is lent no more, and ends with the requests that use it.
+            let any = places.keys().next().copied().filter(|_| places.len() >= CONNECTIONS_MAX);
+            any.map(|agent| places.remove(&agent));
         }
         Arc::clone(places.entry(agent).or_default())
     }

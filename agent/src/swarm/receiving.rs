@@ -9,11 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_protocol::digest::ContentId;
-use hearth_protocol::manifest::PAGE_RECORDS;
 use hearth_protocol::message::control::BadChunkV1;
 use hearth_protocol::message::swarm::{GrantV1, HOLDERS_MAX, PieceLeasesV1, SOURCE};
-use hearth_protocol::piece::Pieces;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -23,33 +20,28 @@ use super::peers::Peer;
 use super::relay::{Relay, Shelf};
 use super::request::{self, Asked, Go, Ground, Holder, Outcome};
 use crate::logic::swarm::{Downloads, Ended, Lease, Neighbours, Wish};
-use crate::store::Store;
 use crate::transfer::heard::Heard;
-use crate::{clock, metrics as names, task};
+use crate::{metrics as names, task};
 
 /// Transfers at once (simulated: fewer leave gaps, more share the link among pieces that nobody can pass on whole).
-const WINDOW: usize = 8;
+pub(super) const WINDOW: usize = 8;
 /// Hosts that are remembered; more are a mistake of the controller.
 const PEERS_KNOWN_MAX: usize = 1 << 16;
-/// A host that hears nothing from its controller for this long helps itself.
-const ALONE_AFTER: Duration = Duration::from_secs(1);
-/// Time between two questions to the neighbours what they have.
-const NEIGHBOURS_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Part {
     number: u64,
     pub(super) downloads: Downloads<u32>,
-    neighbours: Neighbours<u32>,
-    ground: Ground,
+    pub(super) neighbours: Neighbours<u32>,
+    pub(super) ground: Ground,
     bad_chunks: mpsc::Sender<BadChunkV1>,
     /// Per piece that is leased: cancelled when nothing of it is expected any more.
     coming: HashMap<u32, CancellationToken>,
     transfers: HashMap<u64, Transfer>,
     /// Offers that came when the window was full.
     later: Vec<(u32, u32)>,
-    asked_neighbours: Option<Instant>,
+    pub(super) asked_neighbours: Option<Instant>,
     end: Option<oneshot::Sender<PartEnd>>,
 }
 
@@ -199,7 +191,7 @@ impl Campaign {
         }
     }
 
-    fn follow(&mut self, lease: Lease<u32>) {
+    pub(super) fn follow(&mut self, lease: Lease<u32>) {
         let (now_ms, is_here) = (self.now_ms(), self.has(lease.piece));
         let Some(part) = &mut self.part else {
             // The controller does not know what is here.
@@ -354,8 +346,7 @@ impl Campaign {
     }
 
     fn finish_if_whole(&mut self) {
-        let n_pieces = self.pieces.as_ref().map_or(0, |pieces| pieces.len());
-        if !(0..n_pieces).all(|piece| self.has(piece)) {
+        if self.part.as_ref().is_none_or(|part| part.downloads.n_left() > 0) {
             return;
         }
         // The last news would else wait for its turn, and end with the part.
@@ -397,39 +388,6 @@ impl Campaign {
         let hedged = self.part.as_mut().map(|part| part.downloads.hedge(now_ms)).unwrap_or_default();
         hedged.into_iter().for_each(|(piece, from)| self.ask(piece, from));
     }
-
-    /// Helps itself among the hosts it knows, as long as no controller is heard.
-    pub(super) fn alone(&mut self, for_how_long: Duration) {
-        let n_pieces = self.pieces.as_ref().map_or(0, |pieces| pieces.len());
-        let now = clock::monotonic();
-        let Some(part) = &mut self.part else { return };
-        let is_early = part.asked_neighbours.is_some_and(|at| now.duration_since(at) < NEIGHBOURS_EVERY);
-        if for_how_long < ALONE_AFTER || is_early || part.downloads.n_under_way() >= 2 * WINDOW {
-            return;
-        }
-        part.asked_neighbours = Some(now);
-        for from in part.neighbours.all() {
-            if let Some(peer) = self.peers.get(&from) {
-                let asking = request::having(part.ground.clone(), from, Arc::clone(peer), n_pieces);
-                task::spawn("neighbour", asking);
-            }
-        }
-    }
-
-    pub(super) fn neighbour_has(&mut self, from: u32, done: Option<Vec<u8>>) {
-        let n_pieces = self.pieces.as_ref().map_or(0, |pieces| pieces.len());
-        let Some(part) = &mut self.part else { return };
-        let Some(done) = done else { return part.neighbours.forget(from) };
-        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let words: Vec<u64> = done.chunks(8).map(word).collect();
-        part.neighbours.has(from, &words);
-        let n = (2 * WINDOW).saturating_sub(part.downloads.n_under_way());
-        let here = &self.done;
-        let has = |piece: u32| here[piece as usize / 64] >> (piece % 64) & 1 == 1;
-        let lacks = |piece: u32| !has(piece) && !part.downloads.expects(piece);
-        let leases = part.neighbours.choose(lacks, n_pieces, n, rand::random());
-        leases.into_iter().for_each(|lease| self.follow(lease));
-    }
 }
 
 const fn word(how: Ended) -> &'static str {
@@ -440,17 +398,4 @@ const fn word(how: Ended) -> &'static str {
         FailureKind::Silent => "silent",
         FailureKind::Wrong => "wrong",
     }
-}
-
-/// Cuts a finished content into pieces; `None` if it is not here. Blocks for the disk.
-pub(super) fn cut(store: &Store, content: ContentId) -> Option<Arc<Pieces>> {
-    let reader = store.reader(content).ok()?;
-    let root = reader.root();
-    let mut pieces = Pieces::new(root.data_bytes());
-    for page in 0..root.n_pages() {
-        let first = page * PAGE_RECORDS;
-        let records = reader.records(first..first + root.page_records(page)).ok()?;
-        records.iter().for_each(|record| pieces.push(record.raw_len));
-    }
-    Some(Arc::new(pieces))
 }

@@ -1,7 +1,7 @@
 //! One piece from one holder: asking, waiting for its turn, taking the chunks.
 //!
-//! **What.** [`ask`] runs until the request is over and tells the campaign. The controller has no queue: it is asked when there is
-//! a place for what it sends at once.
+//! **What.** [`ask()`] runs until the request is over and tells the campaign. From an agent that is an offer and its answer; the
+//! controller simply begins when it is the request's turn.
 //! **Why the campaign is asked in the middle.** Three holders are asked for a piece; who is ready first gets the word, and the
 //! others are told nothing but the end of their stream.
 //! **Invariants.** A request ends with exactly one [`Event::RequestEnded`], or with none if its offer was declined or it was
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::campaign::Event;
+use super::handle::Event;
 use super::peers::Peer;
 use super::relay::Relay;
 use crate::logic::swarm::Ended;

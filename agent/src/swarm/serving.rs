@@ -21,7 +21,7 @@ impl Campaign {
         self.next_key += 1;
         match self.uploads.ask(self.next_key, piece, is_here, self.now_ms()) {
             Answer::Waits => {
-                self.waiting.insert(self.next_key, (piece, verdict));
+                self.waiting.insert(self.next_key, verdict);
             }
             Answer::Busy => say(verdict, Verdict::Busy),
         }
@@ -33,11 +33,11 @@ impl Campaign {
         loop {
             let waiting = &self.waiting;
             let next = self.uploads.next(|key, _| match waiting.get(&key) {
-                Some((_, verdict)) if !verdict.is_closed() => Wish::Now,
+                Some(verdict) if !verdict.is_closed() => Wish::Now,
                 _ => Wish::Never,
             });
             let Some((key, piece)) = next else { return };
-            let Some((_, verdict)) = self.waiting.remove(&key) else { continue };
+            let Some(verdict) = self.waiting.remove(&key) else { continue };
             let has_all = self.has(piece);
             let coming = self.part.as_ref().and_then(|part| part.coming(piece));
             let offer = Offer {
@@ -59,13 +59,13 @@ impl Campaign {
 
     /// Tells those who wait in vain.
     pub(super) fn look_at_uploads(&mut self) {
-        self.waiting.retain(|_, (_, verdict)| !verdict.is_closed());
+        self.waiting.retain(|_, verdict| !verdict.is_closed());
         let waiting = &self.waiting;
         self.uploads.retain(|key| waiting.contains_key(&key));
         let (now_ms, part) = (self.now_ms(), self.part.as_ref());
         let expects = |piece| part.is_some_and(|part| part.downloads.expects(piece));
         for (key, _) in self.uploads.missing(expects, now_ms) {
-            if let Some((_, verdict)) = self.waiting.remove(&key) {
+            if let Some(verdict) = self.waiting.remove(&key) {
                 say(verdict, Verdict::Missing);
             }
         }
@@ -74,7 +74,7 @@ impl Campaign {
     /// A piece will not come: those who wait for it are told.
     pub(super) fn piece_fails(&mut self, piece: u32) {
         for key in self.uploads.piece_fails(piece) {
-            if let Some((_, verdict)) = self.waiting.remove(&key) {
+            if let Some(verdict) = self.waiting.remove(&key) {
                 say(verdict, Verdict::Late);
             }
         }

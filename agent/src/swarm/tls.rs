@@ -9,12 +9,11 @@ use std::sync::Arc;
 use hearth_protocol::digest::AgentId;
 use hearth_protocol::version::ALPN_PEER;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::WebPkiServerVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 
 use crate::control::identity::{AgentKey, Enrolment};
-use crate::control::tls::{TlsError, provider, roots};
+use crate::control::tls::{TlsError, mutual, our_roots, provider};
 
 /// Name in every agent's certificate; addresses change, and the key is compared besides.
 pub const AGENT_NAME: &str = "agent.hearth.internal";
@@ -24,15 +23,7 @@ pub const AGENT_NAME: &str = "agent.hearth.internal";
 /// # Errors
 /// [`TlsError`] if key and certificate do not fit each other.
 pub fn client(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicClientConfig, TlsError> {
-    let ca = enrolment.chain.last().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider()).build()?;
-    let mut config = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_webpki_verifier(verifier)
-        .with_client_auth_cert(enrolment.chain.clone(), key.private_der())?;
-    config.alpn_protocols = vec![ALPN_PEER.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    QuicClientConfig::try_from(config).map_err(|_| TlsError::NoSuite)
+    mutual(key, enrolment, ALPN_PEER)
 }
 
 /// For other agents.
@@ -40,8 +31,7 @@ pub fn client(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicClientConfig,
 /// # Errors
 /// [`TlsError`].
 pub fn server(key: &AgentKey, enrolment: &Enrolment) -> Result<QuicServerConfig, TlsError> {
-    let ca = enrolment.chain.last().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(our_roots(enrolment)?, provider()).build()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)

@@ -21,7 +21,7 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::campaign::{Event, Handle};
+use super::handle::{Event, Handle};
 use super::relay::{Open, Shelf};
 use super::{Shared, grant};
 use crate::transfer::frames;
@@ -35,7 +35,6 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 const UPLOAD_MAX: Duration = Duration::from_secs(120);
 /// An asker that takes nothing for this long is gone.
 const STUCK: Duration = Duration::from_secs(10);
-
 /// Bytes between two looks at the cap.
 const SLICE_BYTES: usize = 32 << 10;
 
@@ -164,9 +163,7 @@ async fn chunks_of(
     let (chunks, shelf) = (offer.chunks.clone(), offer.shelf.clone());
     let Some(open) = tokio::task::spawn_blocking(move || shelf.open()).await.ok()? else {
         offer.campaign.tell(Event::Gone);
-        // Fails only if the stream is closed already.
-        drop(send.reset(VarInt::from_u32(FaultCode::NotFound.number().into())));
-        return None;
+        return give_up(send);
     };
     for chunk in mask.iter().map(|chunk| chunks.start + chunk) {
         let is_there = tokio::select! {
@@ -174,15 +171,20 @@ async fn chunks_of(
             _ = send.stopped() => return None,
         };
         if !is_there || one(shared, offer, &open, chunk, send).await.is_none() {
-            // Fails only if the stream is closed already.
-            drop(send.reset(VarInt::from_u32(FaultCode::NotFound.number().into())));
-            return None;
+            return give_up(send);
         }
     }
     // What is written may wait here for the line; the slot is free when it has arrived.
     send.finish().ok()?;
     tokio::time::timeout(STUCK, send.stopped()).await.ok()?.ok()?;
     Some(())
+}
+
+/// Tells the asker that the rest does not come, through no fault of ours.
+fn give_up(send: &mut SendStream) -> Option<()> {
+    // Fails only if the stream is closed already.
+    drop(send.reset(VarInt::from_u32(FaultCode::NotFound.number().into())));
+    None
 }
 
 async fn write(send: &mut SendStream, bytes: bytes::Bytes) -> Option<()> {

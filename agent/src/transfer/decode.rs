@@ -47,9 +47,7 @@ pub trait Sink: Send + Sync {
     fn mark_done(&self, chunks: &[u32]) -> Result<(), SinkError>;
 
     /// A verified chunk as it was packed, before it is written; kept by whoever passes chunks on.
-    fn keep_packed(&self, chunk: u32, packed: &[u8]) {
-        let _ = (chunk, packed);
-    }
+    fn keep_packed(&self, _chunk: u32, _packed: &[u8]) {}
 }
 
 /// The store refused bytes.

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use hearth_protocol::digest::ContentId;
 use hearth_protocol::fault::FaultCode;
-use hearth_protocol::manifest::PAGE_RECORDS;
 use hearth_protocol::mask::ChunkMask;
 use hearth_protocol::message::data::{
     BytesFollowV1, ChunkHeader, ChunksFollowV1, DataReply, DataRequest, Encoding, FaultV1, FetchV1,
@@ -231,16 +230,7 @@ fn pieces(reader: &Reader, cut: &LastCut) -> Result<Arc<Pieces>, ServeError> {
     if let Some((_, pieces)) = lock().as_ref().filter(|(content, _)| *content == reader.content()) {
         return Ok(Arc::clone(pieces));
     }
-    let root = reader.root();
-    let mut pieces = Pieces::new(root.data_bytes());
-    for page in 0..root.n_pages() {
-        let first = page * PAGE_RECORDS;
-        reader
-            .records(first..first + root.page_records(page))?
-            .iter()
-            .for_each(|record| pieces.push(record.raw_len));
-    }
-    let pieces = Arc::new(pieces);
+    let pieces = Arc::new(reader.pieces()?);
     *lock() = Some((reader.content(), Arc::clone(&pieces)));
     Ok(pieces)
 }

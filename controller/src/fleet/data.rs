@@ -127,9 +127,9 @@ async fn serve_request(
         DataRequest::Root(root) => root.content,
         DataRequest::Page(page) => page.content,
         DataRequest::Fetch(fetch) => fetch.content,
-        DataRequest::FetchPiece(fetch) => fetch.grant.content,
-        DataRequest::Having(having) => having.grant.content,
-        DataRequest::Go(_) => return Ok(Err(agents_only())),
+        DataRequest::FetchPiece(_) | DataRequest::Go(_) | DataRequest::Having(_) => {
+            return Ok(Err(agents_only()));
+        }
     };
     if let Err(refusal) = allowed(shared, location, content, &request) {
         return Ok(Err(refusal));

@@ -322,12 +322,6 @@ impl FleetHandle {
         self.inner.shared.swarms.views()
     }
 
-    /// The campaign of a content: the one that runs, else the last one.
-    #[must_use]
-    pub fn campaign(&self, content: ContentId) -> Option<Arc<CampaignView>> {
-        self.inner.shared.swarms.view(content)
-    }
-
     /// Asks an agent to hash a copy from disk again; the result comes as a change of the entry.
     ///
     /// # Errors

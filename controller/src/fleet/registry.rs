@@ -143,10 +143,8 @@ pub(super) struct NewSession {
 
 impl Session {
     pub(super) fn new(number: u64, new: NewSession) -> Self {
-        let NewSession {
-            agent, location, boot, build, version, connection, ends_ms, now_us, followed, ..
-        } = new;
-        let NewSession { advertised, nic_mbps, .. } = new;
+        let NewSession { agent, location, boot, build, version, advertised, .. } = new;
+        let NewSession { nic_mbps, connection, ends_ms, now_us, followed, .. } = new;
         // The plan may have been lost with the session before: this one looks at it at once.
         let wake = Notify::new();
         wake.notify_one();

@@ -377,11 +377,6 @@ impl Swarms {
         all.extend(lock(&self.ended).iter().cloned());
         all
     }
-
-    /// The campaign of a content: the one that runs, else the last one.
-    pub(super) fn view(&self, content: ContentId) -> Option<Arc<CampaignView>> {
-        self.views().into_iter().find(|view| view.content == content)
-    }
 }
 
 fn note_running(n: usize) {
