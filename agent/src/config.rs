@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use hearth_protocol::message::enrol::LocationFacts;
 use hearth_protocol::words::LocationKind;
+use hearth_udp::{DSCP_DEFAULT, DSCP_MAX};
 use serde::Deserialize;
 
 use crate::logic::nic::NIC_MBPS_MAX;
-use crate::transfer::endpoint::{DSCP_DEFAULT, DSCP_MAX};
 
 /// Where the daemon looks for its configuration.
 pub const PATH_DEFAULT: &str = "/etc/hearth/agent.toml";

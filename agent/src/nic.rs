@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use hearth_udp::Moved;
 use nix::ifaddrs::getifaddrs;
 
 use crate::logic::nic::{self, Device, Origin, Role};
@@ -35,25 +36,6 @@ fn carrier(advertised: &[String], controller: SocketAddr) -> Option<String> {
     let named =
         advertised.iter().filter_map(|text| text.parse::<SocketAddr>().ok()).map(|address| address.ip());
     named.chain(towards(controller)).find_map(interface_of)
-}
-
-/// Bytes that the hardware below an interface has received and sent since it came up.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Moved {
-    /// Received.
-    pub(crate) received: u64,
-    /// Sent.
-    pub(crate) sent: u64,
-}
-
-impl Moved {
-    /// What moved since `before`.
-    pub(crate) const fn since(self, before: Self) -> Self {
-        Self {
-            received: self.received.saturating_sub(before.received),
-            sent: self.sent.saturating_sub(before.sent),
-        }
-    }
 }
 
 /// What the devices moved that carry the first of the `advertised` addresses that this host has, or lead to `controller`. A

@@ -15,7 +15,6 @@ pub mod heard;
 pub mod link;
 pub mod rate;
 pub mod serve;
-mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timeline;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use hearth_protocol::api::distribution::Distribution;
 use hearth_protocol::words::DiskFormat;
+use hearth_udp::{DSCP_DEFAULT, DSCP_MAX};
 use serde::Deserialize;
 
 mod conversions;
@@ -168,6 +169,7 @@ struct Raw {
     source_transfers: Option<u32>,
     swarm: Option<bool>,
     swarm_source_mbps: Option<u32>,
+    dscp: Option<u32>,
     agent_certificate_hours: Option<u32>,
     heartbeat_seconds: Option<u32>,
     hosts_may_ask: HostsMayAsk,
@@ -225,7 +227,7 @@ pub struct Config {
     pub image_bytes_max: u64,
     /// Entries that fetch from the controller at once, 1 to 4,096.
     pub source_transfers: u32,
-    /// How hosts share what they fetch.
+    /// How the controller sends, and hosts share what they fetch.
     pub swarm: Swarm,
     /// Life of agents' certificates, 1 hour to 30 days.
     pub agent_certificate_life: Duration,
@@ -286,6 +288,8 @@ pub struct Swarm {
     pub on: bool,
     /// What the controller may send in all campaigns, Mbit/s, 1 to 400,000.
     pub source_mbps: u32,
+    /// Class (DSCP) of all packets to agents, 0 ..= [`DSCP_MAX`].
+    pub dscp: u8,
 }
 
 /// How often callers may ask, and for how long they are logged in.
@@ -482,13 +486,16 @@ fn calls(raw: &Raw, ranged: Ranged<'_>) -> Result<Calls, ConfigError> {
     Ok(Calls { per_second, burst, login_life: Duration::from_secs(u64::from(hours) * 3600) })
 }
 
-/// What the controller sends itself: transfers at once, and what it gives to hosts that share.
+/// What the controller sends itself: transfers at once, what it gives to hosts that share, and the class of its packets.
 fn source(raw: &Raw, ranged: Ranged<'_>) -> Result<(u32, Swarm), ConfigError> {
     let source_transfers = raw.source_transfers.unwrap_or(SOURCE_TRANSFERS_DEFAULT);
     ranged("source_transfers", source_transfers, 1, SOURCE_TRANSFERS_MAX)?;
     let source_mbps = raw.swarm_source_mbps.unwrap_or(SWARM_SOURCE_MBPS_DEFAULT);
     ranged("swarm_source_mbps", source_mbps, 1, SWARM_SOURCE_MBPS_MAX)?;
-    Ok((source_transfers, Swarm { on: raw.swarm.unwrap_or(true), source_mbps }))
+    let dscp = raw.dscp.unwrap_or_else(|| DSCP_DEFAULT.into());
+    ranged("dscp", dscp, 0, DSCP_MAX.into())?;
+    let dscp = u8::try_from(dscp).unwrap_or(DSCP_MAX);
+    Ok((source_transfers, Swarm { on: raw.swarm.unwrap_or(true), source_mbps, dscp }))
 }
 
 /// Checks the rules of the catalog and takes them out of `raw`.

@@ -329,6 +329,7 @@ fn fleet_config(config: &Config) -> FleetConfig {
         heartbeat: config.heartbeat,
         hosts_may_ask: config.hosts_may_ask,
         swarm: SwarmSettings::new(config.swarm.on, config.swarm.source_mbps),
+        dscp: config.swarm.dscp,
         ..FleetConfig::new(config.listen_quic)
     }
 }

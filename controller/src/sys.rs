@@ -1,7 +1,6 @@
 //! The few calls that no safe wrapper offers.
 //!
-//! **What.** [`few_arenas`] bounds the arenas between which glibc spreads threads; [`give_back`] returns free memory;
-//! [`watch`] has tokio wait for one kind of event only.
+//! **What.** [`few_arenas`] bounds the arenas between which glibc spreads threads; [`give_back`] returns free memory.
 //! **Why few arenas.** By default every thread may open an arena of its own. An agent's session is allocated by several
 //! threads one after the other, and what each of them frees stays in its arena: measured with 1,000 idle agents, 72 KiB
 //! each with the default and 57 KiB with two arenas, at the same speed. A setting here holds for every way of starting the
@@ -11,13 +10,6 @@
 //! **Invariants.** The only module of this crate that may use `unsafe`; each block says why it is sound.
 
 #![expect(unsafe_code, reason = "calls without a safe wrapper live in this module alone")]
-
-use std::io;
-use std::net::UdpSocket;
-use std::os::fd::{AsRawFd, OwnedFd};
-
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Two: a thread that finds one taken uses the other.
 const ARENAS_MAX: i32 = 2;
@@ -34,21 +26,4 @@ pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the allocator takes its own locks; memory in use is not touched.
     let _some = unsafe { nix::libc::malloc_trim(0) };
-}
-
-/// Types that own their descriptor and name the same one for as long as they live.
-pub(crate) trait OwnsFd: AsRawFd {}
-impl OwnsFd for UdpSocket {}
-impl OwnsFd for OwnedFd {}
-
-/// `of`, watched for `interest` alone.
-///
-/// # Errors
-/// What the kernel says to the registration.
-///
-/// # Panics
-/// Outside a tokio runtime.
-pub(crate) fn watch<T: OwnsFd>(of: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `OwnsFd` says that the descriptor is open and the same until `of` is dropped, which the result owns.
-    Ok(unsafe { AsyncFd::register_with_interest(of, interest) }?)
 }

@@ -30,8 +30,9 @@ const IMPURE_IN_PROTOCOL: &[&str] = &[
 /// Our crates: folder, package, and the packages of ours that it may use.
 const CRATES: &[(&str, &str, &[&str])] = &[
     ("protocol", "hearth-protocol", &[]),
-    ("agent", "hearth-agent", &["hearth-protocol"]),
-    ("controller", "hearth-controller", &["hearth-protocol"]),
+    ("udp", "hearth-udp", &[]),
+    ("agent", "hearth-agent", &["hearth-protocol", "hearth-udp"]),
+    ("controller", "hearth-controller", &["hearth-protocol", "hearth-udp"]),
     ("cli", "hearth", &["hearth-protocol"]),
     ("tests", "hearth-tests", &["hearth-protocol", "hearth-agent", "hearth-controller"]),
 ];

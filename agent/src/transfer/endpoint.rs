@@ -13,9 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::socket::MarkedSocket;
-use crate::nic::Moved;
 use hearth_protocol::message::data::STREAMS_MAX;
+use hearth_udp::{DSCP_DEFAULT, Moved, Socket as MarkedSocket};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
@@ -50,14 +49,12 @@ const PEER_WINDOW_BYTES: u32 = 1 << 20;
 /// A connection between agents that nobody uses ends after this, ms: longer than the longest lease, as who waits for his turn
 /// says nothing.
 const PEER_IDLE_MS: u32 = 90_000;
+/// Round trip that is assumed before one was measured. Agents are in one cloud: with quinn's third of a second a lost packet of
+/// a handshake costs a second, and on busy links one in ten handshakes loses one (measured).
+const PEER_INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Handshakes of other agents that may wait, and what is kept for each.
 const PEERS_INCOMING_MAX: usize = 256;
 const PEER_INCOMING_BYTES_MAX: u64 = 16 << 10;
-
-/// Class of packets if none is configured: CS1, which networks that know classes put behind all others.
-pub const DSCP_DEFAULT: u8 = 8;
-/// Largest class.
-pub const DSCP_MAX: u8 = 63;
 
 /// Why there is no endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +95,7 @@ impl Endpoint {
         Self::bind_marked(listen, secret, DSCP_DEFAULT)
     }
 
-    /// As [`Endpoint::bind`]; every packet is of class `dscp`, 0 to [`DSCP_MAX`].
+    /// As [`Endpoint::bind`]; every packet is of class `dscp`, 0 to [`hearth_udp::DSCP_MAX`].
     ///
     /// # Errors
     /// As [`Endpoint::bind`].
@@ -246,6 +243,7 @@ fn peer_transport(buffer_bytes: usize) -> TransportConfig {
         .receive_window(VarInt::from_u32(PEER_WINDOW_BYTES))
         .stream_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES / 2))
         .send_window(PEER_WINDOW_BYTES.into())
+        .initial_rtt(PEER_INITIAL_RTT)
         .keep_alive_interval(None)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(PEER_IDLE_MS))));
     transport

@@ -16,7 +16,7 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(config.variants, VARIANTS_DEFAULT);
     assert_eq!(parsed("variants = []").unwrap().config.variants, []);
     assert_eq!((config.parallel_imports, config.source_transfers), (1, 64));
-    assert_eq!(config.swarm, Swarm { on: true, source_mbps: 1000 });
+    assert_eq!(config.swarm, Swarm { on: true, source_mbps: 1000, dscp: 8 });
     assert_eq!(config.sandbox, SandboxMode::Required);
     assert_eq!(config.agent_certificate_life.as_secs(), 24 * 3600);
     let quota = Figures { images: 10, bytes: 0, imports: 0 };
@@ -41,6 +41,7 @@ fn what_cannot_work_is_refused_with_key_and_cure() {
         ("source_transfers = 5000", "1 to 4096"),
         ("swarm_source_mbps = 0", "1 to 400000"),
         ("swarm = \"no\"", "line 1"),
+        ("dscp = 64", "0 to 63"),
         ("agent_certificate_hours = 0", "1 to 720"),
         ("heartbeat_seconds = 60", "1 to 45"),
         ("api_requests_per_second = 100001", "0 to 100000"),

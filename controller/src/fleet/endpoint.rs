@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use hearth_protocol::message::data::STREAMS_MAX;
+use hearth_udp::Socket as MarkedSocket;
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::ca::Authority;
-use super::socket::QuietSocket;
 
 /// Handshakes that may wait to be looked at: protects memory.
 const INCOMING_MAX: usize = 4096;
@@ -75,7 +75,7 @@ pub enum EndpointError {
     Tls(#[from] super::tls::TlsError),
 }
 
-/// Opens the endpoint at `address`.
+/// Opens the endpoint at `address`; every packet is of class `dscp`.
 ///
 /// # Errors
 /// [`EndpointError`].
@@ -84,6 +84,7 @@ pub enum EndpointError {
 /// Outside a tokio runtime.
 pub fn open(
     address: SocketAddr,
+    dscp: u8,
     identity: Arc<super::tls::ServerIdentity>,
 ) -> Result<quinn::Endpoint, EndpointError> {
     let bind = |source| EndpointError::Bind { address, source };
@@ -101,7 +102,7 @@ pub fn open(
         tracing::warn!(%error, "large packets are not used");
     }
     let runtime = Arc::new(quinn::TokioRuntime);
-    let socket = QuietSocket::new(socket).map_err(bind)?;
+    let socket = MarkedSocket::new(socket, dscp).map_err(bind)?;
     quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).map_err(bind)
 }
 

@@ -55,7 +55,6 @@ mod registry;
 mod remake;
 mod reports;
 mod session;
-mod socket;
 mod swarm;
 pub mod tls;
 mod upkeep;
@@ -80,6 +79,8 @@ pub struct FleetConfig {
     pub hosts_may_ask: HostsMayAsk,
     /// How hosts share what they fetch.
     pub swarm: SwarmSettings,
+    /// Class (DSCP) of all packets to agents, 0 ..= [`hearth_udp::DSCP_MAX`].
+    pub dscp: u8,
     /// A receiver that takes nothing for this long is cut off.
     pub stall: Duration,
 }
@@ -95,6 +96,7 @@ impl FleetConfig {
             heartbeat: Duration::from_secs(crate::config::HEARTBEAT_SECONDS_DEFAULT.into()),
             hosts_may_ask: HostsMayAsk::default(),
             swarm: SwarmSettings::default(),
+            dscp: hearth_udp::DSCP_DEFAULT,
             stall: data::STALL_MAX,
         }
     }
@@ -243,7 +245,8 @@ impl Fleet {
         let (endpoint, door) = {
             // What is spawned here, and by it, runs on the threads for packets.
             let _entered = net.handle.enter();
-            let endpoint = endpoint::open(shared.config.listen, Arc::clone(&shared.identity))?;
+            let endpoint =
+                endpoint::open(shared.config.listen, shared.config.dscp, Arc::clone(&shared.identity))?;
             (endpoint.clone(), task::spawn("door", door::run(Arc::clone(&shared), endpoint)))
         };
         let tasks = vec![

@@ -1,64 +1,93 @@
-//! The UDP socket of the endpoint, woken up by packets and by nothing else.
+//! The socket; see the crate.
 //!
-//! **What.** [`QuietSocket`] is quinn's socket on tokio with other rules of waiting: for packets always, for room to send
-//! only after the kernel had none.
-//! **Why not quinn's own.** It waits for both at once. Each packet that is sent then frees room, and the kernel wakes the
-//! thread to say so; and after each packet it asks the kernel for one more. Waking up and asking is most of what an idle
-//! agent costs: measured with 2,000 of them (133 pulses a second), 285 wake-ups and 242 questions a second with quinn's
-//! socket, 189 and 132 with this one.
+//! **Why not quinn's own rules of waiting.** It waits for packets and for room to send at once. Each packet that is sent then
+//! frees room, and the kernel wakes the thread to say so; and after each packet it asks the kernel for one more. Waking up and
+//! asking is most of what an idle agent costs: measured with 2,000 of them (133 pulses a second), 285 wake-ups and 242
+//! questions a second with quinn's socket, 189 and 132 with this one.
 //! **Invariants.** A connection that found no room waits on a descriptor of its own until there is some. A batch that was
-//! not full has emptied the socket, so it is not asked again before the next packet's event.
+//! not full has emptied the socket, so it is not asked again before the next packet's event. A packet that cannot be sent
+//! with its class is sent as quinn would.
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use nix::errno::Errno;
 use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::sys;
+use crate::watch::watch;
+use crate::{DSCP_MAX, Moved, mark, on_wire};
 
-/// See the module.
+/// See the crate.
 #[derive(Debug)]
-pub(super) struct QuietSocket {
+pub struct Socket {
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
+    /// The class in the place that it has in the packet's header.
+    class: u8,
     /// The last packet found no room.
     full: AtomicBool,
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
-impl QuietSocket {
-    /// Takes a bound socket.
+impl Socket {
+    /// Takes a bound socket; `dscp` is 0 to [`DSCP_MAX`].
     ///
     /// # Errors
     /// What the kernel says to its options or to the registration.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<Self>> {
+    pub fn new(socket: UdpSocket, dscp: u8) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
-        let io = sys::watch(socket, Interest::READABLE)?;
-        Ok(Arc::new(Self { io, state, full: AtomicBool::new(false) }))
+        Ok(Arc::new(Self::on(watch(socket, Interest::READABLE)?, state, dscp)))
+    }
+
+    const fn on(io: AsyncFd<UdpSocket>, state: UdpSocketState, dscp: u8) -> Self {
+        Self {
+            io,
+            state,
+            class: (dscp & DSCP_MAX) << 2,
+            full: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes on the wire that this socket has received and sent.
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        Moved { received: self.received.load(Ordering::Relaxed), sent: self.sent.load(Ordering::Relaxed) }
     }
 }
 
-impl AsyncUdpSocket for QuietSocket {
+impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(Room { socket: self, waiting: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let sent = self.state.send(self.io.get_ref().into(), transmit);
-        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            self.full.store(true, Ordering::Relaxed);
+        match mark::send(self.io.as_raw_fd(), self.class, transmit) {
+            Ok(bytes) => {
+                let wire_bytes = on_wire(bytes, transmit.segment_size.unwrap_or(bytes));
+                self.sent.fetch_add(wire_bytes, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(Errno::EAGAIN) => {
+                self.full.store(true, Ordering::Relaxed);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            // What quinn makes of it is right for all cases: it tries with less, or takes the packet for lost.
+            Err(_) => self.state.send(self.io.get_ref().into(), transmit),
         }
-        sent
     }
 
     fn poll_recv(
@@ -71,8 +100,12 @@ impl AsyncUdpSocket for QuietSocket {
             let mut guard = ready!(self.io.poll_read_ready(context))?;
             let received = guard.try_io(|io| self.state.recv(io.get_ref().into(), bufs, meta));
             let Ok(received) = received else { continue };
-            if received.as_ref().is_ok_and(|packets| *packets < BATCH_SIZE) {
-                guard.clear_ready();
+            if let Ok(packets) = received {
+                let bytes = meta[..packets].iter().map(|meta| on_wire(meta.len, meta.stride)).sum();
+                self.received.fetch_add(bytes, Ordering::Relaxed);
+                if packets < BATCH_SIZE {
+                    guard.clear_ready();
+                }
             }
             return Poll::Ready(received);
         }
@@ -98,7 +131,7 @@ impl AsyncUdpSocket for QuietSocket {
 /// One connection's wait for room.
 #[derive(Debug)]
 struct Room {
-    socket: Arc<QuietSocket>,
+    socket: Arc<Socket>,
     /// A copy of the socket's descriptor that is watched for room.
     waiting: Option<AsyncFd<OwnedFd>>,
 }
@@ -109,7 +142,7 @@ impl UdpPoller for Room {
             Some(watched) => watched,
             None if self.socket.full.load(Ordering::Relaxed) => {
                 let copy = OwnedFd::from(self.socket.io.get_ref().try_clone()?);
-                sys::watch(copy, Interest::WRITABLE)?
+                watch(copy, Interest::WRITABLE)?
             }
             None => return Poll::Ready(Ok(())),
         };
@@ -132,17 +165,17 @@ mod tests {
 
     use super::*;
 
-    fn socket() -> Arc<QuietSocket> {
+    fn socket() -> Arc<Socket> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
-        QuietSocket::new(socket).unwrap()
+        Socket::new(socket, 0).unwrap()
     }
 
     fn packet(to: SocketAddr, contents: &[u8]) -> Transmit<'_> {
         Transmit { destination: to, ecn: None, contents, segment_size: None, src_ip: None }
     }
 
-    async fn receive(socket: &QuietSocket) -> usize {
+    async fn receive(socket: &Socket) -> usize {
         let mut buffer = vec![0; 65536 * BATCH_SIZE];
         let mut bufs: Vec<_> = buffer.chunks_mut(65536).map(IoSliceMut::new).collect();
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
@@ -178,8 +211,8 @@ mod tests {
         let left = UdpSocket::from(OwnedFd::from(left));
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let state = UdpSocketState::new((&udp).into()).unwrap();
-        let io = sys::watch(left, Interest::READABLE).unwrap();
-        let socket = Arc::new(QuietSocket { io, state, full: AtomicBool::new(false) });
+        let io = watch(left, Interest::READABLE).unwrap();
+        let socket = Arc::new(Socket::on(io, state, 0));
         let mut room = Arc::clone(&socket).create_io_poller();
         let mut waits = async |limit| {
             timeout(Duration::from_millis(limit), poll_fn(|context| room.as_mut().poll_writable(context)))
