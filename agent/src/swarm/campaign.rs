@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::Shared;
-use super::handle::{Event, Handle};
+use super::handle::{Event, Handle, Ticket};
 use super::peers::Peer;
 use super::receiving::Part;
 use super::relay::Shelf;
@@ -66,10 +66,10 @@ pub(super) struct Campaign {
     /// A bit per piece of which nothing is missing.
     pub(super) done: Vec<u64>,
     pub(super) part: Option<Part>,
-    pub(super) uploads: Uploads<u64>,
+    pub(super) uploads: Uploads<Ticket>,
     /// Who is to be told when it is his turn.
-    pub(super) waiting: HashMap<u64, oneshot::Sender<Verdict>>,
-    pub(super) next_key: u64,
+    pub(super) waiting: HashMap<Ticket, oneshot::Sender<Verdict>>,
+    pub(super) last_ticket: u64,
     pub(super) last_transfer: u64,
     /// The controller waits to be told what is here.
     is_state_due: bool,
@@ -109,7 +109,7 @@ impl Campaign {
             part: None,
             uploads: Uploads::new(usize::from(join.slots.max(1))),
             waiting: HashMap::new(),
-            next_key: 0,
+            last_ticket: 0,
             last_transfer: 0,
             is_state_due: true,
             is_session_up: true,
@@ -161,9 +161,9 @@ impl Campaign {
             Event::Offered { piece, from, has_all, answer } => self.offered(piece, from, has_all, answer),
             Event::RequestEnded(outcome) => self.request_ended(*outcome),
             Event::Having { from, done } => self.neighbour_has(from, done),
-            Event::Asked { piece, verdict } => self.asked(piece, verdict),
-            Event::UploadEnded { key, bytes } => {
-                self.uploads.ended(key);
+            Event::Asked { asker, piece, verdict } => self.asked(asker, piece, verdict),
+            Event::UploadEnded { ticket, bytes } => {
+                self.uploads.ended(ticket);
                 self.sent_bytes += bytes;
             }
             Event::HavingAsked(answer) => {

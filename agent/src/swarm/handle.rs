@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hearth_protocol::digest::AgentId;
 use hearth_protocol::message::swarm::{Campaign as CampaignId, JoinCampaignV1, PieceLeasesV1, PiecesHereV1};
 use hearth_protocol::piece::Pieces;
 use tokio::sync::{mpsc, oneshot};
@@ -52,15 +53,24 @@ pub(super) enum Event {
     },
     /// Another agent asks for a piece.
     Asked {
+        asker: AgentId,
         piece: u32,
         verdict: oneshot::Sender<Verdict>,
     },
     UploadEnded {
-        key: u64,
+        ticket: Ticket,
         bytes: u64,
     },
     /// Another agent asks what is here.
     HavingAsked(oneshot::Sender<PiecesHereV1>),
+}
+
+/// One request of another agent.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Ticket {
+    pub(super) asker: AgentId,
+    /// In the order of the requests.
+    pub(super) number: u64,
 }
 
 #[derive(Debug)]

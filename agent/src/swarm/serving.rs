@@ -3,25 +3,28 @@
 //! **What.** Requests wait in [`Uploads`](crate::logic::swarm::Uploads); whoever's turn it is gets an offer with a slot.
 //! **Invariants.** An offer that cannot be delivered gives its slot back.
 
+use hearth_protocol::digest::AgentId;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::campaign::Campaign;
+use super::handle::Ticket;
 use super::upload::{Offer, Verdict};
 use crate::logic::swarm::{Answer, Wish};
 
 impl Campaign {
     /// Another agent asks for a piece.
-    pub(super) fn asked(&mut self, piece: u32, verdict: oneshot::Sender<Verdict>) {
+    pub(super) fn asked(&mut self, asker: AgentId, piece: u32, verdict: oneshot::Sender<Verdict>) {
         let is_piece = self.pieces.as_ref().is_some_and(|pieces| piece < pieces.len());
         if self.shelf.is_none() || !is_piece {
             return say(verdict, Verdict::Missing);
         }
         let is_here = self.has(piece) || self.part.as_ref().is_some_and(|part| part.receives(piece));
-        self.next_key += 1;
-        match self.uploads.ask(self.next_key, piece, is_here, self.now_ms()) {
+        self.last_ticket += 1;
+        let ticket = Ticket { asker, number: self.last_ticket };
+        match self.uploads.ask(ticket, piece, is_here, self.now_ms()) {
             Answer::Waits => {
-                self.waiting.insert(self.next_key, verdict);
+                self.waiting.insert(ticket, verdict);
             }
             Answer::Busy => say(verdict, Verdict::Busy),
         }
@@ -32,16 +35,17 @@ impl Campaign {
         let (Some(shelf), Some(pieces)) = (self.shelf.clone(), self.pieces.clone()) else { return };
         loop {
             let waiting = &self.waiting;
-            let next = self.uploads.next(|key, _| match waiting.get(&key) {
+            let wish = |ticket, _| match waiting.get(&ticket) {
                 Some(verdict) if !verdict.is_closed() => Wish::Now,
                 _ => Wish::Never,
-            });
-            let Some((key, piece)) = next else { return };
-            let Some(verdict) = self.waiting.remove(&key) else { continue };
+            };
+            let next = self.uploads.next(wish, |one, other| one.asker == other.asker);
+            let Some((ticket, piece)) = next else { return };
+            let Some(verdict) = self.waiting.remove(&ticket) else { continue };
             let has_all = self.has(piece);
             let coming = self.part.as_ref().and_then(|part| part.coming(piece));
             let offer = Offer {
-                key,
+                ticket,
                 has_all,
                 chunks: pieces.chunks(piece).unwrap_or_default(),
                 shelf: shelf.clone(),
@@ -61,11 +65,11 @@ impl Campaign {
     pub(super) fn look_at_uploads(&mut self) {
         self.waiting.retain(|_, verdict| !verdict.is_closed());
         let waiting = &self.waiting;
-        self.uploads.retain(|key| waiting.contains_key(&key));
+        self.uploads.retain(|ticket| waiting.contains_key(&ticket));
         let (now_ms, part) = (self.now_ms(), self.part.as_ref());
         let expects = |piece| part.is_some_and(|part| part.downloads.expects(piece));
-        for (key, _) in self.uploads.missing(expects, now_ms) {
-            if let Some(verdict) = self.waiting.remove(&key) {
+        for (ticket, _) in self.uploads.missing(expects, now_ms) {
+            if let Some(verdict) = self.waiting.remove(&ticket) {
                 say(verdict, Verdict::Missing);
             }
         }
@@ -73,8 +77,8 @@ impl Campaign {
 
     /// A piece will not come: those who wait for it are told.
     pub(super) fn piece_fails(&mut self, piece: u32) {
-        for key in self.uploads.piece_fails(piece) {
-            if let Some(verdict) = self.waiting.remove(&key) {
+        for ticket in self.uploads.piece_fails(piece) {
+            if let Some(verdict) = self.waiting.remove(&ticket) {
                 say(verdict, Verdict::Late);
             }
         }

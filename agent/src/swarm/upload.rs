@@ -21,7 +21,7 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::{Event, Handle};
+use super::handle::{Event, Handle, Ticket};
 use super::relay::{Open, Shelf};
 use super::{Shared, grant};
 use crate::transfer::frames;
@@ -54,7 +54,7 @@ pub(super) enum Verdict {
 /// A slot, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Offer {
-    pub(super) key: u64,
+    pub(super) ticket: Ticket,
     pub(super) has_all: bool,
     pub(super) chunks: std::ops::Range<u32>,
     pub(super) shelf: Shelf,
@@ -66,7 +66,7 @@ pub(super) struct Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.campaign.tell(Event::UploadEnded { key: self.key, bytes: self.sent_bytes });
+        self.campaign.tell(Event::UploadEnded { ticket: self.ticket, bytes: self.sent_bytes });
     }
 }
 
@@ -130,7 +130,7 @@ async fn piece(
         Err((code, text)) => return fault(send, code, text).await,
     };
     let (verdict, says) = oneshot::channel();
-    campaign.tell(Event::Asked { piece, verdict });
+    campaign.tell(Event::Asked { asker, piece, verdict });
     let verdict = tokio::select! {
         verdict = says => verdict.ok(),
         // The asker is served elsewhere.

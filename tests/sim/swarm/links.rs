@@ -46,14 +46,15 @@ impl World {
         loop {
             let mut uploads = std::mem::replace(&mut self.hosts[from as usize].uploads, Uploads::new(0));
             let hosts = &self.hosts;
-            let next = uploads.next(|(to, _), piece| {
+            let wish = |(to, _): (u32, u32), piece| {
                 let receiver = &hosts[to as usize];
                 if receiver.is_up && !receiver.has(piece) {
                     receiver.downloads.wish(piece, from)
                 } else {
                     Wish::Never
                 }
-            });
+            };
+            let next = uploads.next(wish, |one, other| one.0 == other.0);
             self.hosts[from as usize].uploads = uploads;
             let Some(((to, _), piece)) = next else { return };
             self.begin(to, from, piece);

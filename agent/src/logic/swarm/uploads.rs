@@ -5,12 +5,14 @@
 //! while reports and leases travel.
 //! **Why somebody may wait for a piece that is not even expected.** His lease and ours travel apart; ours may come later.
 //! **Why its length is bounded.** Who would wait longer than a lease is valid had better ask somebody else: `Busy`, at once.
+//! **Why half of the slots.** One who asks for much and reads slowly must not keep the others out.
 //!
 //! **Invariants**, each with a test of the same name:
 //! 1. `no_more_than_the_slots_are_served_at_once`.
 //! 2. `who_asked_first_is_served_first`.
 //! 3. `a_full_server_says_so_at_once`.
-//! 4. `who_waits_for_a_piece_is_served_when_it_begins_to_come`.
+//! 4. `one_asker_has_half_of_the_slots_while_others_wait`.
+//! 5. `who_waits_for_a_piece_is_served_when_it_begins_to_come`.
 
 use std::collections::VecDeque;
 
@@ -97,16 +99,27 @@ impl<K: Copy + Eq> Uploads<K> {
     }
 
     /// Who is offered a slot now, and for which piece; `None` if no slot is free or nobody is ready. The slot is taken until
-    /// [`Uploads::ended`]. `accepts` says whether the asker still wants it, where that is known without asking.
-    pub fn next(&mut self, mut accepts: impl FnMut(K, u32) -> Wish) -> Option<(K, u32)> {
-        let mut at = 0;
-        while self.serving.len() < self.slots && at < self.ready.len() {
+    /// [`Uploads::ended`]. `accepts` says whether the asker still wants it, where that is known without asking; `is_same`,
+    /// whether two requests are of one asker.
+    pub fn next(
+        &mut self,
+        mut accepts: impl FnMut(K, u32) -> Wish,
+        is_same: impl Fn(K, K) -> bool,
+    ) -> Option<(K, u32)> {
+        if self.serving.len() >= self.slots {
+            return None;
+        }
+        let (mut at, mut second_best) = (0, None);
+        while at < self.ready.len() {
             let Request { key, piece, .. } = self.ready[at];
             match accepts(key, piece) {
                 Wish::Now => {
-                    self.ready.remove(at);
-                    self.serving.push(key);
-                    return Some((key, piece));
+                    let n_served = self.serving.iter().filter(|other| is_same(key, **other)).count();
+                    if 2 * n_served < self.slots {
+                        return self.begin(at);
+                    }
+                    second_best.get_or_insert(at);
+                    at += 1;
                 }
                 Wish::Later => at += 1,
                 Wish::Never => {
@@ -114,7 +127,13 @@ impl<K: Copy + Eq> Uploads<K> {
                 }
             }
         }
-        None
+        second_best.and_then(|at| self.begin(at))
+    }
+
+    fn begin(&mut self, at: usize) -> Option<(K, u32)> {
+        let Request { key, piece, .. } = self.ready.remove(at)?;
+        self.serving.push(key);
+        Some((key, piece))
     }
 
     /// A transfer ended, or an offer was declined: its slot is free.
@@ -157,7 +176,7 @@ mod tests {
     }
 
     fn next(uploads: &mut Uploads<u32>) -> Option<u32> {
-        uploads.next(|_, _| Wish::Now).map(|(key, _)| key)
+        uploads.next(|_, _| Wish::Now, |one, other| one / 100 == other / 100).map(|(key, _)| key)
     }
 
     #[test]
@@ -172,15 +191,25 @@ mod tests {
     fn who_asked_first_is_served_first() {
         let mut uploads = asked(1, 4);
         let mut seen = Vec::new();
-        while let Some((key, _)) = uploads.next(|key, _| if key == 1 { Wish::Never } else { Wish::Now }) {
+        let wish = |key, _| if key == 1 { Wish::Never } else { Wish::Now };
+        while let Some((key, _)) = uploads.next(wish, |_, _| false) {
             seen.push(key);
             uploads.ended(key);
         }
         assert_eq!(seen, [0, 2, 3]);
         let mut uploads = asked(1, 2);
-        assert_eq!(uploads.next(|key, _| if key == 0 { Wish::Later } else { Wish::Now }), Some((1, 1)));
+        let wish = |key, _| if key == 0 { Wish::Later } else { Wish::Now };
+        assert_eq!(uploads.next(wish, |_, _| false), Some((1, 1)));
         uploads.ended(1);
         assert_eq!(next(&mut uploads), Some(0), "who could not take it keeps its place");
+    }
+
+    #[test]
+    fn one_asker_has_half_of_the_slots_while_others_wait() {
+        let mut uploads = asked(4, 5);
+        uploads.ask(100, 9, true, 0);
+        let all: Vec<_> = std::iter::from_fn(|| next(&mut uploads)).collect();
+        assert_eq!(all, [0, 1, 100, 2], "who else is there goes first, and no slot is left empty");
     }
 
     #[test]
