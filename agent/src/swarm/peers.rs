@@ -22,10 +22,19 @@ use crate::transfer::endpoint::Endpoint;
 
 /// Connections that are kept.
 const CONNECTIONS_MAX: usize = 512;
-/// Time for one handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for one handshake: four lost packets in a row.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an agent that could not be reached is not tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Unreached {
+    /// It was tried just now.
+    Tried,
+    /// It was tried a moment ago, by another request: that one says so, or one lost handshake were many failures.
+    Known,
+}
 
 /// An agent that may be asked.
 #[derive(Debug)]
@@ -61,20 +70,23 @@ impl Pool {
         Self { endpoint, credentials, places: Mutex::default() }
     }
 
-    /// A connection to `peer`; `None` if it cannot be reached or is not who it should be.
-    pub(super) async fn connection(&self, peer: &Peer) -> Option<quinn::Connection> {
+    /// A connection to `peer`.
+    ///
+    /// # Errors
+    /// [`Unreached`] if it cannot be reached or is not who it should be.
+    pub(super) async fn connection(&self, peer: &Peer) -> Result<quinn::Connection, Unreached> {
         let place = self.place(peer.agent);
         let mut place = place.lock().await;
         if let Some(connection) = place.connection.as_ref().filter(|c| c.close_reason().is_none()) {
-            return Some(connection.clone());
+            return Ok(connection.clone());
         }
         let now = clock::monotonic();
         if place.failed.is_some_and(|at| now.duration_since(at) < AGAIN_AFTER) {
-            return None;
+            return Err(Unreached::Known);
         }
         place.connection = self.connect(peer).await;
         place.failed = place.connection.is_none().then(clock::monotonic);
-        place.connection.clone()
+        place.connection.clone().ok_or(Unreached::Tried)
     }
 
     fn place(&self, agent: AgentId) -> Arc<tokio::sync::Mutex<Place>> {

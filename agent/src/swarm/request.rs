@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::handle::Event;
-use super::peers::Peer;
+use super::peers::{Peer, Unreached};
 use super::relay::Relay;
 use crate::logic::swarm::Ended;
 use crate::store::StoreError;
@@ -148,7 +148,11 @@ async fn from_controller(ground: &Ground, asked: &Asked) -> Option<Ending> {
 }
 
 async fn from_agent(ground: &Ground, peer: &Peer, asked: &Asked) -> Option<Ending> {
-    let Some(connection) = ground.shared.pool.connection(peer).await else { return early(Ended::Broken) };
+    let connection = match ground.shared.pool.connection(peer).await {
+        Ok(connection) => connection,
+        Err(Unreached::Tried) => return early(Ended::Broken),
+        Err(Unreached::Known) => return early(Ended::Late),
+    };
     let opened = tokio::time::timeout(asked.patience, connection.open_bi()).await;
     let Ok(Ok((mut send, mut recv))) = opened else { return early(Ended::Late) };
     let request = DataRequest::from(FetchPieceV1 { grant: ground.grant.clone(), piece: asked.piece });
@@ -278,7 +282,7 @@ fn gave_up(error: &io::Error) -> bool {
 /// Asks another agent which pieces it has.
 pub(super) async fn having(ground: Ground, from: u32, peer: Arc<Peer>, n_pieces: u32) {
     let asking = async {
-        let connection = ground.shared.pool.connection(&peer).await?;
+        let connection = ground.shared.pool.connection(&peer).await.ok()?;
         let (mut send, mut recv) = connection.open_bi().await.ok()?;
         let request = DataRequest::from(HavingV1 { grant: ground.grant.clone() });
         frames::write(&mut send, &request).await.ok()?;
