@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::campaign::Campaign;
-use super::receiving::WINDOW;
 use super::request;
+use crate::logic::swarm::WINDOW_MAX;
 use crate::{clock, task};
 
 /// A host that hears nothing from its controller for this long helps itself.
@@ -24,7 +24,7 @@ impl Campaign {
         let now = clock::monotonic();
         let Some(part) = &mut self.part else { return };
         let is_early = part.asked_neighbours.is_some_and(|at| now.duration_since(at) < NEIGHBOURS_EVERY);
-        if for_how_long < ALONE_AFTER || is_early || part.downloads.n_under_way() >= 2 * WINDOW {
+        if for_how_long < ALONE_AFTER || is_early || part.downloads.n_under_way() >= 2 * WINDOW_MAX {
             return;
         }
         part.asked_neighbours = Some(now);
@@ -43,7 +43,7 @@ impl Campaign {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         let words: Vec<u64> = done.chunks(8).map(word).collect();
         part.neighbours.has(from, &words);
-        let n = (2 * WINDOW).saturating_sub(part.downloads.n_under_way());
+        let n = (2 * WINDOW_MAX).saturating_sub(part.downloads.n_under_way());
         let here = &self.done;
         let has = |piece: u32| here[piece as usize / 64] >> (piece % 64) & 1 == 1;
         let lacks = |piece: u32| !has(piece) && !part.downloads.expects(piece);

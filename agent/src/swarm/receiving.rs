@@ -19,12 +19,10 @@ use super::parts::{PartEnd, Taking};
 use super::peers::Peer;
 use super::relay::{Relay, Shelf};
 use super::request::{self, Asked, Go, Ground, Holder, Outcome};
-use crate::logic::swarm::{Downloads, Ended, Lease, Neighbours, Wish};
+use crate::logic::swarm::{Downloads, Ended, Lease, Neighbours, Wish, window};
 use crate::transfer::heard::Heard;
 use crate::{metrics as names, task};
 
-/// Transfers at once (simulated: fewer leave gaps, more share the link among pieces that nobody can pass on whole).
-pub(super) const WINDOW: usize = 8;
 /// Hosts that are remembered; more are a mistake of the controller.
 const PEERS_KNOWN_MAX: usize = 1 << 16;
 
@@ -133,7 +131,10 @@ impl Campaign {
     }
 
     fn downloads(&self, n_pieces: u32, n_left: u32) -> Downloads<u32> {
-        Downloads::new(WINDOW, self.join.lease_ms.clamp(500, 120_000).into(), n_pieces, n_left)
+        let caps = &self.shared.caps;
+        let slots = usize::from(self.join.slots.max(1));
+        let window = window(slots, caps.upload_bytes_per_s(), caps.download_bytes_per_s());
+        Downloads::new(window, self.join.lease_ms.clamp(500, 120_000).into(), n_pieces, n_left)
     }
 
     /// The fetch ended.

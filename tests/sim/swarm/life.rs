@@ -1,9 +1,9 @@
 //! A host's own clock, its crashes, and what it does while nobody leads.
 
-use hearth_agent::logic::swarm::{Downloads, Ended, Neighbours, Uploads};
+use hearth_agent::logic::swarm::{Downloads, Ended, Neighbours, Uploads, WINDOW_MAX};
 
 use super::host::SOURCE;
-use super::world::{ALONE_US, Event, LOOK_US, VALIDITY_MS, WINDOW, World};
+use super::world::{ALONE_US, Event, LOOK_US, VALIDITY_MS, World, window};
 
 impl World {
     pub(super) fn look(&mut self, host: u32, boot: u32) {
@@ -48,7 +48,7 @@ impl World {
     pub(super) fn alone(&mut self, host: u32) {
         let this = &self.hosts[host as usize];
         let is_cut = this.cut_until_us > self.now_us || self.is_away();
-        let wishes = WINDOW * 2;
+        let wishes = WINDOW_MAX * 2;
         if !is_cut || this.heard_us + ALONE_US > self.now_us || this.downloads.n_under_way() >= wishes {
             return;
         }
@@ -97,7 +97,7 @@ impl World {
         let this = &mut self.hosts[host as usize];
         this.is_up = true;
         this.report_planned = false;
-        this.downloads = Downloads::new(WINDOW, VALIDITY_MS, self.scenario.pieces, left);
+        this.downloads = Downloads::new(window(&self.scenario), VALIDITY_MS, self.scenario.pieces, left);
         this.neighbours = Neighbours::default();
         let old = this.number;
         self.planner.leave(old, self.now_us);

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use hearth_agent::logic::swarm as peer;
-use hearth_agent::logic::swarm::{Downloads, Neighbours, Report, Uploads};
+use hearth_agent::logic::swarm::{self as swarm_logic, Downloads, Neighbours, Report, Uploads};
 use hearth_controller::logic::swarm::{self, HostNo, Planner, Settings};
 
 use super::host::{Host, Nature, SOURCE};
@@ -30,8 +30,6 @@ pub(super) const LOOK_US: u64 = 250_000;
 pub(super) const SIGN_OF_LIFE_US: u64 = 500_000;
 /// A host without news from the controller for this long helps itself, µs.
 pub(super) const ALONE_US: u64 = 1_000_000;
-/// Transfers at once into a host: what its downlink carries.
-pub(super) const WINDOW: usize = 8;
 /// Validity of a lease at its host, ms.
 pub(super) const VALIDITY_MS: u64 = 2500;
 
@@ -225,6 +223,12 @@ impl World {
     }
 }
 
+/// Transfers at once into a host: downlinks are twice as fast.
+pub(super) fn window(scenario: &Scenario) -> usize {
+    let cap = scenario.cap_bytes_per_s;
+    swarm_logic::window(scenario.slots as usize, cap, 2 * cap)
+}
+
 /// A host before it joins.
 fn host(scenario: &Scenario) -> Host {
     Host {
@@ -235,7 +239,7 @@ fn host(scenario: &Scenario) -> Host {
         speed: 4,
         done: vec![0; scenario.pieces.div_ceil(64) as usize],
         n_done: 0,
-        downloads: Downloads::new(WINDOW, VALIDITY_MS, scenario.pieces, scenario.pieces),
+        downloads: Downloads::new(window(scenario), VALIDITY_MS, scenario.pieces, scenario.pieces),
         uploads: Uploads::new(scenario.slots as usize),
         neighbours: Neighbours::default(),
         receiving: Vec::new(),

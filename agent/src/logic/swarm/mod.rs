@@ -10,6 +10,6 @@ pub mod downloads;
 pub mod neighbours;
 pub mod uploads;
 
-pub use downloads::{Downloads, Ended, Failed, Lease, Report};
+pub use downloads::{Downloads, Ended, Failed, Lease, Report, WINDOW_MAX, window};
 pub use neighbours::Neighbours;
 pub use uploads::{Answer, Uploads, Wish};
