@@ -47,6 +47,7 @@ hearth-bench swarm [plain|crash|update|guests]     (root; `make swarm-bench SWAR
 From the environment, or as make variables:
   HOSTS=32  agents                     RATE=100  Mbit/s of every link, each way
   MIB=256   size of the random image   ROUNDS=3  rounds; every contender runs once in each
+  MTU=1500  bytes of a packet; 9000 (jumbo frames) takes half of the CPU
   ONLY=     contenders, for example hearth,curl (plain, crash)
   CAP=      Mbit/s that an agent may take of its link in `guests`; half of RATE unless said
   IMAGES=images   folder of the real images (update)
@@ -72,11 +73,12 @@ pub(crate) fn run(mut words: impl Iterator<Item = String>) -> Result<()> {
     room::remove_leftovers()?;
     bed::remove_leftovers()?;
     let room = Room::make(settings.fast_bytes(&scenario)?, settings.slow_bytes(&scenario)?)?;
-    let bed = Bed::build(settings.hosts, settings.rate_mbit)?;
+    let bed = Bed::build(&settings)?;
     // The API is asked where the controller is: over a loopback that is neither shaped nor counted.
     bed.enter(Node::Source)?;
     let ground = Ground { bed, room, settings };
-    println!("{scenario}: {} hosts, {} Mbit/s each way", ground.settings.hosts, ground.settings.rate_mbit);
+    let Settings { hosts, rate_mbit, mtu, .. } = ground.settings;
+    println!("{scenario}: {hosts} hosts, {rate_mbit} Mbit/s each way, packets of {mtu} bytes");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let (mut interrupt, mut terminate) =

@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 
 use super::links::Shape;
 use super::room::is_gone;
+use super::settings::Settings;
 
 /// Begin of the names; the number of the process and the node follow.
 const PREFIX: &str = "hearth-swarm-";
@@ -69,8 +70,9 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// Makes all of it, links of `rate_mbit` each way.
-    pub(crate) fn build(hosts: usize, rate_mbit: u32) -> Result<Self> {
+    /// Makes all of it.
+    pub(crate) fn build(settings: &Settings) -> Result<Self> {
+        let Settings { hosts, rate_mbit, mtu, .. } = *settings;
         let home = File::open("/proc/thread-self/ns/net")?;
         // From here on an error drops the bed, which removes what there is of it.
         let bed = Self { prefix: format!("{PREFIX}{}-", std::process::id()), hosts, home };
@@ -79,12 +81,16 @@ impl Bed {
         for words in ["link add br0 type bridge", "link set lo up", "link set br0 up"] {
             ip_in(&switch, words)?;
         }
+        // The packet filter of the machine has no say in what a bridge passes; without its module there is nothing to say.
+        let unfiltered = ["netns", "exec", &switch, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"];
+        drop(ip(&unfiltered));
+        let mtu = mtu.to_string();
         for node in bed.nodes() {
             let (name, port) = (bed.namespace(node), node.port());
             ip(&["netns", "add", &name])?;
             ip(&[
-                "link", "add", "eth0", "netns", &name, "type", "veth", "peer", "name", &port, "netns",
-                &switch,
+                "link", "add", "eth0", "mtu", &mtu, "netns", &name, "type", "veth", "peer", "name", &port,
+                "mtu", &mtu, "netns", &switch,
             ])?;
             ip_in(&name, &format!("addr add {}/16 dev eth0", node.address()))?;
             ip_in(&name, "link set lo up")?;

@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) hosts: usize,
     /// Mbit/s of every link, each way.
     pub(crate) rate_mbit: u32,
+    /// Largest packet of every link, bytes.
+    pub(crate) mtu: u32,
     /// Size of the random image.
     pub(crate) image_bytes: u64,
     /// Rounds.
@@ -55,6 +57,7 @@ impl Settings {
         let this = Self {
             hosts: number("HOSTS", 32)?,
             rate_mbit,
+            mtu: number("MTU", 1500)?,
             image_bytes: mib << 20,
             rounds: number("ROUNDS", 3)?,
             cap_mbit: number("CAP", (rate_mbit / 2).max(1))?,
@@ -71,6 +74,7 @@ impl Settings {
         ensure!((2..=HOSTS_MAX).contains(&this.hosts), "HOSTS is 2 to {HOSTS_MAX}");
         ensure!((1..=10_000).contains(&this.rate_mbit), "RATE is 1 to 10000");
         ensure!((1..=this.rate_mbit).contains(&this.cap_mbit), "CAP is 1 to RATE");
+        ensure!((1280..=9000).contains(&this.mtu), "MTU is 1280 to 9000");
         ensure!((1..=65_536).contains(&mib), "MIB is 1 to 65536");
         ensure!((1..=100).contains(&this.rounds), "ROUNDS is 1 to 100");
         for name in ["hearth-controller", "hearth-agent"] {
