@@ -102,8 +102,9 @@ pub(crate) struct List {
   hearth prewarm show noble              # the job of this image that is not over, else the newest
   hearth prewarm show 5d6e7f80 --watch   # the end of a job's id is enough
 
-Hosts that need an image at the same time pass it to each other. SWARM shows how that goes: the time beside the least that
-is possible and what sets that, what the controller had to send itself, and which hosts are slow.")]
+Hosts that need an image at the same time pass it to each other. SWARM shows how that goes:
+the time beside the least that is possible and what sets that, what the controller had to send
+itself, and which hosts are slow.")]
 pub(crate) struct Show {
     /// Id, the end of an id, or the name of the image or host image
     job: String,

@@ -240,10 +240,12 @@ async fn serve_piece(
     match shared.swarms.pass(location, content, piece, shared.now_ms()) {
         Pass::Elsewhere => busy("this piece comes from other hosts", ELSEWHERE_RETRY_MS),
         Pass::Leased => {
-            let Some(turn) = shared.swarms.turn(location, || shared.now_ms()).await else {
+            let leased = (location, content, piece);
+            let Some(turn) = shared.swarms.turn(leased, || shared.now_ms()).await else {
                 return busy("the lease of this piece is over", ELSEWHERE_RETRY_MS);
             };
-            let served = serve_chunks(shared, location, fetch, writer, Some(&turn)).await?;
+            let serving = serve_chunks(shared, location, fetch, writer, Some(&turn));
+            let served = timeout(turn.longest(), serving).await.map_err(|_| StreamError::TooSlow)??;
             if served.is_ok() {
                 shared.swarms.sent(location, content, piece).await;
             }

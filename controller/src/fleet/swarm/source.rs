@@ -3,46 +3,50 @@
 //! **What.** Requests for leased pieces wait for a place and then for their time.
 //! **Why they wait and are not sent away.** The planner gave out what the source can send in the next half second; a request
 //! that came back later would leave a gap on the uplink that everybody waits for.
+//! **Why in the order in which they come.** The planner shares out the source; whoever were overtaken here would lose his lease.
 //! **Why not the places of other requests.** A restore of one host must not wait for a campaign, nor the other way round.
-//! **Invariants.** All campaigns together send no faster than configured. A receiver holds no more than a fair part of the places.
+//! **Invariants.** All campaigns together send no faster than configured. A place is held no longer than [`Turn::longest`].
 
 use std::sync::Mutex;
 use std::time::Duration;
 
+use hearth_protocol::digest::ContentId;
 use hearth_protocol::id::LocationId;
-use tokio::sync::Notify;
+use hearth_protocol::piece::PIECE_BYTES_MAX;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use super::{Swarms, lock};
+use super::{Pass, Swarms, lock};
 use crate::logic::pace::Pace;
-use crate::logic::slots::Slots;
 
 /// Leased pieces sent at once: as many as a host sends, which is what the planner counts on. More would come all later.
 const PLACES: usize = 4;
 /// Bytes on the wire for a hundred of chunks: headers of Ethernet, IP, UDP and QUIC, and acknowledgements. What were sent above
 /// the line's speed would wait in front of it, and every piece would be late.
 pub(super) const WIRE_PERCENT: u64 = 107;
-/// A lease is worth nothing after this.
-const WAIT_MAX_MS: u64 = 2500;
-/// How long a request sleeps at most before it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Longest wait for a place; what is leased that long is leased anew meanwhile.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest time for one leased piece, beside what all places need at the source's rate: a receiver that takes it drop by drop
+/// must not keep the others waiting.
+const TURN_MAX: Duration = Duration::from_secs(30);
 /// After a pause, what passes in so long goes at once, µs.
 const BURST_US: u64 = 50_000;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Source {
-    places: Mutex<Slots<LocationId>>,
-    freed: Notify,
+    /// First come, first served.
+    places: Semaphore,
     pace: Mutex<Pace>,
+    bytes_per_s: u64,
 }
 
 impl Source {
     pub(super) fn new(bytes_per_s: u64) -> Self {
         Self {
-            places: Mutex::new(Slots::new(PLACES)),
-            freed: Notify::new(),
+            places: Semaphore::new(PLACES),
             pace: Mutex::new(Pace::new(bytes_per_s, BURST_US)),
+            bytes_per_s: bytes_per_s.max(1),
         }
     }
 }
@@ -51,28 +55,29 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     source: &'a Source,
-    location: LocationId,
+    _place: SemaphorePermit<'a>,
 }
 
 impl Swarms {
-    /// Waits for a place to send a leased piece; `None`: it took too long. `now_ms` is the clock.
-    pub(crate) async fn turn(&self, location: LocationId, now_ms: impl Fn() -> u64) -> Option<Turn<'_>> {
-        let give_up_ms = now_ms() + WAIT_MAX_MS;
-        loop {
-            let freed = self.source.freed.notified();
-            if lock(&self.source.places).take(location, now_ms()).is_ok() {
-                return Some(Turn { source: &self.source, location });
-            }
-            if now_ms() >= give_up_ms {
-                return None;
-            }
-            // Whoever is woken may find that the place is kept for somebody else.
-            drop(timeout(LOOK_AGAIN, freed).await);
-        }
+    /// Waits for a place to send a leased piece; `None`: it took too long, or the lease is over. `now_ms` is the clock.
+    pub(crate) async fn turn(
+        &self,
+        (location, content, piece): (LocationId, ContentId, u32),
+        now_ms: impl Fn() -> u64,
+    ) -> Option<Turn<'_>> {
+        let place = timeout(WAIT_MAX, self.source.places.acquire()).await.ok()?.ok()?;
+        let is_leased = self.pass(location, content, piece, now_ms()) == Pass::Leased;
+        is_leased.then_some(Turn { source: &self.source, _place: place })
     }
 }
 
 impl Turn<'_> {
+    /// How long the piece may take.
+    pub(crate) fn longest(&self) -> Duration {
+        let all_bytes = PLACES as u64 * PIECE_BYTES_MAX * WIRE_PERCENT / 100;
+        TURN_MAX + Duration::from_millis(all_bytes.saturating_mul(1000) / self.source.bytes_per_s)
+    }
+
     /// Waits until so many bytes may be sent; `now_us` by any clock that does not go back.
     pub(crate) async fn wait(&self, bytes: usize, now_us: u64) {
         let wire_bytes = bytes as u64 * WIRE_PERCENT / 100;
@@ -80,12 +85,5 @@ impl Turn<'_> {
         if wait_us > 0 {
             sleep(Duration::from_micros(wait_us)).await;
         }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        lock(&self.source.places).give_back(self.location);
-        self.source.freed.notify_one();
     }
 }

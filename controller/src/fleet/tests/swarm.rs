@@ -22,6 +22,8 @@ const PIECES: u32 = 3;
 async fn place() -> Place {
     Place::with(|config| {
         config.swarm.linger = Duration::from_millis(500);
+        // So slow beside the hosts that it sends nothing that they can.
+        config.swarm.source_bytes_per_s = 20_000_000;
         config.caps = Caps { total: 1, per_location: 1 };
     })
     .await

@@ -40,7 +40,8 @@ pub enum Limit {
 }
 
 /// The largest of four bounds: those of Kumar and Ross for a fluid, and that of Mundinger, Weber and Weiss for pieces, which
-/// holds where all hosts send equally fast. A swarm that passes parts of pieces on can come below the last one.
+/// holds where hosts send equally fast, none faster than the rate it is given. A swarm that passes parts of pieces on can come
+/// below the last one.
 #[must_use]
 pub fn bound(shape: &Shape) -> Bound {
     let Shape { n_hosts, bytes, piece_bytes, .. } = *shape;
@@ -48,7 +49,7 @@ pub fn bound(shape: &Shape) -> Bound {
     let all_bytes = n_hosts as f64 * bytes as f64;
     let uplinks = shape.source_bytes_per_s.saturating_add(shape.upload_bytes_per_s_sum);
     let rounds = bytes.div_ceil(piece_bytes.max(1)) + u64::from(n_hosts.max(1).ilog2());
-    let host_rate = shape.upload_bytes_per_s_sum / n_hosts.max(1);
+    let host_rate = (shape.upload_bytes_per_s_sum / n_hosts.max(1)).max(shape.source_bytes_per_s);
     let limits = [
         (seconds(bytes as f64, shape.source_bytes_per_s), Limit::Source),
         (seconds(bytes as f64, shape.download_bytes_per_s_min), Limit::SlowestHost),
@@ -95,5 +96,17 @@ mod tests {
         assert_eq!(bound(&slow_host).set_by, Limit::SlowestHost);
         assert!(bound(&no_uplinks).seconds > bound(&slow_source).seconds);
         assert_eq!(bound(&Shape { n_hosts: 0, ..shape() }).set_by, Limit::Source);
+    }
+
+    /// Four hosts that send a fifth of a gigabit, beside a source that sends a whole one.
+    #[test]
+    fn a_fast_source_shortens_the_time() {
+        let few = Shape { n_hosts: 4, upload_bytes_per_s_sum: 4 * GBIT / 5, ..shape() };
+        let bound = bound(&few);
+        assert_eq!(bound.set_by, Limit::Uplinks);
+        assert!(
+            (bound.seconds - 4.0 * f64::from(1 << 30) * 4.0 / (1.8 * GBIT as f64)).abs() < 0.1,
+            "{bound:?}"
+        );
     }
 }

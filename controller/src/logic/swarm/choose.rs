@@ -102,7 +102,7 @@ impl Planner {
     }
 
     /// The rarest pieces that the host lacks, most rare first; `u32::MAX` copies: none.
-    fn rarest(&mut self, host: HostNo) -> [(u32, PieceNo); RAREST] {
+    pub(super) fn rarest(&mut self, host: HostNo) -> [(u32, PieceNo); RAREST] {
         let mut rarest = [(u32::MAX, 0); RAREST];
         let words = self.done.words();
         let begin = self.dice.below(words);

@@ -68,7 +68,6 @@ impl Planner {
         self.racks.drop_copy(self.members[host.index()].rack, piece);
         if self.copies[at] == 0 {
             self.somewhere.clear(SOURCE, piece);
-            self.lost.push(piece);
         }
     }
 
@@ -88,6 +87,7 @@ impl Planner {
         if self.roots[piece as usize] > 0 {
             return;
         }
+        self.lost.push(piece);
         for to in (0..self.members.len()).map(HostNo::at) {
             if !self.coming.has(to, piece) {
                 continue;

@@ -207,10 +207,13 @@ impl Planner {
 
     /// The source has sent what was leased from it; its next lease need not wait for the receiver's report.
     pub fn sent(&mut self, to: HostNo, piece: PieceNo, now_us: u64) {
+        let service_us = u64::from(self.loads[SOURCE.index()].step_us) * u64::from(self.settings.slots);
         let mut leases = self.members[to.index()].under_way.iter_mut();
         let lease = leases.find(|lease| lease.piece == piece && lease.from == SOURCE && !lease.is_sent);
         if let Some(lease) = lease {
             lease.is_sent = true;
+            // It is on a line that others use, too.
+            lease.expires_us = lease.expires_us.max(now_us + service_us + self.settings.validity_us);
             self.loads[SOURCE.index()].ready -= 1;
             self.refresh_load(SOURCE, now_us);
         }

@@ -65,6 +65,20 @@ fn the_source_sends_each_piece_once_before_any_twice() {
 }
 
 #[test]
+fn a_source_that_is_fast_beside_few_hosts_goes_on_sending() {
+    let sent = |hosts: u32| {
+        let mut planner = Planner::new(Settings::default(), PIECES, MIB, 100 * MIB);
+        let slow = Joining { rack: 0, upload_bytes_per_s: 20 * MIB, download_bytes_per_s: 100 * MIB };
+        (1..=hosts).for_each(|host| assert_eq!(planner.join(slow, [], 0), HostNo(host)));
+        deliver(&mut planner, 0, |_, _| {});
+        (1..=hosts).for_each(|host| assert_eq!(planner.n_done(HostNo(host)), PIECES));
+        planner.source_sent()
+    };
+    assert!(sent(4) > u64::from(PIECES) * 3 / 2, "hosts together send less than it does");
+    assert_eq!(sent(30), u64::from(PIECES), "they send six times as much");
+}
+
+#[test]
 fn what_is_lost_comes_from_the_source_again() {
     let mut planner = planner(1, Settings::default());
     deliver(&mut planner, 0, |_, _| {});
