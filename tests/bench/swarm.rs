@@ -49,7 +49,7 @@ From the environment, or as make variables:
   MIB=256   size of the random image   ROUNDS=3  rounds; every contender runs once in each
   MTU=1500  bytes of a packet; 9000 (jumbo frames) takes half of the CPU
   ONLY=     contenders, for example hearth,curl (plain, crash)
-  CAP=      Mbit/s that an agent may take of its link in `guests`; half of RATE unless said
+  CAP_UP= CAP_DOWN=   Mbit/s that an agent may send and take in `guests`; a fifth of RATE, and two fifths
   IMAGES=images   folder of the real images (update)
   PROGRAMS= folder of the programs; that of hearth-bench unless said
   HEARTH_BENCH_CONTROLLER_EXTRA=, HEARTH_BENCH_AGENT_EXTRA=   lines for controller.toml and for every agent.toml

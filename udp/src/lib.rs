@@ -1,6 +1,6 @@
 //! The UDP socket under QUIC of both daemons.
 //!
-//! **What.** [`Socket`] is quinn's socket on tokio with three differences: every packet carries a DSCP class beside the ECN
+//! **What.** [`MarkedSocket`] is quinn's socket on tokio with three differences: every packet carries a DSCP class beside the ECN
 //! bits, bytes on the wire are counted, and it is woken up by packets and by nothing else.
 //! **Why not a socket option for the class.** quinn's socket sets the whole byte with each packet, and so overwrites the option.
 //! **Why every packet.** Networks reorder between classes, and a connection in two of them takes that for loss.
@@ -10,7 +10,7 @@ mod mark;
 mod socket;
 mod watch;
 
-pub use socket::Socket;
+pub use socket::MarkedSocket;
 
 /// Class of packets if none is configured: CS1, which networks that know classes put behind all others.
 pub const DSCP_DEFAULT: u8 = 8;

@@ -1,6 +1,8 @@
 //! Packets of a class.
 //!
 //! **What.** [`send`] hands one transmit of quinn to the kernel, with the class and the ECN bits in its header.
+//! **Why not quinn's own send.** It writes the ECN bits alone into the byte that holds the class.
+//! **Invariants.** One call of the kernel per transmit, and nothing of it is kept.
 
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -11,8 +13,8 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use quinn::udp::Transmit;
 
-/// Sends; `class` is in the place that it has in the header. Returns the bytes of contents that the kernel took.
-pub(crate) fn send(socket: RawFd, class: u8, transmit: &Transmit<'_>) -> Result<usize, Errno> {
+/// Sends; `class` is in the place that it has in the header. The kernel takes all of it, or there is an error.
+pub(crate) fn send(socket: RawFd, class: u8, transmit: &Transmit<'_>) -> Result<(), Errno> {
     let mark = class | transmit.ecn.map_or(0, |ecn| ecn as u8);
     let wide_mark = i32::from(mark);
     let is_v4 = transmit.destination.ip().to_canonical().is_ipv4();
@@ -28,7 +30,7 @@ pub(crate) fn send(socket: RawFd, class: u8, transmit: &Transmit<'_>) -> Result<
     }));
     let to = SockaddrStorage::from(transmit.destination);
     let contents = [IoSlice::new(transmit.contents)];
-    sendmsg(socket, &contents, &words, MsgFlags::MSG_DONTWAIT, Some(&to))
+    sendmsg(socket, &contents, &words, MsgFlags::MSG_DONTWAIT, Some(&to)).map(drop)
 }
 
 /// The address that a packet leaves from.
@@ -80,7 +82,7 @@ mod tests {
             segment_size: None,
             src_ip: Some(receiver.local_addr().unwrap().ip()),
         };
-        assert_eq!(send(sender.as_raw_fd(), dscp << 2, &transmit), Ok(6));
+        assert_eq!(send(sender.as_raw_fd(), dscp << 2, &transmit), Ok(()));
         let mut bytes = [0; 16];
         let mut room = [IoSliceMut::new(&mut bytes)];
         let mut words = nix::cmsg_space!(u8, i32);

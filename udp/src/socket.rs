@@ -27,7 +27,7 @@ use crate::{DSCP_MAX, Moved, mark, on_wire};
 
 /// See the crate.
 #[derive(Debug)]
-pub struct Socket {
+pub struct MarkedSocket {
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
     /// The class in the place that it has in the packet's header.
@@ -38,7 +38,7 @@ pub struct Socket {
     sent: AtomicU64,
 }
 
-impl Socket {
+impl MarkedSocket {
     /// Takes a bound socket; `dscp` is 0 to [`DSCP_MAX`].
     ///
     /// # Errors
@@ -69,25 +69,30 @@ impl Socket {
     }
 }
 
-impl AsyncUdpSocket for Socket {
+impl AsyncUdpSocket for MarkedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(Room { socket: self, waiting: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        match mark::send(self.io.as_raw_fd(), self.class, transmit) {
-            Ok(bytes) => {
-                let wire_bytes = on_wire(bytes, transmit.segment_size.unwrap_or(bytes));
-                self.sent.fetch_add(wire_bytes, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(Errno::EAGAIN) => {
-                self.full.store(true, Ordering::Relaxed);
-                Err(io::ErrorKind::WouldBlock.into())
-            }
+        let sent = match mark::send(self.io.as_raw_fd(), self.class, transmit) {
+            Ok(()) => Ok(()),
+            Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
             // What quinn makes of it is right for all cases: it tries with less, or takes the packet for lost.
             Err(_) => self.state.send(self.io.get_ref().into(), transmit),
+        };
+        match &sent {
+            Ok(()) => {
+                let bytes = transmit.contents.len();
+                let wire_bytes = on_wire(bytes, transmit.segment_size.unwrap_or(bytes));
+                self.sent.fetch_add(wire_bytes, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.full.store(true, Ordering::Relaxed)
+            }
+            Err(_) => {}
         }
+        sent
     }
 
     fn poll_recv(
@@ -131,7 +136,7 @@ impl AsyncUdpSocket for Socket {
 /// One connection's wait for room.
 #[derive(Debug)]
 struct Room {
-    socket: Arc<Socket>,
+    socket: Arc<MarkedSocket>,
     /// A copy of the socket's descriptor that is watched for room.
     waiting: Option<AsyncFd<OwnedFd>>,
 }
@@ -165,17 +170,17 @@ mod tests {
 
     use super::*;
 
-    fn socket() -> Arc<Socket> {
+    fn socket() -> Arc<MarkedSocket> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
-        Socket::new(socket, 0).unwrap()
+        MarkedSocket::new(socket, 0).unwrap()
     }
 
     fn packet(to: SocketAddr, contents: &[u8]) -> Transmit<'_> {
         Transmit { destination: to, ecn: None, contents, segment_size: None, src_ip: None }
     }
 
-    async fn receive(socket: &Socket) -> usize {
+    async fn receive(socket: &MarkedSocket) -> usize {
         let mut buffer = vec![0; 65536 * BATCH_SIZE];
         let mut bufs: Vec<_> = buffer.chunks_mut(65536).map(IoSliceMut::new).collect();
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
@@ -212,7 +217,7 @@ mod tests {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let state = UdpSocketState::new((&udp).into()).unwrap();
         let io = watch(left, Interest::READABLE).unwrap();
-        let socket = Arc::new(Socket::on(io, state, 0));
+        let socket = Arc::new(MarkedSocket::on(io, state, 0));
         let mut room = Arc::clone(&socket).create_io_poller();
         let mut waits = async |limit| {
             timeout(Duration::from_millis(limit), poll_fn(|context| room.as_mut().poll_writable(context)))

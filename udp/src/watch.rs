@@ -1,6 +1,8 @@
 //! Descriptors of which tokio watches one kind of event.
 //!
-//! **Invariants.** The only module of this crate that may use `unsafe`.
+//! **What.** [`watch`] registers a descriptor for packets, or for room to send, and not for both.
+//! **Why.** tokio's own socket is woken by both, and room comes with every packet that leaves.
+//! **Invariants.** The only module of this crate that may use `unsafe`; the block says why it is sound.
 
 #![expect(unsafe_code, reason = "a call without a safe wrapper lives in this module alone")]
 

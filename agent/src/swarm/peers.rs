@@ -22,8 +22,8 @@ use crate::transfer::endpoint::Endpoint;
 
 /// Connections that are kept.
 const CONNECTIONS_MAX: usize = 512;
-/// Time for one handshake: four lost packets in a row.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for one handshake: less than any lease, so that whoever began it is still there to say how it ended.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an agent that could not be reached is not tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 

@@ -134,7 +134,8 @@ async fn from_controller(ground: &Ground, asked: &Asked) -> Option<Ending> {
         Ok(begun) => begun,
         Err(error) => return early(how(&error)),
     };
-    let go = Go { mask, ..offered(ground, asked, true).await? };
+    // Its uplink is shared by all: it may be silent for as long as somebody who passes on.
+    let go = Go { mask, ..offered(ground, asked, false).await? };
     let want = match go.heard.ours(want(ground, asked, &go)).await {
         Ok(want) => want,
         Err(ending) => return Some(ending),

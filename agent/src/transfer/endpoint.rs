@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::message::data::STREAMS_MAX;
-use hearth_udp::{DSCP_DEFAULT, Moved, Socket as MarkedSocket};
+use hearth_udp::{DSCP_DEFAULT, MarkedSocket, Moved};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{

@@ -36,6 +36,8 @@ use crate::content::{ContentError, ContentObject};
 pub(super) const SLOTS: usize = 32;
 /// Chunks read and sent at once: about 1 MiB, at most 4 MiB.
 pub(super) const GROUP_CHUNKS: u32 = 16;
+/// Parts that are sent at once in a campaign: header and bytes of one chunk.
+const PARTS_PACED: usize = 2;
 /// A request frame: the mask of a piece has at most 256 B.
 const REQUEST_BYTES_MAX: usize = 4096;
 /// A stream without a request for this long is closed: its task and its state cost memory.
@@ -241,7 +243,12 @@ async fn serve_piece(
         Pass::Elsewhere => busy("this piece comes from other hosts", ELSEWHERE_RETRY_MS),
         Pass::Leased => {
             let leased = (location, content, piece);
-            let Some(turn) = shared.swarms.turn(leased, || shared.now_ms()).await else {
+            let turn = tokio::select! {
+                turn = shared.swarms.turn(leased, || shared.now_ms()) => turn,
+                // It has the piece from somebody else, or has given up.
+                _ = writer.stopped() => return Err(StreamError::CutShort),
+            };
+            let Some(turn) = turn else {
                 return busy("the lease of this piece is over", ELSEWHERE_RETRY_MS);
             };
             let serving = serve_chunks(shared, location, fetch, writer, Some(&turn));
@@ -296,11 +303,17 @@ async fn serve_chunks(
             parts.push(headers.split_to(ChunkHeader::BYTES).freeze());
             parts.push(rest.split_to(stored.stored_len as usize));
         }
-        if let Some(turn) = turn {
-            turn.wait(parts.iter().map(Bytes::len).sum(), shared.now_us()).await;
+        let Some(turn) = turn else {
+            pace.write(writer, &mut parts).await?;
+            parts.clear();
+            continue;
+        };
+        // Chunk by chunk: whoever shares a slow source must hear from it often enough.
+        while !parts.is_empty() {
+            let mut some: Vec<Bytes> = parts.drain(..parts.len().min(PARTS_PACED)).collect();
+            turn.wait(some.iter().map(Bytes::len).sum(), shared.now_us()).await;
+            pace.write(writer, &mut some).await?;
         }
-        pace.write(writer, &mut parts).await?;
-        parts.clear();
     }
     metrics::counter!(super::metrics::SERVED_BYTES).increment(bytes.into());
     Ok(Ok(()))

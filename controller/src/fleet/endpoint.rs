@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use hearth_protocol::message::data::STREAMS_MAX;
-use hearth_udp::Socket as MarkedSocket;
+use hearth_udp::MarkedSocket;
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};

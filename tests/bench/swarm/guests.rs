@@ -52,7 +52,8 @@ impl Variant {
 /// Runs all rounds.
 pub(crate) async fn run(ground: &Ground) -> Result<()> {
     let settings = &ground.settings;
-    println!("agents may take {} Mbit/s each way; adaptive ones what they decide", settings.cap_mbit);
+    let (up, down) = (settings.cap_up_mbit, settings.cap_down_mbit);
+    println!("agents may send {up} Mbit/s and take {down}; adaptive ones what they decide");
     println!(
         "{:>5} {:18} {:>10} {:>10} {:>6} {:>10} {:>5}",
         "round", "", "alone", "during", "share", "prewarm s", "CPU"
@@ -84,8 +85,12 @@ async fn one(ground: &Ground, round: usize, variant: Variant) -> Result<Option<f
         Variant::None | Variant::Adaptive => Shape::Plain { rate_mbit },
     };
     ground.bed.nodes().try_for_each(|node| ground.bed.shape(node, shape))?;
-    let caps =
-        if matches!(variant, Variant::Adaptive) { Caps::Adaptive } else { Caps::Fixed(settings.cap_mbit) };
+    let caps = match variant {
+        Variant::Adaptive => Caps::Adaptive,
+        Variant::Classes | Variant::None => {
+            Caps::Fixed { up: settings.cap_up_mbit, down: settings.cap_down_mbit }
+        }
+    };
     let mut site = Site::start(ground, caps).await?;
     let (path, hash) = ground.room.random_file("image.raw", settings.image_bytes)?;
     let image: Image = site.import(&path, "image").await?;

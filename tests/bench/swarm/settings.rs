@@ -29,8 +29,10 @@ pub(crate) struct Settings {
     pub(crate) image_bytes: u64,
     /// Rounds.
     pub(crate) rounds: usize,
-    /// Mbit/s that an agent may take while guests talk.
-    pub(crate) cap_mbit: u32,
+    /// Mbit/s that an agent may send while guests talk.
+    pub(crate) cap_up_mbit: u32,
+    /// The same for what it takes.
+    pub(crate) cap_down_mbit: u32,
     /// Contenders; empty: all.
     pub(crate) only: Vec<String>,
     /// Folder of the real images.
@@ -60,7 +62,8 @@ impl Settings {
             mtu: number("MTU", 1500)?,
             image_bytes: mib << 20,
             rounds: number("ROUNDS", 3)?,
-            cap_mbit: number("CAP", (rate_mbit / 2).max(1))?,
+            cap_up_mbit: number("CAP_UP", (rate_mbit / 5).max(1))?,
+            cap_down_mbit: number("CAP_DOWN", (rate_mbit * 2 / 5).max(1))?,
             only: text("ONLY").split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
             images: PathBuf::from(match text("IMAGES").as_str() {
                 "" => "images",
@@ -73,7 +76,9 @@ impl Settings {
         };
         ensure!((2..=HOSTS_MAX).contains(&this.hosts), "HOSTS is 2 to {HOSTS_MAX}");
         ensure!((1..=10_000).contains(&this.rate_mbit), "RATE is 1 to 10000");
-        ensure!((1..=this.rate_mbit).contains(&this.cap_mbit), "CAP is 1 to RATE");
+        for cap in [this.cap_up_mbit, this.cap_down_mbit] {
+            ensure!((1..=this.rate_mbit).contains(&cap), "CAP_UP and CAP_DOWN are 1 to RATE");
+        }
         ensure!((1280..=9000).contains(&this.mtu), "MTU is 1280 to 9000");
         ensure!((1..=65_536).contains(&mib), "MIB is 1 to 65536");
         ensure!((1..=100).contains(&this.rounds), "ROUNDS is 1 to 100");

@@ -21,6 +21,7 @@ use hearth_tests::wait;
 
 use super::Ground;
 use super::bed::{Bed, Node, Running};
+use super::settings::Settings;
 
 /// Port of the controller and of every agent: each has an address of its own.
 const PORT: u16 = 7440;
@@ -55,10 +56,17 @@ impl Drop for Folders {
 /// What an agent may take of its link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Caps {
-    /// So many Mbit/s each way.
-    Fixed(u32),
+    /// So many Mbit/s.
+    Fixed { up: u32, down: u32 },
     /// As the agent decides, and with the lines for it that the environment gave.
     Adaptive,
+}
+
+impl Caps {
+    /// As much as the links carry.
+    pub(crate) const fn of_links(settings: &Settings) -> Self {
+        Self::Fixed { up: settings.rate_mbit, down: settings.rate_mbit }
+    }
 }
 
 impl<'a> Site<'a> {
@@ -195,7 +203,7 @@ fn controller_toml(ground: &Ground, state: &Path) -> String {
 fn agent_toml(ground: &Ground, host: usize, caps: Caps, folder: &Path) -> String {
     let (settings, address) = (&ground.settings, Node::Host(host).address());
     let caps = match caps {
-        Caps::Fixed(mbps) => format!("upload_mbps = {mbps}\ndownload_mbps = {mbps}"),
+        Caps::Fixed { up, down } => format!("upload_mbps = {up}\ndownload_mbps = {down}"),
         Caps::Adaptive => settings.adaptive.clone(),
     };
     // All caches share one file system: each may use all of it, and leaves no floor to itself.

@@ -73,7 +73,7 @@ pub(crate) async fn run(ground: &Ground, crash: bool) -> Result<()> {
 /// The seconds of one host alone, and what was seen with all.
 async fn own(ground: &Ground, source: &Source<'_>, faults: Option<&Faults>) -> Result<(f64, Outcome)> {
     let settings = &ground.settings;
-    let mut site = Site::start(ground, Caps::Fixed(settings.rate_mbit)).await?;
+    let mut site = Site::start(ground, Caps::of_links(settings)).await?;
     let alone = import_random(ground, &site).await?;
     let image = site.import(source.path, "image").await?;
     let (seen, _) = warm(ground, &mut site, &alone, [1], limit(ground)).await?;

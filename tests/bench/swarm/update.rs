@@ -29,7 +29,7 @@ pub(crate) async fn run(ground: &Ground) -> Result<()> {
     );
     for round in 1..=ground.settings.rounds {
         for (file, what) in NEXT {
-            let mut site = Site::start(ground, Caps::Fixed(ground.settings.rate_mbit)).await?;
+            let mut site = Site::start(ground, Caps::of_links(&ground.settings)).await?;
             let hosts = ground.settings.hosts;
             let v1 = import(ground, &site, "v1").await?;
             let v2 = import(ground, &site, file).await?;
@@ -46,7 +46,7 @@ pub(crate) async fn run(ground: &Ground) -> Result<()> {
 
 /// Half of the hosts have v1, the others nothing; v2 to all of them at once.
 async fn half(ground: &Ground, round: usize, file: &str, what: &str) -> Result<()> {
-    let mut site = Site::start(ground, Caps::Fixed(ground.settings.rate_mbit)).await?;
+    let mut site = Site::start(ground, Caps::of_links(&ground.settings)).await?;
     let hosts = ground.settings.hosts;
     let (v1, v2) = (import(ground, &site, "v1").await?, import(ground, &site, file).await?);
     let (with, without): (Vec<usize>, Vec<usize>) = (1..=hosts).partition(|host| host % 2 == 1);

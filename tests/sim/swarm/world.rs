@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use hearth_agent::logic::swarm as peer;
-use hearth_agent::logic::swarm::{self as swarm_logic, Downloads, Neighbours, Report, Uploads};
+use hearth_agent::logic::swarm::{Downloads, Neighbours, Report, Uploads};
 use hearth_controller::logic::swarm::{self, HostNo, Planner, Settings};
 
 use super::host::{Host, Nature, SOURCE};
@@ -226,7 +226,7 @@ impl World {
 /// Transfers at once into a host: downlinks are twice as fast.
 pub(super) fn window(scenario: &Scenario) -> usize {
     let cap = scenario.cap_bytes_per_s;
-    swarm_logic::window(scenario.slots as usize, cap, 2 * cap)
+    peer::window(scenario.slots as usize, cap, 2 * cap)
 }
 
 /// A host before it joins.

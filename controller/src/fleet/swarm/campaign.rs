@@ -254,13 +254,13 @@ impl Campaign {
         self.handle.gate.asked(location, Some(self.shared.now_ms()));
     }
 
-    /// How long a lease is valid: what the slowest uplink needs for the pieces that may be leased from it at once, and two
+    /// How long a lease is valid: what the slowest uplink, the source's too, needs for the pieces that may be leased from it at once, and two
     /// seconds. Who has not said how fast it is counts with a fifth of its interface.
     fn lease_ms(&self, newcomer: &super::super::registry::Session) -> u32 {
         let known =
             self.members.tallies.values().map(|tally| tally.upload_bytes_per_s).filter(|rate| *rate > 0);
         let assumed = u64::from(newcomer.nic_mbps.max(1)) * 125_000 / 5;
-        let slowest = known.min().unwrap_or(assumed).max(1);
+        let slowest = known.min().unwrap_or(assumed).min(self.shared.swarms.source_share()).max(1);
         let step_ms = self.cut.on_wire(self.cut.piece_bytes) * 1000 / slowest;
         let ms = 2000 + 3 * u64::from(SLOTS) * step_ms;
         u32::try_from(ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX)).unwrap_or(u32::MAX)

@@ -2,7 +2,7 @@
 //!
 //! **What.** A receiver of a campaign is served the pieces that were leased to it from the source, and no others; everybody
 //! else is served as if there were no campaign.
-//! **Why.** The source sends each piece once. A receiver that fetched what it likes would take the uplink from all others.
+//! **Why.** The source sends each piece about once. A receiver that fetched what it likes would take the uplink from all others.
 //! **Why a receiver that does not answer is served.** An agent that cannot take part must not wait for ever: after
 //! [`ANSWER_WITHIN_MS`] it is served like anybody.
 //!

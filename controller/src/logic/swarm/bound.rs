@@ -40,7 +40,7 @@ pub enum Limit {
 }
 
 /// The largest of four bounds: those of Kumar and Ross for a fluid, and that of Mundinger, Weber and Weiss for pieces, which
-/// holds where hosts send equally fast, none faster than the rate it is given. A swarm that passes parts of pieces on can come
+/// holds where no host sends faster than the larger of their mean and the source's rate. A swarm that passes parts of pieces on can come
 /// below the last one.
 #[must_use]
 pub fn bound(shape: &Shape) -> Bound {

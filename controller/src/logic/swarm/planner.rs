@@ -58,7 +58,7 @@ pub struct Planner {
     pub(super) dice: Dice,
     pub(super) source_next: PieceNo,
     pub(super) source_sent: u64,
-    /// Pieces that were somewhere and are no more.
+    /// Pieces that rest on nothing any more.
     pub(super) lost: Vec<PieceNo>,
     /// Hosts that wait for the source.
     pub(super) starving: Vec<HostNo>,
@@ -212,7 +212,7 @@ impl Planner {
         let lease = leases.find(|lease| lease.piece == piece && lease.from == SOURCE && !lease.is_sent);
         if let Some(lease) = lease {
             lease.is_sent = true;
-            // It is on a line that others use, too.
+            // It left late if others were before it, and its receiver's line is not the source's alone.
             lease.expires_us = lease.expires_us.max(now_us + service_us + self.settings.validity_us);
             self.loads[SOURCE.index()].ready -= 1;
             self.refresh_load(SOURCE, now_us);

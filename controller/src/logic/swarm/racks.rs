@@ -32,11 +32,6 @@ impl Racks {
         self.members[rack as usize].push(host);
     }
 
-    /// Racks that ever had a member.
-    pub(super) fn n_racks(&self) -> u64 {
-        self.members.iter().filter(|members| !members.is_empty()).count() as u64
-    }
-
     pub(super) fn members(&self, rack: u32) -> &[super::HostNo] {
         &self.members[rack as usize]
     }

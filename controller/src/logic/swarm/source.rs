@@ -7,6 +7,8 @@
 //! **Why more to a few.** Four hosts that send with a fifth of their interfaces are slower together than the source alone;
 //! among many its part is nothing, and its uplink is kept for others.
 
+use std::collections::BTreeSet;
+
 use super::choose::Choice;
 use super::planner::Planner;
 use super::{HostNo, Lease, PieceNo, SOURCE};
@@ -18,17 +20,17 @@ const STARVED_US: u64 = 2_000_000;
 /// The source goes on while all hosts together send no more than so many times what it sends: it shortens the time by a fifth
 /// at least.
 const HELP_TIMES: u64 = 4;
-/// What it sends then, in tenths of a copy, beside one copy for each rack: it may be far from all of them.
-const HELP_TENTHS: u64 = 12;
+/// What it sends in all, tenths of a copy, beside one copy for each rack that needs it: it may be far from all of them.
+const COPIES_TENTHS_MAX: u64 = 12;
 
 impl Planner {
     /// Leases from the source until it has enough to do.
     pub(super) fn plan_source(&mut self, now_us: u64, leases: &mut Vec<Lease>) {
         while self.loads[SOURCE.index()].is_free {
-            let next = match self.next_of_source() {
-                Some(piece) => self.taker(piece).map(|to| (to, piece)),
-                None => self.starved().or_else(|| self.helped()),
-            };
+            let next = self.next_of_source();
+            // What was not sent yet comes first, also when nobody can take it now.
+            let may_repeat = next.is_none() && self.source_next == self.n_pieces;
+            let next = if may_repeat { self.starved().or_else(|| self.helped()) } else { next };
             let Some((to, piece)) = next else { return };
             let begins_us = now_us + self.loads[SOURCE.index()].wait_us(self.settings.slots);
             self.lease(to, Choice { piece, from: SOURCE, begins_us, alternates: [None; 2] }, now_us, leases);
@@ -62,18 +64,28 @@ impl Planner {
         leases.any(|lease| lease.piece == piece && lease.from == SOURCE && !lease.is_sent)
     }
 
-    /// The piece that the source sends next, if it may send one: first each one once, then those that no host has any more.
-    fn next_of_source(&mut self) -> Option<PieceNo> {
+    /// The piece that the source sends next and to whom: first each one once, then those that no host has any more.
+    fn next_of_source(&mut self) -> Option<(HostNo, PieceNo)> {
         while self.source_next < self.n_pieces {
-            if self.copies[self.source_next as usize] == 0 {
-                return Some(self.source_next);
+            let piece = self.source_next;
+            if self.copies[piece as usize] == 0 {
+                match self.taker(piece) {
+                    Some(to) => return Some((to, piece)),
+                    None => break,
+                }
             }
             // Hosts brought it along.
             self.source_next += 1;
         }
         // What is on its way to somebody who is out is no copy yet, and not sent twice either.
         self.lost.retain(|piece| self.copies[*piece as usize] == 0 && self.roots[*piece as usize] == 0);
-        self.lost.first().copied()
+        for at in 0..self.lost.len() {
+            let piece = self.lost[at];
+            if let Some(to) = self.taker(piece) {
+                return Some((to, piece));
+            }
+        }
+        None
     }
 
     /// A host that has waited in vain for long, and the first piece that it lacks.
@@ -96,17 +108,16 @@ impl Planner {
         if !self.is_needed() {
             return None;
         }
-        let least = self.hungry.iter().min_by_key(|host| self.members[host.index()].under_way.len())?;
+        let n_under_way = |host: &HostNo| self.members[host.index()].under_way.len();
+        let n_cared_for = |host: &HostNo| self.members[host.index()].n_done as usize + n_under_way(host);
+        let may_take = |host: &HostNo| self.passes_on(*host) && n_cared_for(host) < self.n_pieces as usize;
+        let least = self.hungry.iter().filter(may_take).min_by_key(n_under_way)?;
         let (copies, piece) = self.rarest(least)[0];
         (copies < u32::MAX).then_some((least, piece))
     }
 
     /// Whether the source is a good part of all that can be sent, and has some of its budget left.
     fn is_needed(&self) -> bool {
-        let budget = u64::from(self.n_pieces) * (10 * self.racks.n_racks() + HELP_TENTHS);
-        if self.source_sent * 10 >= budget {
-            return false;
-        }
         // A step is the time of a piece: who needs a tenth of it sends ten times as much.
         let source_us = u64::from(self.loads[SOURCE.index()].step_us).max(1);
         let mut times_1000 = 0;
@@ -117,7 +128,10 @@ impl Planner {
                 return false;
             }
         }
-        true
+        // Few hosts are left here.
+        let receivers = self.members.iter().skip(1).filter(|m| !m.is_gone && m.n_done < self.n_pieces);
+        let racks: BTreeSet<u32> = receivers.map(|member| member.rack).collect();
+        self.source_sent * 10 < u64::from(self.n_pieces) * (10 * racks.len() as u64 + COPIES_TENTHS_MAX)
     }
 
     /// Notes that nothing was found for a host.
