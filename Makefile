@@ -82,7 +82,7 @@ bench: $(if $(filter catalog,$(BENCH)),,images) ## beside nginx + curl and rsync
 # `target/release/hearth-bench swarm help` lists all. PROGRAMS=DIR takes programs that are built already.
 # One image to hosts behind slow links, in network namespaces, beside curl and BitTorrent.
 .PHONY: swarm-bench
-swarm-bench: $(if $(filter update,$(SWARM)),images) ## one image to HOSTS=32 behind links of RATE=100 Mbit/s, beside curl and BitTorrent (SWARM=plain, crash, update or guests; MTU=9000: half the CPU; root)
+swarm-bench: $(if $(filter update,$(SWARM)),images) ## one image to HOSTS=32 behind links of RATE=100 Mbit/s, beside curl and BitTorrent (SWARM=plain, crash, update or guests; MTU=9000: less CPU; root)
 	@scripts/prerequisites dev swarm
 	$(if $(PROGRAMS),,cargo build --locked --release --workspace --bins)
 	IMAGES=$(IMAGES) $(or $(PROGRAMS),target/release)/hearth-bench swarm $(or $(SWARM),plain)

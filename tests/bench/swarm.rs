@@ -47,7 +47,7 @@ hearth-bench swarm [plain|crash|update|guests]     (root; `make swarm-bench SWAR
 From the environment, or as make variables:
   HOSTS=32  agents                     RATE=100  Mbit/s of every link, each way
   MIB=256   size of the random image   ROUNDS=3  rounds; every contender runs once in each
-  MTU=1500  bytes of a packet; 9000 (jumbo frames) takes half of the CPU
+  MTU=1500  bytes of a packet; 9000 (jumbo frames) takes less CPU
   ONLY=     contenders, for example hearth,curl (plain, crash)
   CAP_UP= CAP_DOWN=   Mbit/s that an agent may send and take in `guests`; a fifth of RATE, and two fifths
   IMAGES=images   folder of the real images (update)

@@ -2,7 +2,6 @@
 //!
 //! **What.** [`MarkedSocket`] is quinn's socket on tokio with three differences: every packet carries a DSCP class beside the ECN
 //! bits, bytes on the wire are counted, and it is woken up by packets and by nothing else.
-//! **Why not a socket option for the class.** quinn's socket sets the whole byte with each packet, and so overwrites the option.
 //! **Why every packet.** Networks reorder between classes, and a connection in two of them takes that for loss.
 //! **Why it counts.** How much of an interface others use is known only from what of it is ours, to the packet.
 

@@ -1,7 +1,8 @@
 //! Packets of a class.
 //!
 //! **What.** [`send`] hands one transmit of quinn to the kernel, with the class and the ECN bits in its header.
-//! **Why not quinn's own send.** It writes the ECN bits alone into the byte that holds the class.
+//! **Why not quinn's own send, or a socket option.** quinn writes the ECN bits alone into the byte that holds the class, with each
+//! packet, and so overwrites the option.
 //! **Invariants.** One call of the kernel per transmit, and nothing of it is kept.
 
 use std::io::IoSlice;

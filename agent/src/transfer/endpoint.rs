@@ -50,7 +50,7 @@ const PEER_WINDOW_BYTES: u32 = 1 << 20;
 /// says nothing.
 const PEER_IDLE_MS: u32 = 90_000;
 /// Round trip that is assumed before one was measured. Agents are in one cloud: with quinn's third of a second a lost packet of
-/// a handshake costs a second, and on busy links one in ten handshakes loses one (measured).
+/// a handshake costs a second, and full links lose some per cent of all packets (measured).
 const PEER_INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Handshakes of other agents that may wait, and what is kept for each.
 const PEERS_INCOMING_MAX: usize = 256;
